@@ -1,0 +1,3 @@
+from homeserver._rust import canonical, errors, event_auth, events, signing
+
+__all__ = ["canonical", "errors", "event_auth", "events", "signing"]
