@@ -15,9 +15,16 @@ use crate::{AuthError, reject};
 
 type Verdict = Result<(), AuthError>;
 
-/// The fields of `m.room.power_levels` that hold one level each.
-const LEVEL_FIELDS: [&str; 7] =
-    ["users_default", "events_default", "state_default", "ban", "redact", "kick", "invite"];
+/// The fields of `m.room.power_levels` that hold one level each, and what they are by default.
+const LEVEL_FIELDS: [(&str, i64); 7] = [
+    ("users_default", 0),
+    ("events_default", 0),
+    ("state_default", 50),
+    ("ban", 50),
+    ("redact", 50),
+    ("kick", 50),
+    ("invite", 0),
+];
 
 /// How many public keys and signatures of a third-party invite are looked at. Honest ones have one or two; an
 /// event full of them would otherwise cost a million checks.
@@ -249,9 +256,9 @@ impl<'a> Check<'_, 'a> {
     }
 
     fn join_rule(&self) -> Option<&'a str> {
-        // A room without the event is invite-only.
-        (self.find)("m.room.join_rules", "")
-            .map_or(Some("invite"), |event| event.content().get_str("join_rule"))
+        // What holds without a rule the specification does not say; the network takes it as `invite`.
+        let rule = (self.find)("m.room.join_rules", "").and_then(|event| event.content().get("join_rule"));
+        rule.map_or(Some("invite"), Value::as_str)
     }
 
     fn require(&self, level: Level, action: Action) -> Verdict {
@@ -481,7 +488,7 @@ impl<'a> Check<'_, 'a> {
         let rules = self.rules;
         if rules.checks_integer_levels {
             // Rule 10.1 (since v10): one of the seven levels is present and not an integer, reject.
-            for key in LEVEL_FIELDS {
+            for (key, _) in LEVEL_FIELDS {
                 if new.get(key).is_some_and(|value| read_level(value, rules).is_none()) {
                     return reject(format!("{key} is not an integer"));
                 }
@@ -509,11 +516,12 @@ impl<'a> Check<'_, 'a> {
         let old = old.content();
 
         // Rule 10.6 (10.3): a level is added, changed or removed: neither value may be above the sender's.
-        for key in LEVEL_FIELDS {
+        // "Power levels are inferred from defaults when not explicitly supplied."
+        for (key, default) in LEVEL_FIELDS {
             let (before, after) = (read_field(old, key, rules)?, read_field(new, key, rules)?);
             if before != after {
-                may_set(level, key, before)?;
-                may_set(level, key, after)?;
+                may_set(level, key, before.or(Some(default)))?;
+                may_set(level, key, after.or(Some(default)))?;
             }
         }
         // Rules 10.7 and 10.8 (10.4 and 10.5): the same for the entries of `events`, and (since v6) of

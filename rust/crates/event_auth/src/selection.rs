@@ -35,7 +35,7 @@ pub fn auth_event_keys(
         add(("m.room.member", target.to_owned()));
     }
     let membership = content.get_str("membership").unwrap_or_default();
-    if matches!(membership, "join" | "invite") || (membership == "knock" && version.auth.knock) {
+    if matches!(membership, "join" | "invite" | "knock") {
         add(("m.room.join_rules", String::new()));
     }
     if membership == "invite" {
