@@ -1,3 +1,4 @@
+# ruff: noqa: A002 - arguments are named as the fields of events.
 from collections.abc import Set
 from typing import Literal
 

@@ -1,3 +1,4 @@
+# ruff: noqa: A002 - arguments are named as the fields of events.
 from typing import Any, final
 
 from homeserver._rust.signing import SigningKey

@@ -19,8 +19,8 @@ there, so the caller must have verified it.
 
 Levels: ``power_level_of(user_id, power_levels, create) -> int | None`` (None: a creator of version 12, above every
 number), ``level_for_event(type, is_state, power_levels)``, ``level_for_action(action, power_levels)`` with ``invite``,
-``kick``, ``ban`` or ``redact``, and ``notification_level(key, power_levels)``. Without a power levels event the defaults
-hold. They raise AuthError where an old room's power levels are not numbers.
+``kick``, ``ban`` or ``redact``, and ``notification_level(key, power_levels)``. Without a power levels event the
+defaults hold. They raise AuthError where an old room's power levels are not numbers.
 """
 
 from homeserver._rust.errors import AuthError
