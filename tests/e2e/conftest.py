@@ -1,0 +1,42 @@
+"""A homeserver process for the client libraries to talk to: once on SQLite, once on PostgreSQL.
+
+With TEST_SERVER_URL set the same scenarios run against a server that is already there, for comparison.
+"""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.processes.postgres import Postgres
+from tests.processes.server import running_server
+
+EXISTING = os.environ.get("TEST_SERVER_URL")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "tests/e2e/" in item.nodeid:
+            item.add_marker(pytest.mark.e2e)
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(90))
+
+
+@pytest.fixture(
+    scope="module",
+    params=["existing"] if EXISTING else ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)],
+)
+def homeserver_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The base URL of a server that anybody may register on; it must end cleanly on SIGTERM."""
+    if EXISTING:
+        yield EXISTING
+        return
+    data_dir = tmp_path_factory.mktemp("server")
+    if request.param == "sqlite":
+        with running_server(data_dir) as server:
+            yield server.url
+        return
+    postgres: Postgres = request.getfixturevalue("postgres")
+    # Empty on purpose: the server prepares its database on the first start.
+    with postgres.database() as database_url, running_server(data_dir, database_url) as server:
+        yield server.url

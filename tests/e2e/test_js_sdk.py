@@ -1,0 +1,58 @@
+"""What people do with a client built on matrix-js-sdk and its Rust cryptography: the scenarios in tests/e2e/js."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.processes import programs
+
+FOLDER = Path(__file__).parent / "js"
+
+
+@pytest.fixture(scope="session")
+def node() -> Path:
+    try:
+        found = programs.node()
+    except programs.Missing as problem:
+        pytest.fail(str(problem), pytrace=False)
+    if not (FOLDER / "node_modules" / "matrix-js-sdk").is_dir():
+        pytest.fail("matrix-js-sdk is not installed: run scripts/install-clients", pytrace=False)
+    return found
+
+
+def play(node: Path, scenario: str, url: str) -> Any:
+    """Run one scenario to its end and return its result; what the library logged is printed."""
+    done = subprocess.run([node, FOLDER / f"{scenario}.mjs", url], capture_output=True, text=True, timeout=80)
+    print(done.stderr[-20_000:])
+    lines = done.stdout.strip().splitlines()
+    assert lines, f"{scenario} ended with {done.returncode} and said nothing"
+    outcome = json.loads(lines[-1])
+    assert outcome["ok"], outcome["error"]
+    return outcome["result"]
+
+
+def test_register_and_log_in_on_two_devices(node: Path, homeserver_url: str) -> None:
+    assert play(node, "register_and_log_in", homeserver_url)["userId"].startswith("@alice-")
+
+
+def test_two_people_talk_in_an_encrypted_room(node: Path, homeserver_url: str) -> None:
+    assert play(node, "talk", homeserver_url) == {"heard": 3}
+
+
+def test_edit_react_and_redact_in_an_encrypted_room(node: Path, homeserver_url: str) -> None:
+    assert play(node, "edit_react_redact", homeserver_url)["reactionId"].startswith("$")
+
+
+def test_typing_receipts_and_unread_counts(node: Path, homeserver_url: str) -> None:
+    assert play(node, "receipts_and_typing", homeserver_url)["eventId"].startswith("$")
+
+
+def test_cross_signing_and_key_backup_restored_on_a_new_device(node: Path, homeserver_url: str) -> None:
+    assert play(node, "backup_on_new_device", homeserver_url)["imported"] == 2
+
+
+def test_a_new_device_is_verified_by_comparing_emoji(node: Path, homeserver_url: str) -> None:
+    assert len(play(node, "verify_by_emoji", homeserver_url)["emoji"]) == 7
