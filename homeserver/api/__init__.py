@@ -1,0 +1,1 @@
+"""HTTP in: types, one-line declarations, short handlers."""

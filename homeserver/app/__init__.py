@@ -1,0 +1,1 @@
+"""Composition: the only code that sees everything."""

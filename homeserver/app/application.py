@@ -1,0 +1,124 @@
+"""The ASGI object: routes, lifespan, and a start on the first request where a host runs no lifespan for us."""
+
+import asyncio
+from dataclasses import fields
+from typing import get_type_hints
+from urllib.parse import quote
+
+from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from homeserver.api.tables import ENDPOINTS
+from homeserver.app.container import Container, build
+from homeserver.config.model import Config
+from homeserver.http import failures
+from homeserver.http.endpoint import Bound, bind
+from homeserver.http.middleware import Cors, Observed
+from homeserver.http.router import Router
+from homeserver.kit.clock import Clock
+from homeserver.kit.metrics import Metrics
+from homeserver.kit.randomness import Randomness
+
+
+class Application:
+    """The server as an ASGI application; it may be mounted at any prefix.
+
+    One task owns the container from its opening to its end, because what it holds must be closed by the task that
+    opened it. The lifespan starts and stops that task; where a host runs no lifespan for us, the first request
+    starts it and the end of the event loop cancels it, which closes everything in order all the same.
+    """
+
+    def __init__(self, config: Config, *, clock: Clock | None = None, randomness: Randomness | None = None) -> None:
+        self._config = config
+        self._clock = clock or Clock()
+        self._randomness = randomness or Randomness()
+        self._metrics = Metrics()
+        self._owner: asyncio.Task[None] | None = None
+        self._stop: asyncio.Event | None = None
+        self._ready: asyncio.Future[Container] | None = None
+        self._router = self._route()
+        self._stack: ASGIApp = Observed(
+            Cors(self._dispatch), clock=self._clock, randomness=self._randomness, metrics=self._metrics
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        elif scope["type"] == "http":
+            await self._stack(scope, receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1000})
+
+    async def start(self) -> Container:
+        """The container, opened if it is not yet open in this event loop."""
+        loop = asyncio.get_running_loop()
+        if self._ready is None or self._ready.get_loop() is not loop:
+            self._ready = loop.create_future()
+            self._stop = asyncio.Event()
+            self._owner = loop.create_task(self._own(self._ready, self._stop))
+        return await asyncio.shield(self._ready)
+
+    async def stop(self) -> None:
+        """Close the container, if this event loop has one."""
+        if self._owner is not None and self._stop is not None:
+            self._stop.set()
+            await asyncio.wait({self._owner})
+            self._owner = self._stop = self._ready = None
+
+    async def _own(self, ready: "asyncio.Future[Container]", stop: asyncio.Event) -> None:
+        opening = build(self._config, clock=self._clock, randomness=self._randomness, metrics=self._metrics)
+        try:
+            container = await opening.__aenter__()
+        except Exception as error:  # it is handed to whoever waits for the start
+            ready.set_exception(error)
+            return
+        ready.set_result(container)
+        try:
+            await stop.wait()
+        finally:
+            await opening.__aexit__(None, None, None)
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()
+        try:
+            await self.start()
+        except Exception as error:  # the host is told, and ends
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            return
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self.stop()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    def _route(self) -> Router[tuple[str, Bound]]:
+        hints = get_type_hints(Container)
+        provided = {hints[field.name]: field.name for field in fields(Container)}
+        router: Router[tuple[str, Bound]] = Router()
+        for endpoint in ENDPOINTS:
+            bound = bind(endpoint, _container_of, provided, self._config.limits.body_bytes)
+            router.add(endpoint.method, endpoint.path, (endpoint.path, bound))
+        return router
+
+    async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            method = "GET" if scope["method"] == "HEAD" else scope["method"]
+            (path, bound), parameters = self._router.find(method, _path_below_mount(scope))
+            scope["endpoint"] = path
+            scope["homeserver"] = await self.start()
+            response = await bound(Request(scope, receive), parameters)
+        except Exception as error:  # failures.answer logs what nobody expected
+            response = failures.answer(error)
+        await response(scope, receive, send)
+
+
+def _container_of(request: Request) -> Container:
+    container: Container = request.scope["homeserver"]
+    return container
+
+
+def _path_below_mount(scope: Scope) -> bytes:
+    """The raw path without the prefix at which a host has mounted us, and without the query."""
+    raw: bytes = scope.get("raw_path") or quote(scope["path"]).encode("ascii")
+    raw = raw.split(b"?", 1)[0]
+    prefix = quote(scope.get("root_path", "")).encode("ascii")
+    return raw[len(prefix) :] if prefix and raw.startswith(prefix) else raw

@@ -1,0 +1,144 @@
+"""Reads the settings from a TOML file and the environment, and finds every fault in one go."""
+
+import json
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from homeserver.config.model import Config
+from homeserver.errors import ConfigError
+
+PREFIX = "HOMESERVER_"
+FILE_VARIABLE = "HOMESERVER_CONFIG"
+# Server names: DNS name, IPv4 address or [IPv6 address], and a port if any (appendices, Server Name).
+_SERVER_NAME = re.compile(r"(?:[0-9A-Za-z.-]{1,230}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
+
+Faults = list[tuple[str, str]]
+
+
+def load(environment: Mapping[str, str] | None = None) -> Config:
+    """The settings of this process. Raises `ConfigError` with every fault found."""
+    environment = os.environ if environment is None else environment
+    faults: Faults = []
+    tree = _read_file(environment.get(FILE_VARIABLE), faults)
+    _lay_over(tree, environment, faults)
+    values = _check(tree, Config, "", faults)
+    if not faults:
+        config = msgspec.convert(values, Config)
+        faults += _contradictions(config)
+        if not faults:
+            return config
+    raise ConfigError(faults)
+
+
+def settings() -> Iterator[tuple[str, str, Any, Any]]:
+    """Every setting as (key, environment variable, annotated type, default), in the order of the model."""
+    for path, kind, default in _leaves(Config, ""):
+        yield path, PREFIX + path.replace(".", "_").upper(), kind, default
+
+
+def _read_file(path: str | None, faults: Faults) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        faults.append((FILE_VARIABLE, f"cannot read {path}: {error.strerror}"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        faults.append((FILE_VARIABLE, f"{path} is not TOML: {error}"))
+    return {}
+
+
+def _lay_over(tree: dict[str, Any], environment: Mapping[str, str], faults: Faults) -> None:
+    known = {variable: (path, kind) for path, variable, kind, _ in settings()}
+    for variable, text in sorted(environment.items()):
+        if not variable.startswith(PREFIX) or variable == FILE_VARIABLE:
+            continue
+        if variable not in known:
+            faults.append((variable, "no such setting"))
+            continue
+        path, kind = known[variable]
+        section = tree
+        *parents, last = path.split(".")
+        for parent in parents:
+            section = section.setdefault(parent, {})
+            if not isinstance(section, dict):
+                break  # `_check` reports that the file has something else than a table there.
+        else:
+            section[last] = _parse(text, kind)
+
+
+def _parse(text: str, kind: Any) -> Any:
+    """The value that an environment variable stands for: JSON where the setting is not text, else as it is."""
+    if _takes(kind, str):
+        return None if text == "" and _takes(kind, type(None)) else text
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _takes(kind: Any, wanted: type) -> bool:
+    origin = get_origin(kind)
+    if origin is Annotated:
+        return _takes(get_args(kind)[0], wanted)
+    if origin in (Union, UnionType):
+        return any(_takes(part, wanted) for part in get_args(kind))
+    if kind is wanted:
+        return True
+    return wanted is str and bool(get_args(kind)) and all(isinstance(part, str) for part in get_args(kind))
+
+
+def _check(tree: dict[str, Any], model: type[msgspec.Struct], prefix: str, faults: Faults) -> dict[str, Any]:
+    """The parts of the tree that fit the model; each fault is noted with its key."""
+    good: dict[str, Any] = {}
+    hints = get_type_hints(model, include_extras=True)
+    for key, value in tree.items():
+        path = f"{prefix}{key}"
+        if key not in hints:
+            faults.append((path, "no such setting"))
+        elif _is_section(hints[key]):
+            if isinstance(value, dict):
+                good[key] = _check(value, hints[key], f"{path}.", faults)
+            else:
+                faults.append((path, "must be a table"))
+        else:
+            try:
+                msgspec.convert(value, hints[key])
+                good[key] = value
+            except msgspec.ValidationError as error:
+                faults.append((path, str(error)))
+    return good
+
+
+def _leaves(model: type[msgspec.Struct], prefix: str) -> Iterator[tuple[str, Any, Any]]:
+    hints = get_type_hints(model, include_extras=True)
+    for info in msgspec.structs.fields(model):
+        if _is_section(hints[info.name]):
+            yield from _leaves(hints[info.name], f"{prefix}{info.name}.")
+        else:
+            yield f"{prefix}{info.name}", hints[info.name], info.default
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+
+
+def _contradictions(config: Config) -> Faults:
+    faults: Faults = []
+    if not _SERVER_NAME.fullmatch(config.server_name):
+        faults.append(("server_name", "must be a host name or address, with a port if any"))
+    url = config.effective_database_url
+    if not url.startswith(("sqlite+aiosqlite://", "postgresql+asyncpg://")):
+        faults.append(("database_url", "must begin with sqlite+aiosqlite:// or postgresql+asyncpg://"))
+    if config.redis_url is not None and not config.redis_url.startswith(("redis://", "rediss://", "unix://")):
+        faults.append(("redis_url", "must begin with redis://, rediss:// or unix://"))
+    if config.public_base_url is not None and not config.public_base_url.startswith(("https://", "http://")):
+        faults.append(("public_base_url", "must begin with https:// or http://"))
+    return faults

@@ -1,0 +1,116 @@
+"""Every setting there is. `docs/operate/settings.md` is generated from this file.
+
+A key of the file is the path of a field (`[registration] shared_secret = "…"`); its environment variable is
+`HOMESERVER_` and the path in capitals (`HOMESERVER_REGISTRATION_SHARED_SECRET`).
+"""
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct, field
+
+Port = Annotated[int, Meta(ge=1, le=65535)]
+Positive = Annotated[int, Meta(ge=1)]
+
+
+class Registration(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Who may make an account."""
+
+    open: Annotated[
+        bool | None,
+        Meta(
+            description="Anybody may register with the dummy stage only. Left out: open in the trial shape "
+            "(server name `localhost`, loopback address), else closed."
+        ),
+    ] = None
+    token_required: Annotated[bool, Meta(description="Registering needs a registration token.")] = False
+    terms_url: Annotated[str | None, Meta(description="Address of terms that a new user must accept.")] = None
+    shared_secret: Annotated[
+        str | None, Meta(description="Secret of scripts that make accounts at `/_synapse/admin/v1/register`.")
+    ] = None
+    guests: Annotated[bool, Meta(description="Guest accounts may be made.")] = False
+
+
+class Passwords(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How passwords are kept (argon2id)."""
+
+    time_cost: Annotated[int, Meta(ge=1, le=20, description="Passes of argon2id. Tests may set 1.")] = 2
+    memory_kib: Annotated[int, Meta(ge=8, le=4194304, description="Memory of one hash, in KiB. Tests may set 8.")] = (
+        19456
+    )
+    minimum_length: Annotated[int, Meta(ge=1, le=512, description="Shortest password a user may choose.")] = 8
+
+
+class Limits(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Bounds on what clients may ask."""
+
+    rate_limits: Annotated[bool, Meta(description="Whether too many requests are refused. Off is for tests.")] = True
+    body_bytes: Annotated[Positive, Meta(description="Largest JSON request body.")] = 1_048_576
+    upload_bytes: Annotated[Positive, Meta(description="Largest media upload.")] = 52_428_800
+    access_token_lifetime_s: Annotated[
+        Positive | None, Meta(description="Life of access tokens that come with a refresh token, in seconds.")
+    ] = 3600
+
+
+class Log(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What is logged, to standard error."""
+
+    level: Annotated[Literal["debug", "info", "warning", "error"], Meta(description="Least level that is shown.")] = (
+        "info"
+    )
+    json: Annotated[bool, Meta(description="One JSON object a line; off gives text for people.")] = False
+
+
+class Listener(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One more address to listen on."""
+
+    host: Annotated[str, Meta(description="Address to bind.")]
+    port: Annotated[Port, Meta(description="Port to bind.")]
+
+
+class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The whole of the settings."""
+
+    server_name: Annotated[
+        str, Meta(description="Name in user ids. It can never be changed. `localhost` is for trying out.")
+    ] = "localhost"
+    data_dir: Annotated[str, Meta(description="Folder of the signing key, media and the embedded database.")] = "data"
+    database_url: Annotated[
+        str | None,
+        Meta(
+            description="SQLAlchemy URL, `postgresql+asyncpg://…` or `sqlite+aiosqlite:///…`. "
+            "Left out: SQLite in the data folder."
+        ),
+    ] = None
+    redis_url: Annotated[str | None, Meta(description="Redis, for several processes.")] = None
+    host: Annotated[str, Meta(description="Address that `homeserver serve` listens on.")] = "127.0.0.1"
+    port: Annotated[Port, Meta(description="Port that `homeserver serve` listens on.")] = 8008
+    extra_listeners: Annotated[tuple[Listener, ...], Meta(description="Further addresses to listen on.")] = ()
+    public_base_url: Annotated[
+        str | None, Meta(description="Address at which clients reach the server; served at `.well-known`.")
+    ] = None
+    signing_key_path: Annotated[
+        str | None, Meta(description="Signing key file. Left out: `signing.key` in the data folder.")
+    ] = None
+    default_room_version: Annotated[
+        Literal["1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12"],
+        Meta(description="Version of rooms whose creator names none."),
+    ] = "12"
+    registration: Registration = field(default_factory=Registration)
+    passwords: Passwords = field(default_factory=Passwords)
+    limits: Limits = field(default_factory=Limits)
+    log: Log = field(default_factory=Log)
+
+    @property
+    def is_trial(self) -> bool:
+        """Whether this is the shape for trying out: nobody but this machine can reach it."""
+        return self.server_name == "localhost" and self.host in ("127.0.0.1", "::1", "localhost")
+
+    @property
+    def registration_is_open(self) -> bool:
+        """Whether anybody may register."""
+        return self.is_trial if self.registration.open is None else self.registration.open
+
+    @property
+    def effective_database_url(self) -> str:
+        """The database to use: the one named, or SQLite in the data folder."""
+        return self.database_url or f"sqlite+aiosqlite:///{self.data_dir}/homeserver.db"

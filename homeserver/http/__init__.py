@@ -1,0 +1,1 @@
+"""The little framework: declared endpoints, a trie router, typed arguments, Matrix errors."""

@@ -1,0 +1,86 @@
+"""Request bodies and queries: read once, capped, decoded into typed structs with the specification's errors."""
+
+from typing import Any, TypeVar
+
+import msgspec
+from starlette.requests import ClientDisconnect, Request
+
+from homeserver.errors import BadJson, InvalidParam, MissingParam, NotJson, TooLarge
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+
+class Body(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A JSON object that a client sends. Unknown keys are ignored, as the specification's data allows them."""
+
+
+class Query(msgspec.Struct, frozen=True, kw_only=True):
+    """The parameters after the question mark."""
+
+
+class Empty(msgspec.Struct, frozen=True):
+    """The answer `{}`."""
+
+
+async def read_capped(request: Request, limit: int) -> bytes:
+    """The body's bytes. Raises `TooLarge` as soon as they are more than `limit`."""
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > limit:
+        raise TooLarge(f"The body may have at most {limit} bytes.")
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > limit:
+                raise TooLarge(f"The body may have at most {limit} bytes.")
+            chunks.append(chunk)
+    except ClientDisconnect:
+        raise NotJson("The connection ended before the body did.") from None
+    return b"".join(chunks)
+
+
+def decode_body(raw: bytes, kind: type[S], decoder: msgspec.json.Decoder[S]) -> S:
+    """The struct. An empty body counts as `{}`; the struct's required keys then say what is missing."""
+    raw = raw.strip(b" \t\r\n") or b"{}"
+    try:
+        raw.decode("utf-8")
+        return decoder.decode(raw)
+    except msgspec.ValidationError as error:
+        raise _wrong_shape(str(error)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise NotJson("The body is not JSON.") from None
+    except RecursionError:
+        raise BadJson("The body is nested too deeply.") from None
+
+
+def decode_query(pairs: list[tuple[str, str]], kind: type[S]) -> S:
+    """The struct. A repeated parameter is a list where the struct has one; else the last one counts."""
+    values: dict[str, Any] = {}
+    for name, value in pairs:
+        values.setdefault(name, []).append(value)
+    fields = {info.encode_name: info for info in msgspec.structs.fields(kind)}
+    shaped = {
+        name: (given if _is_list(fields[name].type) else given[-1]) for name, given in values.items() if name in fields
+    }
+    for name, info in fields.items():
+        if info.required and name not in shaped:
+            raise MissingParam(f"The query parameter {name} is missing.")
+    try:
+        return msgspec.convert(shaped, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise InvalidParam(_in_words(str(error))) from None
+
+
+def _is_list(kind: Any) -> bool:
+    return getattr(kind, "__origin__", None) in (list, tuple)
+
+
+def _wrong_shape(text: str) -> BadJson | MissingParam:
+    if "missing required field" in text:
+        return MissingParam(_in_words(text))
+    return BadJson(_in_words(text))
+
+
+def _in_words(text: str) -> str:
+    return text.replace("Object", "The object").replace("`$.", "`")

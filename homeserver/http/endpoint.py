@@ -1,0 +1,104 @@
+"""`Endpoint` says in one line what is served; `bind` turns it and the services into something that can be called.
+
+The arguments of a handler are found once, when the application is imported: by name from the path, by kind for the
+body and the query, and by type for everything else. A type that nobody provides is an error at that moment.
+"""
+
+import inspect
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, get_type_hints
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from homeserver.http.bodies import Body, Query, decode_body, decode_query, read_capped
+
+Handler = Callable[..., Awaitable[Any]]
+Bound = Callable[[Request, Mapping[str, str]], Awaitable[Response]]
+Provider = Callable[[Request], Awaitable[Any]]
+
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True)
+class Auth:
+    """Who may call. `provides` is the type of the argument that names the caller."""
+
+    name: str
+
+
+NOBODY = Auth("none")
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One operation: method, path below the table's prefix, handler, who may call, limit, body."""
+
+    method: str
+    path: str
+    handler: Handler
+    auth: Auth
+    limit: str | None
+    body: type[Body] | None
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(self.handler)
+        if self.body is not None and hints.get("body") is not self.body:
+            raise TypeError(f"{self.method} {self.path}: the handler takes no `body: {self.body.__name__}`")
+        if self.body is None and "body" in hints:
+            raise TypeError(f"{self.method} {self.path}: the handler takes a body that is not declared")
+
+    @property
+    def parameters(self) -> list[str]:
+        """Names in the path, in order."""
+        return [part[1:-1] for part in self.path.split("/") if part.startswith("{")]
+
+
+def bind(endpoint: Endpoint, services: Callable[[Request], Any], provided: Mapping[type, str], cap: int) -> Bound:
+    """The callable of an endpoint.
+
+    `provided` maps each service type to the field of what `services` returns. Raises `TypeError` when an argument
+    of the handler comes from nowhere.
+    """
+    hints = get_type_hints(endpoint.handler)
+    from_path: list[tuple[str, Any]] = []
+    from_services: list[tuple[str, str]] = []
+    query: type[Query] | None = None
+    wants_request = False
+    decoder = msgspec.json.Decoder(endpoint.body) if endpoint.body is not None else None
+    for name in inspect.signature(endpoint.handler).parameters:
+        kind = hints[name]
+        if name in endpoint.parameters:
+            from_path.append((name, kind))
+        elif name == "body":
+            continue
+        elif isinstance(kind, type) and issubclass(kind, Query):
+            query = kind
+        elif kind is Request:
+            wants_request = True
+        elif kind in provided:
+            from_services.append((name, provided[kind]))
+        else:
+            raise TypeError(f"{endpoint.method} {endpoint.path}: nothing provides {kind}")
+
+    async def call(request: Request, path: Mapping[str, str]) -> Response:
+        arguments: dict[str, Any] = {name: path[name] for name, _ in from_path}
+        if decoder is not None:
+            assert endpoint.body is not None
+            arguments["body"] = decode_body(await read_capped(request, cap), endpoint.body, decoder)
+        if query is not None:
+            arguments["query"] = decode_query(request.query_params.multi_items(), query)
+        if wants_request:
+            arguments["request"] = request
+        if from_services:
+            container = services(request)
+            for name, field in from_services:
+                arguments[name] = getattr(container, field)
+        result = await endpoint.handler(**arguments)
+        if isinstance(result, Response):
+            return result
+        return Response(_encode(result), media_type="application/json")
+
+    return call

@@ -1,0 +1,1 @@
+"""Small tools that know nothing of Matrix: time, chance, tasks, logs, metrics."""

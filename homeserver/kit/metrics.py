@@ -1,0 +1,38 @@
+"""Prometheus metrics, one registry for each server object so that several can live in one process."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+
+
+class Metrics:
+    """Every metric of the server, named in one place."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self.requests = Counter(
+            "homeserver_requests", "Requests answered.", ["method", "endpoint", "status"], registry=self.registry
+        )
+        self.request_seconds = Histogram(
+            "homeserver_request_seconds",
+            "Time to answer a request.",
+            ["method", "endpoint"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.events_persisted = Counter("homeserver_events_persisted", "Events written.", registry=self.registry)
+        self.commit_seconds = Histogram(
+            "homeserver_commit_seconds", "Time of one commit of events.", buckets=_SECONDS, registry=self.registry
+        )
+        self.commit_events = Histogram(
+            "homeserver_commit_events",
+            "Events in one commit.",
+            buckets=(1, 2, 5, 10, 20, 50, 100, 200),
+            registry=self.registry,
+        )
+        self.waiting = Gauge("homeserver_waiting_requests", "Long polls held open now.", registry=self.registry)
+
+    def render(self) -> bytes:
+        """The text exposition format."""
+        return generate_latest(self.registry)

@@ -1,0 +1,1 @@
+"""SQL: table definitions and every statement on them, together."""

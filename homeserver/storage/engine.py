@@ -1,0 +1,201 @@
+"""Transactions: units of work run whole on SQLite or PostgreSQL, and cannot wait for anything but the database.
+
+A unit of work is a plain synchronous function of a transaction. On PostgreSQL it runs in a greenlet over asyncpg,
+so nothing blocks; on SQLite it runs in a thread of its own in one hop, because statement-wise hops cost ten times
+that (docs/decisions/0001-one-hop-units-of-work.md).
+
+Who holds what: SQLite has one writer thread with one connection, hence writes queue there in order, and a few reader
+threads. On PostgreSQL each unit takes a connection of the pool. A caller that is cancelled waits for its unit to
+end first, so a connection is never returned half used.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
+
+from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.util import greenlet_spawn
+
+from homeserver.kit.concurrency import finish
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_SQLITE_READERS = 3
+_POOL_SIZE = 20
+_ATTEMPTS = 5
+# PostgreSQL: serialization_failure, deadlock_detected.
+_REPEATABLE = {"40001", "40P01"}
+
+
+class ReadTx:
+    """A connection that only reads."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.is_postgres = connection.dialect.name == "postgresql"
+
+
+class WriteTx(ReadTx):
+    """A transaction that is committed when its unit of work returns, and rolled back when it raises."""
+
+
+class Database:
+    """Runs units of work."""
+
+    def __init__(self, url: URL, run: "_Runner") -> None:
+        self.url = url
+        self._run = run
+
+    @property
+    def is_postgres(self) -> bool:
+        """Whether this is PostgreSQL, and not SQLite."""
+        return self.url.get_backend_name() == "postgresql"
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, url: str) -> AsyncIterator["Database"]:
+        """Connections to the database at this SQLAlchemy URL."""
+        parsed = make_url(url)
+        async with AsyncExitStack() as stack:
+            runner: _Runner
+            if parsed.get_backend_name() == "sqlite":
+                runner = _SqliteRunner(parsed)
+            else:
+                runner = _PostgresRunner(parsed)
+            stack.push_async_callback(runner.close)
+            yield cls(parsed, runner)
+
+    async def read(self, unit: Callable[Concatenate[ReadTx, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a unit whose statements need not agree with one another."""
+        return await finish(self._run.read(lambda connection: unit(ReadTx(connection), *args, **kwargs)))
+
+    async def snapshot(self, unit: Callable[Concatenate[ReadTx, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a unit whose statements all see the database at one moment."""
+        return await finish(self._run.snapshot(lambda connection: unit(ReadTx(connection), *args, **kwargs)))
+
+    async def write(self, unit: Callable[Concatenate[WriteTx, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a unit in a transaction of its own; it may be run again after a conflict with another."""
+        return await finish(self._run.write(lambda connection: unit(WriteTx(connection), *args, **kwargs)))
+
+    async def ping(self) -> None:
+        """Raise if the database does not answer."""
+        await self.read(_select_one)
+
+
+def _select_one(tx: ReadTx) -> None:
+    tx.connection.execute(text("SELECT 1"))
+
+
+class _Runner(Protocol):
+    """The part that differs: where a unit of work runs."""
+
+    async def read(self, unit: Callable[[Connection], T]) -> T: ...
+
+    async def snapshot(self, unit: Callable[[Connection], T]) -> T: ...
+
+    async def write(self, unit: Callable[[Connection], T]) -> T: ...
+
+    async def close(self) -> None: ...
+
+
+class _SqliteRunner:
+    """A writer thread and a few reader threads."""
+
+    def __init__(self, url: URL) -> None:
+        if url.database:
+            Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+        self._engine = _sqlite_engine(url)
+        self._writer = ThreadPoolExecutor(1, "sqlite-writer")
+        self._readers = ThreadPoolExecutor(_SQLITE_READERS, "sqlite-reader")
+
+    async def read(self, unit: Callable[[Connection], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self._in_snapshot, unit)
+
+    async def snapshot(self, unit: Callable[[Connection], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self._in_snapshot, unit)
+
+    async def write(self, unit: Callable[[Connection], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._writer, self._in_transaction, unit)
+
+    async def close(self) -> None:
+        self._writer.shutdown()
+        self._readers.shutdown()
+        self._engine.dispose()
+
+    def _in_snapshot(self, unit: Callable[[Connection], T]) -> T:
+        with self._engine.connect().execution_options(sqlite_begin="BEGIN") as connection:
+            return unit(connection)
+
+    def _in_transaction(self, unit: Callable[[Connection], T]) -> T:
+        with self._engine.begin() as connection:
+            return unit(connection)
+
+
+class _PostgresRunner:
+    """Units of work as greenlets over asyncpg."""
+
+    def __init__(self, url: URL) -> None:
+        self._async_engine: AsyncEngine = create_async_engine(
+            url, pool_size=_POOL_SIZE, max_overflow=0, pool_pre_ping=False, pool_use_lifo=True
+        )
+        engine = self._async_engine.sync_engine
+        self._autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._repeatable = engine.execution_options(isolation_level="REPEATABLE READ")
+        self._engine = engine
+
+    async def read(self, unit: Callable[[Connection], T]) -> T:
+        return cast(T, await greenlet_spawn(_with_connection, self._autocommit, unit))
+
+    async def snapshot(self, unit: Callable[[Connection], T]) -> T:
+        return cast(T, await greenlet_spawn(_with_connection, self._repeatable, unit))
+
+    async def write(self, unit: Callable[[Connection], T]) -> T:
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                return cast(T, await greenlet_spawn(_with_transaction, self._engine, unit))
+            except DBAPIError as error:
+                if attempt == _ATTEMPTS or getattr(error.orig, "sqlstate", None) not in _REPEATABLE:
+                    raise
+        raise AssertionError("unreachable")
+
+    async def close(self) -> None:
+        await self._async_engine.dispose()
+
+
+def _with_connection(engine: Engine, unit: Callable[[Connection], T]) -> T:
+    with engine.connect() as connection:
+        return unit(connection)
+
+
+def _with_transaction(engine: Engine, unit: Callable[[Connection], T]) -> T:
+    with engine.begin() as connection:
+        return unit(connection)
+
+
+def _sqlite_engine(url: URL) -> Engine:
+    engine = create_engine(
+        url.set(drivername="sqlite+pysqlite"),
+        connect_args={"check_same_thread": False, "timeout": 30},
+        pool_size=_SQLITE_READERS + 1,
+        max_overflow=0,
+    )
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: Any, _record: object) -> None:
+        connection.isolation_level = None  # The driver begins nothing by itself; `begin` below does.
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "wal_autocheckpoint=4000"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        # A writer takes the lock at once: upgrading a read lock later could fail.
+        connection.exec_driver_sql(connection.get_execution_options().get("sqlite_begin", "BEGIN IMMEDIATE"))
+
+    return engine

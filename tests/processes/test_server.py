@@ -1,0 +1,38 @@
+"""The server as a process: it starts from nothing, is well, and ends cleanly."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.processes.postgres import Postgres
+from tests.processes.server import PROGRAM, environment, running_server
+
+
+def test_serve_starts_from_an_empty_folder_and_ends_with_zero_on_sigterm(tmp_path: Path) -> None:
+    with running_server(tmp_path / "data") as server:
+        server.stop()
+        server.start()  # On what the first run left.
+
+
+@pytest.mark.postgres
+def test_serve_prepares_an_empty_postgresql_database(tmp_path: Path, postgres: Postgres) -> None:
+    with postgres.database() as url, running_server(tmp_path, url):
+        pass
+
+
+def test_serve_with_bad_settings_names_each_and_ends_with_two(tmp_path: Path) -> None:
+    settings = environment(tmp_path, None, HOMESERVER_PORT="many", HOMESERVER_SHOE_SIZE="43")
+    result = subprocess.run([PROGRAM, "serve"], env=settings, capture_output=True, text=True, timeout=20)
+    assert result.returncode == 2
+    assert "port: " in result.stderr
+    assert "HOMESERVER_SHOE_SIZE: no such setting" in result.stderr
+
+
+def test_generate_signing_key_writes_a_private_file_once(tmp_path: Path) -> None:
+    command = [str(PROGRAM), "generate-signing-key", str(tmp_path / "signing.key")]
+    assert subprocess.run(command, capture_output=True, timeout=20).returncode == 0
+    algorithm, version, seed = (tmp_path / "signing.key").read_text().split()
+    assert (algorithm, version[:2], len(seed)) == ("ed25519", "a_", 43)
+    assert (tmp_path / "signing.key").stat().st_mode & 0o077 == 0
+    assert subprocess.run(command, capture_output=True, timeout=20).returncode == 1

@@ -1,0 +1,54 @@
+"""The migrations make exactly the tables that the code declares, and an upgrade from each of them works."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, pool
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from homeserver.app.migrations import alembic_config
+from homeserver.storage.schema import metadata
+from tests.processes.postgres import Postgres
+from tests.processes.server import sqlite_url
+
+REVISIONS = [script.revision for script in ScriptDirectory.from_config(alembic_config("")).walk_revisions()][::-1]
+
+
+def differences(connection: Connection) -> list[object]:
+    return list(compare_metadata(MigrationContext.configure(connection), metadata))
+
+
+async def schema_differences(url: str) -> list[object]:
+    engine = create_async_engine(url, poolclass=pool.NullPool)
+    async with engine.connect() as connection:
+        found = await connection.run_sync(differences)
+    await engine.dispose()
+    return found
+
+
+async def test_the_migrated_schema_is_the_declared_one(database_url: str) -> None:
+    assert await schema_differences(database_url) == []
+
+
+@pytest.mark.parametrize("revision", REVISIONS)
+async def test_upgrade_from_each_revision_on_sqlite(revision: str, tmp_path: Path) -> None:
+    await upgrade_in_two_steps(sqlite_url(tmp_path / "old.db"), revision)
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("revision", REVISIONS)
+async def test_upgrade_from_each_revision_on_postgresql(revision: str, postgres: Postgres) -> None:
+    with postgres.database() as url:
+        await upgrade_in_two_steps(url, revision)
+
+
+async def upgrade_in_two_steps(url: str, revision: str) -> None:
+    config = alembic_config(url)
+    await asyncio.to_thread(command.upgrade, config, revision)
+    await asyncio.to_thread(command.upgrade, config, "head")
+    assert await schema_differences(url) == []
