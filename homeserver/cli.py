@@ -10,11 +10,14 @@ import typer
 import uvicorn
 
 from homeserver.app.application import Application
+from homeserver.app.container import build
 from homeserver.app.migrations import migrate as migrate_database
 from homeserver.config.load import load
 from homeserver.config.model import Config
-from homeserver.errors import ConfigError
+from homeserver.errors import ConfigError, RequestError
 from homeserver.kit import logs
+from homeserver.kit.clock import Clock
+from homeserver.kit.metrics import Metrics
 from homeserver.kit.randomness import Randomness
 from homeserver.matrix.signing import SigningKey
 
@@ -38,6 +41,7 @@ def serve() -> None:
     logs.configure(config.log.level, json=config.log.json)
     Path(config.data_dir).mkdir(parents=True, exist_ok=True)
     asyncio.run(migrate_database(config))
+    print("Make the first administrator with: homeserver create-user NAME --admin", file=sys.stderr)
     settings = uvicorn.Config(
         Application(config),
         host=config.host,
@@ -63,6 +67,30 @@ def migrate() -> None:
     logs.configure(config.log.level, json=config.log.json)
     asyncio.run(migrate_database(config))
     print("The database is up to date.")
+
+
+@cli.command(name="create-user")
+def create_user(
+    name: Annotated[str, typer.Argument(help="The part before the colon of the user id.")],
+    password: Annotated[str, typer.Option(prompt=True, hide_input=True, confirmation_prompt=True)],
+    admin: Annotated[bool, typer.Option("--admin", help="The user may administrate the server.")] = False,
+) -> None:
+    """Make an account."""
+    config = _settings()
+    logs.configure(config.log.level, json=config.log.json)
+    try:
+        user_id = asyncio.run(_create_user(config, name, password, admin))
+    except RequestError as error:
+        print(error.message, file=sys.stderr)
+        raise typer.Exit(1) from None
+    print(f"The account {user_id} is made.")
+
+
+async def _create_user(config: Config, name: str, password: str, admin: bool) -> str:
+    await migrate_database(config)
+    async with build(config, clock=Clock(), randomness=Randomness(), metrics=Metrics()) as container:
+        user_id, _ = await container.accounts.register(name, password, None, is_admin=admin)
+    return user_id
 
 
 @cli.command(name="check-config")

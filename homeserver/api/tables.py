@@ -1,6 +1,23 @@
 """Every endpoint of the server, in one list."""
 
+from dataclasses import replace
+
 from homeserver.api import ops
 from homeserver.api.client import versions, well_known
+from homeserver.api.client.v3 import login
+from homeserver.http.endpoint import Endpoint
 
-ENDPOINTS = [*versions.ENDPOINTS, *well_known.ENDPOINTS, *ops.ENDPOINTS]
+_V3 = [*login.ENDPOINTS]
+
+
+def _below(prefix: str, endpoints: list[Endpoint]) -> list[Endpoint]:
+    return [replace(endpoint, path=prefix + endpoint.path) for endpoint in endpoints]
+
+
+ENDPOINTS = [
+    *versions.ENDPOINTS,
+    *well_known.ENDPOINTS,
+    *_below("/_matrix/client/v3", _V3),
+    *_below("/_matrix/client/r0", _V3),  # The older name of the same operations.
+    *ops.ENDPOINTS,
+]

@@ -8,6 +8,9 @@ from homeserver.config.model import Config
 from homeserver.kit.clock import Clock
 from homeserver.kit.metrics import Metrics
 from homeserver.kit.randomness import Randomness
+from homeserver.services.auth.passwords import Passwords
+from homeserver.services.auth.sessions import Sessions
+from homeserver.services.users.accounts import Accounts
 from homeserver.storage.engine import Database
 
 
@@ -20,6 +23,9 @@ class Container:
     randomness: Randomness
     metrics: Metrics
     database: Database
+    sessions: Sessions
+    passwords: Passwords
+    accounts: Accounts
 
 
 @asynccontextmanager
@@ -27,4 +33,18 @@ async def build(config: Config, *, clock: Clock, randomness: Randomness, metrics
     """Open everything; what was opened is closed when the block ends."""
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(Database.open(config.effective_database_url))
-        yield Container(config=config, clock=clock, randomness=randomness, metrics=metrics, database=database)
+        lifetime_s = config.limits.access_token_lifetime_s
+        sessions = Sessions(database, clock, randomness, lifetime_ms=lifetime_s * 1000 if lifetime_s else None)
+        passwords = Passwords(config.passwords)
+        stack.callback(passwords.close)
+        accounts = Accounts(database, clock, randomness, sessions, passwords, config.server_name)
+        yield Container(
+            config=config,
+            clock=clock,
+            randomness=randomness,
+            metrics=metrics,
+            database=database,
+            sessions=sessions,
+            passwords=passwords,
+            accounts=accounts,
+        )

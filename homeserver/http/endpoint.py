@@ -13,7 +13,9 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from homeserver.http.auth import requester
 from homeserver.http.bodies import Body, Query, decode_body, decode_query, read_capped
+from homeserver.services.auth.sessions import Requester, Sessions
 
 Handler = Callable[..., Awaitable[Any]]
 Bound = Callable[[Request, Mapping[str, str]], Awaitable[Response]]
@@ -30,6 +32,8 @@ class Auth:
 
 
 NOBODY = Auth("none")
+USER = Auth("user")
+USER_OR_GUEST = Auth("user or guest")
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,10 @@ def bind(endpoint: Endpoint, services: Callable[[Request], Any], provided: Mappi
     query: type[Query] | None = None
     wants_request = False
     decoder = msgspec.json.Decoder(endpoint.body) if endpoint.body is not None else None
+    sessions_field = provided.get(Sessions)
+    if endpoint.auth is not NOBODY and sessions_field is None:
+        raise TypeError(f"{endpoint.method} {endpoint.path}: nothing provides {Sessions}")
+    caller: str | None = None
     for name in inspect.signature(endpoint.handler).parameters:
         kind = hints[name]
         if name in endpoint.parameters:
@@ -78,6 +86,8 @@ def bind(endpoint: Endpoint, services: Callable[[Request], Any], provided: Mappi
             query = kind
         elif kind is Request:
             wants_request = True
+        elif kind is Requester and endpoint.auth is not NOBODY:
+            caller = name
         elif kind in provided:
             from_services.append((name, provided[kind]))
         else:
@@ -85,6 +95,13 @@ def bind(endpoint: Endpoint, services: Callable[[Request], Any], provided: Mappi
 
     async def call(request: Request, path: Mapping[str, str]) -> Response:
         arguments: dict[str, Any] = {name: path[name] for name, _ in from_path}
+        container = services(request)
+        if endpoint.auth is not NOBODY:
+            assert sessions_field is not None
+            sessions: Sessions = getattr(container, sessions_field)
+            who = await requester(request, sessions, guests=endpoint.auth is USER_OR_GUEST)
+            if caller is not None:
+                arguments[caller] = who
         if decoder is not None:
             assert endpoint.body is not None
             arguments["body"] = decode_body(await read_capped(request, cap), endpoint.body, decoder)
@@ -92,10 +109,8 @@ def bind(endpoint: Endpoint, services: Callable[[Request], Any], provided: Mappi
             arguments["query"] = decode_query(request.query_params.multi_items(), query)
         if wants_request:
             arguments["request"] = request
-        if from_services:
-            container = services(request)
-            for name, field in from_services:
-                arguments[name] = getattr(container, field)
+        for name, field in from_services:
+            arguments[name] = getattr(container, field)
         result = await endpoint.handler(**arguments)
         if isinstance(result, Response):
             return result

@@ -36,3 +36,12 @@ def test_generate_signing_key_writes_a_private_file_once(tmp_path: Path) -> None
     assert (algorithm, version[:2], len(seed)) == ("ed25519", "a_", 43)
     assert (tmp_path / "signing.key").stat().st_mode & 0o077 == 0
     assert subprocess.run(command, capture_output=True, timeout=20).returncode == 1
+
+
+def test_create_user_makes_an_account_once(tmp_path: Path) -> None:
+    command = [str(PROGRAM), "create-user", "Alice", "--admin", "--password", "sesame street"]
+    settings = environment(tmp_path, None)
+    first = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=20)
+    assert (first.returncode, first.stdout) == (0, "The account @alice:localhost is made.\n")
+    second = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=20)
+    assert (second.returncode, second.stderr.strip().splitlines()[-1]) == (1, "This user name is taken.")

@@ -1,0 +1,1 @@
+"""Client-server API, `/_matrix/client/v3`."""

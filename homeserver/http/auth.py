@@ -1,0 +1,28 @@
+"""Who is calling (client-server API, Client Authentication)."""
+
+from starlette.requests import Request
+
+from homeserver.errors import GuestForbidden, MissingToken
+from homeserver.services.auth.sessions import Requester, Sessions
+
+
+async def requester(request: Request, sessions: Sessions, *, guests: bool) -> Requester:
+    """The caller, by the token in the header or, deprecated, in the query.
+
+    Raises `MissingToken`, `UnknownToken`, or `GuestForbidden` where guests may not call.
+    """
+    found = await sessions.requester(token_of(request))
+    if found.is_guest and not guests:
+        raise GuestForbidden("Guests may not do this. Register to go on.")
+    return found
+
+
+def token_of(request: Request) -> str:
+    """The access token that came with the request. Raises `MissingToken`."""
+    header = request.headers.get("authorization", "")
+    if header[:7].lower() == "bearer ":
+        return header[7:].strip()
+    token = request.query_params.get("access_token")
+    if not token:
+        raise MissingToken("The request needs an access token.")
+    return token

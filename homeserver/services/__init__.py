@@ -1,0 +1,1 @@
+"""What the server does; lower packages never import higher ones: sync, live | media, rooms, users, auth."""

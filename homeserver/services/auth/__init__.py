@@ -1,0 +1,1 @@
+"""Who somebody is: sessions, login, user-interactive authentication."""

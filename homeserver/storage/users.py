@@ -1,0 +1,61 @@
+"""Accounts of this server."""
+
+from dataclasses import dataclass
+
+from sqlalchemy import BigInteger, Boolean, Column, Table, Text, bindparam, select
+from sqlalchemy.exc import IntegrityError
+
+from homeserver.errors import Unsupported
+from homeserver.matrix.identifiers import UserId
+from homeserver.storage.engine import ReadTx, WriteTx
+from homeserver.storage.tables import metadata
+
+users = Table(
+    "users",
+    metadata,
+    Column("user_id", Text, primary_key=True),
+    Column("password_hash", Text),  # None: nobody can log in with a password.
+    Column("is_guest", Boolean, nullable=False),
+    Column("is_admin", Boolean, nullable=False),
+    Column("is_deactivated", Boolean, nullable=False),
+    Column("created_ts", BigInteger, nullable=False),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """An account."""
+
+    user_id: UserId
+    password_hash: str | None
+    is_guest: bool
+    is_admin: bool
+    is_deactivated: bool
+    created_ts: int
+
+
+_FIND = select(*users.c).where(users.c.user_id == bindparam("user_id"))
+
+
+def find(tx: ReadTx, user_id: UserId) -> User | None:
+    """The account, or None if there never was one; a deactivated one is still found."""
+    row = tx.connection.execute(_FIND, {"user_id": user_id}).one_or_none()
+    return User(*row) if row else None
+
+
+def insert(
+    tx: WriteTx, user_id: UserId, *, password_hash: str | None, is_guest: bool, is_admin: bool, now: int
+) -> None:
+    """Make the account. Raises `Unsupported` with `M_USER_IN_USE` if the name was ever taken."""
+    values = {
+        "user_id": user_id,
+        "password_hash": password_hash,
+        "is_guest": is_guest,
+        "is_admin": is_admin,
+        "is_deactivated": False,
+        "created_ts": now,
+    }
+    try:
+        tx.connection.execute(users.insert(), values)
+    except IntegrityError:
+        raise Unsupported("M_USER_IN_USE", "This user name is taken.") from None

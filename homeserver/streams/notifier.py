@@ -1,0 +1,64 @@
+"""Wakes those who wait for something new.
+
+Each waiter has one future, listed under every key it waits for: its user, and the rooms the user is in. A change
+names its keys, so only those are touched who will see something. Nothing here is lost or late by design: a waiter
+registers first and then looks at the database, and a change is announced after its commit.
+"""
+
+import asyncio
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+
+class Waiter:
+    """One request that waits."""
+
+    def __init__(self) -> None:
+        self._woken = asyncio.Event()
+
+    def wake(self) -> None:
+        """End the wait, now or when it begins."""
+        self._woken.set()
+
+    async def wait(self, seconds: float) -> bool:
+        """Wait at most that long; whether there was something."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._woken.wait()
+        except TimeoutError:
+            return False
+        self._woken.clear()
+        return True
+
+
+class Notifier:
+    """Who waits for which keys (a user id, or a room id)."""
+
+    def __init__(self) -> None:
+        self._waiters: dict[str, set[Waiter]] = {}
+
+    @contextmanager
+    def waiting_for(self, keys: Iterable[str]) -> Iterator[Waiter]:
+        """A waiter that the keys wake for as long as the block lasts."""
+        keys = list(keys)
+        waiter = Waiter()
+        for key in keys:
+            self._waiters.setdefault(key, set()).add(waiter)
+        try:
+            yield waiter
+        finally:
+            for key in keys:
+                waiters = self._waiters[key]
+                waiters.discard(waiter)
+                if not waiters:
+                    del self._waiters[key]
+
+    def wake(self, keys: Iterable[str]) -> None:
+        """Wake everybody who waits for one of the keys."""
+        for key in keys:
+            for waiter in self._waiters.get(key, ()):
+                waiter.wake()
+
+    def wake_all(self) -> None:
+        """Wake everybody: the server is about to stop."""
+        self.wake(list(self._waiters))
