@@ -4,10 +4,10 @@ from dataclasses import replace
 
 from homeserver.api import ops
 from homeserver.api.client import versions, well_known
-from homeserver.api.client.v3 import login
+from homeserver.api.client.v3 import login, register
 from homeserver.http.endpoint import Endpoint
 
-_V3 = [*login.ENDPOINTS]
+_V3 = [*login.ENDPOINTS, *register.ENDPOINTS]
 
 
 def _below(prefix: str, endpoints: list[Endpoint]) -> list[Endpoint]:

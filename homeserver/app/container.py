@@ -8,6 +8,7 @@ from homeserver.config.model import Config
 from homeserver.kit.clock import Clock
 from homeserver.kit.metrics import Metrics
 from homeserver.kit.randomness import Randomness
+from homeserver.services.auth.interactive import InteractiveAuth
 from homeserver.services.auth.passwords import Passwords
 from homeserver.services.auth.sessions import Sessions
 from homeserver.services.users.accounts import Accounts
@@ -25,6 +26,7 @@ class Container:
     database: Database
     sessions: Sessions
     passwords: Passwords
+    interactive: InteractiveAuth
     accounts: Accounts
 
 
@@ -46,5 +48,6 @@ async def build(config: Config, *, clock: Clock, randomness: Randomness, metrics
             database=database,
             sessions=sessions,
             passwords=passwords,
+            interactive=InteractiveAuth(database, clock, randomness),
             accounts=accounts,
         )

@@ -1,10 +1,10 @@
 """Devices of local users."""
 
-from sqlalchemy import BigInteger, Column, ForeignKey, Table, Text, bindparam, delete, insert, select
+from sqlalchemy import BigInteger, Column, ForeignKey, Table, bindparam, delete, insert, select
 
 from homeserver.matrix.identifiers import DeviceId, UserId
 from homeserver.storage.engine import WriteTx
-from homeserver.storage.tables import metadata
+from homeserver.storage.tables import Text, metadata
 
 devices = Table(
     "devices",

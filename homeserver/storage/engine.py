@@ -10,7 +10,7 @@ end first, so a connection is never returned half used.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -18,10 +18,11 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
 
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, StatementError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.util import greenlet_spawn
 
+from homeserver.errors import RequestError
 from homeserver.kit.concurrency import finish
 
 P = ParamSpec("P")
@@ -74,15 +75,24 @@ class Database:
 
     async def read(self, unit: Callable[Concatenate[ReadTx, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a unit whose statements need not agree with one another."""
-        return await finish(self._run.read(lambda connection: unit(ReadTx(connection), *args, **kwargs)))
+        return await self._finish(self._run.read(lambda connection: unit(ReadTx(connection), *args, **kwargs)))
 
     async def snapshot(self, unit: Callable[Concatenate[ReadTx, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a unit whose statements all see the database at one moment."""
-        return await finish(self._run.snapshot(lambda connection: unit(ReadTx(connection), *args, **kwargs)))
+        return await self._finish(self._run.snapshot(lambda connection: unit(ReadTx(connection), *args, **kwargs)))
 
     async def write(self, unit: Callable[Concatenate[WriteTx, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a unit in a transaction of its own; it may be run again after a conflict with another."""
-        return await finish(self._run.write(lambda connection: unit(WriteTx(connection), *args, **kwargs)))
+        return await self._finish(self._run.write(lambda connection: unit(WriteTx(connection), *args, **kwargs)))
+
+    @staticmethod
+    async def _finish(work: Coroutine[Any, Any, T]) -> T:
+        try:
+            return await finish(work)
+        except StatementError as error:
+            if isinstance(error.orig, RequestError):
+                raise error.orig from None  # A column refused the value; the library has wrapped it.
+            raise
 
     async def ping(self) -> None:
         """Raise if the database does not answer."""

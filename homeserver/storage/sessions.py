@@ -9,7 +9,6 @@ from sqlalchemy import (
     Index,
     LargeBinary,
     Table,
-    Text,
     bindparam,
     delete,
     select,
@@ -21,7 +20,7 @@ from sqlalchemy import (
 
 from homeserver.matrix.identifiers import DeviceId, UserId
 from homeserver.storage.engine import ReadTx, WriteTx
-from homeserver.storage.tables import metadata
+from homeserver.storage.tables import Text, metadata
 from homeserver.storage.users import users
 
 access_tokens = Table(

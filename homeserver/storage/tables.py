@@ -1,6 +1,10 @@
 """What every table definition needs: the one MetaData, with names for all constraints."""
 
-from sqlalchemy import MetaData
+from sqlalchemy import Dialect, MetaData
+from sqlalchemy import Text as PlainText
+from sqlalchemy.types import TypeDecorator
+
+from homeserver.errors import InvalidParam
 
 metadata = MetaData(
     naming_convention={
@@ -10,3 +14,16 @@ metadata = MetaData(
         "pk": "pk_%(table_name)s",
     }
 )
+
+
+class Text(TypeDecorator[str]):
+    """Text that both databases can hold: PostgreSQL takes no NUL, so nobody may store one (C24)."""
+
+    impl = PlainText
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        """The value itself. Raises `InvalidParam` where it has a NUL."""
+        if value is not None and "\0" in value:
+            raise InvalidParam("Text may not have a NUL character in it.")
+        return value

@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 
-from sqlalchemy import BigInteger, Boolean, Column, Table, Text, bindparam, select
+from sqlalchemy import BigInteger, Boolean, Column, Table, bindparam, select
 from sqlalchemy.exc import IntegrityError
 
 from homeserver.errors import Unsupported
 from homeserver.matrix.identifiers import UserId
 from homeserver.storage.engine import ReadTx, WriteTx
-from homeserver.storage.tables import metadata
+from homeserver.storage.tables import Text, metadata
 
 users = Table(
     "users",
