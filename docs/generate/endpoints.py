@@ -17,7 +17,7 @@ def page() -> str:
     lines = ["# Endpoints", "", "Generated from the declarations in `homeserver/api` by `scripts/docs`.", ""]
     with DATA.open(newline="") as file:
         rows = [
-            row for row in csv.DictReader(file) if row["api"] in APIS and row["homeserver_role"] in ("serves", "both")
+            row for row in csv.DictReader(file) if row["api"] in APIS and row["homeserver_role"].startswith("serves")
         ]
     for api, title in APIS.items():
         own = [row for row in rows if row["api"] == api]

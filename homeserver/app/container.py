@@ -12,7 +12,9 @@ from homeserver.services.auth.interactive import InteractiveAuth
 from homeserver.services.auth.passwords import Passwords
 from homeserver.services.auth.sessions import Sessions
 from homeserver.services.users.accounts import Accounts
+from homeserver.storage import stream_rows
 from homeserver.storage.engine import Database
+from homeserver.streams.notifier import Notifier
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Container:
     randomness: Randomness
     metrics: Metrics
     database: Database
+    notifier: Notifier
     sessions: Sessions
     passwords: Passwords
     interactive: InteractiveAuth
@@ -34,7 +37,11 @@ class Container:
 async def build(config: Config, *, clock: Clock, randomness: Randomness, metrics: Metrics) -> AsyncIterator[Container]:
     """Open everything; what was opened is closed when the block ends."""
     async with AsyncExitStack() as stack:
-        database = await stack.enter_async_context(Database.open(config.effective_database_url))
+        notifier = Notifier()
+        database = await stack.enter_async_context(
+            Database.open(config.effective_database_url, on_commit=notifier.changed)
+        )
+        notifier.begin(await database.read(stream_rows.current))
         lifetime_s = config.limits.access_token_lifetime_s
         sessions = Sessions(database, clock, randomness, lifetime_ms=lifetime_s * 1000 if lifetime_s else None)
         passwords = Passwords(config.passwords)
@@ -46,6 +53,7 @@ async def build(config: Config, *, clock: Clock, randomness: Randomness, metrics
             randomness=randomness,
             metrics=metrics,
             database=database,
+            notifier=notifier,
             sessions=sessions,
             passwords=passwords,
             interactive=InteractiveAuth(database, clock, randomness),

@@ -8,10 +8,21 @@ from starlette.requests import ClientDisconnect, Request
 from homeserver.errors import BadJson, InvalidParam, MissingParam, NotJson, TooLarge
 
 S = TypeVar("S", bound=msgspec.Struct)
+T = TypeVar("T")
+
+_OBJECT: msgspec.json.Decoder[dict[str, Any]] = msgspec.json.Decoder(dict[str, Any])
 
 
 class Body(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A JSON object that a client sends. Unknown keys are ignored, as the specification's data allows them."""
+
+
+class JsonObject:
+    """A JSON object of no fixed shape: its text, for what is passed on as it is, and its value."""
+
+    def __init__(self, raw: bytes, value: dict[str, Any]) -> None:
+        self.raw = raw
+        self.value = value
 
 
 class Query(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,8 +51,15 @@ async def read_capped(request: Request, limit: int) -> bytes:
     return b"".join(chunks)
 
 
-def decode_body(raw: bytes, kind: type[S], decoder: msgspec.json.Decoder[S]) -> S:
-    """The struct. An empty body counts as `{}`; the struct's required keys then say what is missing."""
+def decode_object(raw: bytes) -> JsonObject:
+    """The object; unlike a struct it must be there."""
+    if not raw.strip(b" \t\r\n"):
+        raise NotJson("The body is empty.")
+    return JsonObject(raw, decode_body(raw, _OBJECT))
+
+
+def decode_body(raw: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+    """The value. An empty body counts as `{}`; a struct's required keys then say what is missing."""
     raw = raw.strip(b" \t\r\n") or b"{}"
     try:
         raw.decode("utf-8")

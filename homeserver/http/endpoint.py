@@ -13,8 +13,10 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from homeserver.errors import InvalidParam
 from homeserver.http.auth import requester
-from homeserver.http.bodies import Body, Query, decode_body, decode_query, read_capped
+from homeserver.http.bodies import Body, JsonObject, Query, decode_body, decode_object, decode_query, read_capped
+from homeserver.matrix import identifiers
 from homeserver.services.auth.sessions import Requester, Sessions
 
 Handler = Callable[..., Awaitable[Any]]
@@ -45,7 +47,7 @@ class Endpoint:
     handler: Handler
     auth: Auth
     limit: str | None
-    body: type[Body] | None
+    body: type[Body] | type[JsonObject] | None
 
     def __post_init__(self) -> None:
         hints = get_type_hints(self.handler)
@@ -71,7 +73,7 @@ def bind(endpoint: Endpoint, services: Callable[[Request], Any], provided: Mappi
     from_services: list[tuple[str, str]] = []
     query: type[Query] | None = None
     wants_request = False
-    decoder = msgspec.json.Decoder(endpoint.body) if endpoint.body is not None else None
+    decode = _decoder(endpoint.body)
     sessions_field = provided.get(Sessions)
     if endpoint.auth is not NOBODY and sessions_field is None:
         raise TypeError(f"{endpoint.method} {endpoint.path}: nothing provides {Sessions}")
@@ -79,7 +81,7 @@ def bind(endpoint: Endpoint, services: Callable[[Request], Any], provided: Mappi
     for name in inspect.signature(endpoint.handler).parameters:
         kind = hints[name]
         if name in endpoint.parameters:
-            from_path.append((name, kind))
+            from_path.append((name, _PARSERS[kind]))
         elif name == "body":
             continue
         elif isinstance(kind, type) and issubclass(kind, Query):
@@ -94,7 +96,7 @@ def bind(endpoint: Endpoint, services: Callable[[Request], Any], provided: Mappi
             raise TypeError(f"{endpoint.method} {endpoint.path}: nothing provides {kind}")
 
     async def call(request: Request, path: Mapping[str, str]) -> Response:
-        arguments: dict[str, Any] = {name: path[name] for name, _ in from_path}
+        arguments: dict[str, Any] = {name: _parse(parser, path[name]) for name, parser in from_path}
         container = services(request)
         if endpoint.auth is not NOBODY:
             assert sessions_field is not None
@@ -102,9 +104,8 @@ def bind(endpoint: Endpoint, services: Callable[[Request], Any], provided: Mappi
             who = await requester(request, sessions, guests=endpoint.auth is USER_OR_GUEST)
             if caller is not None:
                 arguments[caller] = who
-        if decoder is not None:
-            assert endpoint.body is not None
-            arguments["body"] = decode_body(await read_capped(request, cap), endpoint.body, decoder)
+        if decode is not None:
+            arguments["body"] = decode(await read_capped(request, cap))
         if query is not None:
             arguments["query"] = decode_query(request.query_params.multi_items(), query)
         if wants_request:
@@ -117,3 +118,30 @@ def bind(endpoint: Endpoint, services: Callable[[Request], Any], provided: Mappi
         return Response(_encode(result), media_type="application/json")
 
     return call
+
+
+# Identifiers in paths are checked against their grammar before a handler sees them; text is taken as it is.
+_PARSERS: dict[Any, Callable[[str], Any]] = {
+    str: str,
+    identifiers.UserId: identifiers.user_id,
+    identifiers.RoomId: identifiers.room_id,
+    identifiers.EventId: identifiers.event_id,
+    identifiers.RoomAlias: identifiers.room_alias,
+    identifiers.DeviceId: identifiers.device_id,
+}
+
+
+def _parse(parser: Callable[[str], Any], text: str) -> Any:
+    try:
+        return parser(text)
+    except identifiers.InvalidIdentifier as error:
+        raise InvalidParam(str(error)) from None
+
+
+def _decoder(kind: type[Body] | type[JsonObject] | None) -> Callable[[bytes], Any] | None:
+    if kind is None:
+        return None
+    if issubclass(kind, JsonObject):
+        return decode_object
+    decoder = msgspec.json.Decoder(kind)
+    return lambda raw: decode_body(raw, decoder)

@@ -10,7 +10,7 @@ end first, so a connection is never returned half used.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -28,6 +28,8 @@ from homeserver.kit.concurrency import finish
 P = ParamSpec("P")
 T = TypeVar("T")
 
+OnCommit = Callable[[int, set[str]], None]
+
 _SQLITE_READERS = 3
 _POOL_SIZE = 20
 _ATTEMPTS = 5
@@ -44,15 +46,29 @@ class ReadTx:
 
 
 class WriteTx(ReadTx):
-    """A transaction that is committed when its unit of work returns, and rolled back when it raises."""
+    """A transaction that is committed when its unit of work returns, and rolled back when it raises.
+
+    Whoever waits for one of the `woken` keys (user ids, room ids) is woken after the commit; `position` is the last
+    one that the transaction took.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__(connection)
+        self.position = 0
+        self.woken: set[str] = set()
+
+    def wake(self, keys: Iterable[str]) -> None:
+        """Wake these after the commit."""
+        self.woken.update(keys)
 
 
 class Database:
     """Runs units of work."""
 
-    def __init__(self, url: URL, run: "_Runner") -> None:
+    def __init__(self, url: URL, run: "_Runner", on_commit: OnCommit) -> None:
         self.url = url
         self._run = run
+        self._on_commit = on_commit
 
     @property
     def is_postgres(self) -> bool:
@@ -61,8 +77,11 @@ class Database:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, url: str) -> AsyncIterator["Database"]:
-        """Connections to the database at this SQLAlchemy URL."""
+    async def open(cls, url: str, on_commit: OnCommit | None = None) -> AsyncIterator["Database"]:
+        """Connections to the database at this SQLAlchemy URL.
+
+        `on_commit` is told, in the event loop, of every commit that has keys to wake: its last position and the keys.
+        """
         parsed = make_url(url)
         async with AsyncExitStack() as stack:
             runner: _Runner
@@ -71,7 +90,7 @@ class Database:
             else:
                 runner = _PostgresRunner(parsed)
             stack.push_async_callback(runner.close)
-            yield cls(parsed, runner)
+            yield cls(parsed, runner, on_commit or (lambda position, keys: None))
 
     async def read(self, unit: Callable[Concatenate[ReadTx, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a unit whose statements need not agree with one another."""
@@ -83,7 +102,17 @@ class Database:
 
     async def write(self, unit: Callable[Concatenate[WriteTx, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a unit in a transaction of its own; it may be run again after a conflict with another."""
-        return await self._finish(self._run.write(lambda connection: unit(WriteTx(connection), *args, **kwargs)))
+        return await self._finish(self._write(lambda tx: unit(tx, *args, **kwargs)))
+
+    async def _write(self, unit: Callable[[WriteTx], T]) -> T:
+        def run(connection: Connection) -> tuple[WriteTx, T]:
+            tx = WriteTx(connection)
+            return tx, unit(tx)
+
+        tx, result = await self._run.write(run)
+        if tx.woken:
+            self._on_commit(tx.position, tx.woken)
+        return result
 
     @staticmethod
     async def _finish(work: Coroutine[Any, Any, T]) -> T:

@@ -26,7 +26,8 @@ def advance(tx: WriteTx, count: int = 1) -> int:
     The row stays locked until the transaction ends, so positions become visible in order: whoever reads position N
     in a snapshot sees every row up to N.
     """
-    return int(tx.connection.execute(_ADVANCE, {"count": count}).scalar_one())
+    tx.position = int(tx.connection.execute(_ADVANCE, {"count": count}).scalar_one())
+    return tx.position
 
 
 def current(tx: ReadTx) -> int:

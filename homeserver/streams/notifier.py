@@ -36,6 +36,8 @@ class Notifier:
 
     def __init__(self) -> None:
         self._waiters: dict[str, set[Waiter]] = {}
+        self._changed: dict[str, int] = {}
+        self._known_since: int | None = None
 
     @contextmanager
     def waiting_for(self, keys: Iterable[str]) -> Iterator[Waiter]:
@@ -53,8 +55,25 @@ class Notifier:
                 if not waiters:
                     del self._waiters[key]
 
+    def begin(self, position: int) -> None:
+        """From this position on the notifier hears of every change."""
+        self._known_since = position
+
+    def may_have_changed(self, key: str, since: int) -> bool:
+        """Whether something under the key may have happened after `since`; False is certain."""
+        if self._known_since is None or since < self._known_since:
+            return True
+        return self._changed.get(key, 0) > since
+
+    def changed(self, position: int, keys: Iterable[str]) -> None:
+        """A commit up to this position concerns the keys: note it, and wake those who wait for one of them."""
+        keys = list(keys)
+        for key in keys:
+            self._changed[key] = max(position, self._changed.get(key, 0))
+        self.wake(keys)
+
     def wake(self, keys: Iterable[str]) -> None:
-        """Wake everybody who waits for one of the keys."""
+        """Wake everybody who waits for one of the keys, for what has no position in the log (typing, presence)."""
         for key in keys:
             for waiter in self._waiters.get(key, ()):
                 waiter.wake()
