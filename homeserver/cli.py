@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 import uvicorn
 
+from homeserver.app import signing_key
 from homeserver.app.application import Application
 from homeserver.app.container import build
 from homeserver.app.migrations import migrate as migrate_database
@@ -19,7 +20,6 @@ from homeserver.kit import logs
 from homeserver.kit.clock import Clock
 from homeserver.kit.metrics import Metrics
 from homeserver.kit.randomness import Randomness
-from homeserver.matrix.signing import SigningKey
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, help="A Matrix homeserver.")
 
@@ -105,12 +105,8 @@ def generate_signing_key(
     path: Annotated[Path, typer.Argument(help="File to write; it must not exist yet.")],
 ) -> None:
     """Make a new signing key file."""
-    randomness = Randomness()
-    key = SigningKey.generate("a_" + randomness.letters(4), randomness.bytes(32))
     try:
-        with path.open("x", encoding="ascii") as file:
-            path.chmod(0o600)
-            file.write(f"{key.key_id.replace(':', ' ')} {key.seed}\n")
+        key = signing_key.create(path, Randomness())
     except OSError as error:
         print(f"{path} cannot be written: {error.strerror}.", file=sys.stderr)
         raise typer.Exit(1) from None

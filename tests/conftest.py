@@ -3,7 +3,7 @@
 A fresh database is a copy of one that was migrated once, so a test pays milliseconds for it.
 """
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from tests.processes import postgres as postgres_process
 from tests.processes import programs, server
 from tests.processes import redis as redis_process
 from tests.processes.postgres import Postgres
+from tests.world import World, running, settings
 
 # The only tests that open network sockets; all the others work in one process, or through UNIX sockets.
 NETWORK = ("tests/e2e/", "tests/processes/")
@@ -81,3 +82,10 @@ def database_url(request: pytest.FixtureRequest) -> str:
     """Each test that takes this runs twice: on a fresh SQLite and on a fresh PostgreSQL database."""
     url: str = request.getfixturevalue("sqlite_url" if request.param == "sqlite" else "postgres_url")
     return url
+
+
+@pytest.fixture
+async def world(database_url: str, tmp_path: Path) -> AsyncIterator[World]:
+    """A running server on a fresh database of either kind."""
+    async with running(settings(database_url, str(tmp_path))) as world:
+        yield world

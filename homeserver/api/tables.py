@@ -4,10 +4,17 @@ from dataclasses import replace
 
 from homeserver.api import ops
 from homeserver.api.client import versions, well_known
-from homeserver.api.client.v3 import login, register
+from homeserver.api.client.v3 import login, members, register, rooms, send, state
 from homeserver.http.endpoint import Endpoint
 
-_V3 = [*login.ENDPOINTS, *register.ENDPOINTS]
+_V3 = [
+    *login.ENDPOINTS,
+    *register.ENDPOINTS,
+    *rooms.ENDPOINTS,
+    *members.ENDPOINTS,
+    *send.ENDPOINTS,
+    *state.ENDPOINTS,
+]
 
 
 def _below(prefix: str, endpoints: list[Endpoint]) -> list[Endpoint]:

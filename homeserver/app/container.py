@@ -4,13 +4,22 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
+from homeserver.app import signing_key
 from homeserver.config.model import Config
 from homeserver.kit.clock import Clock
+from homeserver.kit.concurrency import Background
+from homeserver.kit.logs import report
 from homeserver.kit.metrics import Metrics
 from homeserver.kit.randomness import Randomness
 from homeserver.services.auth.interactive import InteractiveAuth
 from homeserver.services.auth.passwords import Passwords
 from homeserver.services.auth.sessions import Sessions
+from homeserver.services.rooms.create import RoomCreation
+from homeserver.services.rooms.hot import HotRooms
+from homeserver.services.rooms.members import Members
+from homeserver.services.rooms.persist import EventWriter
+from homeserver.services.rooms.send import Author, Sender
+from homeserver.services.rooms.state import StateTrees
 from homeserver.services.users.accounts import Accounts
 from homeserver.storage import stream_rows
 from homeserver.storage.engine import Database
@@ -31,6 +40,9 @@ class Container:
     passwords: Passwords
     interactive: InteractiveAuth
     accounts: Accounts
+    sender: Sender
+    members: Members
+    room_creation: RoomCreation
 
 
 @asynccontextmanager
@@ -47,6 +59,13 @@ async def build(config: Config, *, clock: Clock, randomness: Randomness, metrics
         passwords = Passwords(config.passwords)
         stack.callback(passwords.close)
         accounts = Accounts(database, clock, randomness, sessions, passwords, config.server_name)
+        author = Author(config.server_name, signing_key.ensure(config, randomness), clock, randomness)
+        trees = StateTrees()
+        hot = HotRooms(database, trees)
+        background = Background(report)
+        stack.push_async_callback(background.close)
+        sender = Sender(database, clock, hot, EventWriter(database, hot, trees, background), author)
+        members = Members(database, sender, config.server_name)
         yield Container(
             config=config,
             clock=clock,
@@ -58,4 +77,7 @@ async def build(config: Config, *, clock: Clock, randomness: Randomness, metrics
             passwords=passwords,
             interactive=InteractiveAuth(database, clock, randomness),
             accounts=accounts,
+            sender=sender,
+            members=members,
+            room_creation=RoomCreation(clock, sender, members, author, default_version=config.default_room_version),
         )

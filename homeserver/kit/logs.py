@@ -40,3 +40,8 @@ def configure(level: str, *, json: bool) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(max(threshold, logging.WARNING))
+
+
+def report(error: BaseException) -> None:
+    """Log a failure of work that nobody waits for."""
+    structlog.get_logger().error("background work failed", exc_info=error)

@@ -1,5 +1,9 @@
 """What every table definition needs: the one MetaData, with names for all constraints."""
 
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import TypeVar
+
 from sqlalchemy import Dialect, MetaData
 from sqlalchemy import Text as PlainText
 from sqlalchemy.types import TypeDecorator
@@ -14,6 +18,19 @@ metadata = MetaData(
         "pk": "pk_%(table_name)s",
     }
 )
+
+
+T = TypeVar("T")
+
+# Both databases limit the number of parameters of a statement, to about 32,000.
+_PARAMETERS = 10_000
+
+
+def chunks(values: Iterable[T]) -> Iterator[list[T]]:
+    """The values in parts that one statement can name."""
+    rest = iter(values)
+    while part := list(islice(rest, _PARAMETERS)):
+        yield part
 
 
 class Text(TypeDecorator[str]):

@@ -1,0 +1,78 @@
+"""Joining, leaving and moderating rooms (client-server API, Room membership)."""
+
+from typing import Any
+
+from homeserver.errors import InvalidParam
+from homeserver.http.bodies import Body, Empty
+from homeserver.http.endpoint import USER, USER_OR_GUEST, Endpoint
+from homeserver.matrix import identifiers
+from homeserver.matrix.identifiers import RoomId, UserId
+from homeserver.services.auth.sessions import Requester
+from homeserver.services.rooms.members import Members
+
+
+class WithReason(Body, frozen=True):
+    reason: str | None = None
+
+
+class Target(Body, frozen=True):
+    user_id: str
+    reason: str | None = None
+
+
+async def join(room_id: RoomId, body: WithReason, who: Requester, members: Members) -> dict[str, Any]:
+    await members.join(who, room_id, reason=body.reason)
+    return {"room_id": room_id}
+
+
+async def leave(room_id: RoomId, body: WithReason, who: Requester, members: Members) -> Empty:
+    await members.leave(who.user_id, room_id, reason=body.reason)
+    return Empty()
+
+
+async def forget(room_id: RoomId, who: Requester, members: Members) -> Empty:
+    await members.forget(who, room_id)
+    return Empty()
+
+
+async def invite(room_id: RoomId, body: Target, who: Requester, members: Members) -> Empty:
+    await members.invite(who.user_id, room_id, _user(body), reason=body.reason)
+    return Empty()
+
+
+async def kick(room_id: RoomId, body: Target, who: Requester, members: Members) -> Empty:
+    await members.kick(who.user_id, room_id, _user(body), reason=body.reason)
+    return Empty()
+
+
+async def ban(room_id: RoomId, body: Target, who: Requester, members: Members) -> Empty:
+    await members.ban(who.user_id, room_id, _user(body), reason=body.reason)
+    return Empty()
+
+
+async def unban(room_id: RoomId, body: Target, who: Requester, members: Members) -> Empty:
+    await members.unban(who.user_id, room_id, _user(body), reason=body.reason)
+    return Empty()
+
+
+async def joined_rooms(who: Requester, members: Members) -> dict[str, Any]:
+    return {"joined_rooms": await members.joined_rooms(who.user_id)}
+
+
+def _user(body: Target) -> UserId:
+    try:
+        return identifiers.user_id(body.user_id)
+    except identifiers.InvalidIdentifier as error:
+        raise InvalidParam(str(error)) from None
+
+
+ENDPOINTS = [
+    Endpoint("POST", "/rooms/{room_id}/join", join, auth=USER_OR_GUEST, limit="join", body=WithReason),
+    Endpoint("POST", "/rooms/{room_id}/leave", leave, auth=USER_OR_GUEST, limit=None, body=WithReason),
+    Endpoint("POST", "/rooms/{room_id}/forget", forget, auth=USER_OR_GUEST, limit=None, body=None),
+    Endpoint("POST", "/rooms/{room_id}/invite", invite, auth=USER, limit="invite", body=Target),
+    Endpoint("POST", "/rooms/{room_id}/kick", kick, auth=USER, limit="moderate", body=Target),
+    Endpoint("POST", "/rooms/{room_id}/ban", ban, auth=USER, limit="moderate", body=Target),
+    Endpoint("POST", "/rooms/{room_id}/unban", unban, auth=USER, limit="moderate", body=Target),
+    Endpoint("GET", "/joined_rooms", joined_rooms, auth=USER_OR_GUEST, limit=None, body=None),
+]

@@ -1,0 +1,1 @@
+"""Rooms: making them, writing events into them, and reading them."""

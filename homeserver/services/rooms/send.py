@@ -1,0 +1,283 @@
+"""Building, signing and authorising events of local users.
+
+`Drafts` gathers the events of one request on top of a hot room, each authorised by the state that the ones before it
+make. Nothing changes until the batch is written, so a refusal half way leaves no trace.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from homeserver.errors import BadJson, Conflict, Forbidden, NotFound, TooLarge
+from homeserver.kit.caching import Lru
+from homeserver.kit.clock import Clock
+from homeserver.kit.randomness import Randomness
+from homeserver.matrix import event_auth
+from homeserver.matrix.canonical import CanonicalJsonError
+from homeserver.matrix.event_auth import AuthError
+from homeserver.matrix.events import Event, EventTooLarge, MalformedEvent, build_event
+from homeserver.matrix.identifiers import EventId, RoomId, UserId, domain_of
+from homeserver.matrix.signing import SigningKey
+from homeserver.services.auth.sessions import Requester
+from homeserver.services.rooms.hot import HotRoom, HotRooms, parse
+from homeserver.services.rooms.persist import Batch, EventWriter, NewEvent, Redaction, Superseded, Transaction
+from homeserver.storage import events, rooms, transactions
+from homeserver.storage.engine import Database, ReadTx, WriteTx
+from homeserver.storage.events import StoredEvent
+from homeserver.storage.transactions import Repeated
+
+_ATTEMPTS = 5
+_SENT = 10_000
+
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What a user wants to say. `content` is a JSON object, as its text or as a value."""
+
+    type: str
+    sender: UserId
+    content: bytes | dict[str, Any]
+    state_key: str | None = None
+    redacts: str | None = None
+
+
+class Drafts:
+    """Events that are built one upon the other, in a room."""
+
+    def __init__(self, room: HotRoom, author: "Author") -> None:
+        self.room = room
+        self.events: list[NewEvent] = []
+        self._author = author
+        self._changed: dict[tuple[str, str], Event] = {}
+
+    def state(self, type_: str, state_key: str = "") -> Event | None:
+        """The state event that is current after what was added so far."""
+        return self._changed.get((type_, state_key)) or self.room.state.get((type_, state_key))
+
+    def add(self, draft: Draft, redaction: Redaction | None = None) -> Event:
+        """Build, sign and authorise an event. Raises `Forbidden`, `BadJson` or `TooLarge`."""
+        latest = [self.events[-1].event] if self.events else self.room.latest
+        event = self._author.build(self.room, draft, latest, self.state)
+        self.events.append(NewEvent(event, redaction))
+        if event.state_key is not None:
+            self._changed[event.type, event.state_key] = event
+        return event
+
+
+State = Callable[[str, str], Event | None]
+
+
+class Author:
+    """Makes events in the name of this server's users."""
+
+    def __init__(self, server_name: str, key: SigningKey, clock: Clock, randomness: Randomness) -> None:
+        self.server_name = server_name
+        self._key = key
+        self._clock = clock
+        self._randomness = randomness
+
+    def new_room_id(self) -> RoomId:
+        """A room id for the versions in which the server chooses it."""
+        return RoomId(f"!{self._randomness.letters(18)}:{self.server_name}")
+
+    def build(self, room: HotRoom, draft: Draft, latest: list[Event], state: State) -> Event:
+        """An event that follows `latest` and is allowed by `state`."""
+        version = room.version
+        content = draft.content if isinstance(draft.content, bytes) else _encode(draft.content)
+        is_create = draft.type == "m.room.create" and not latest
+        try:
+            keys = event_auth.auth_event_keys(
+                version.identifier,
+                type=draft.type,
+                sender=draft.sender,
+                state_key=draft.state_key,
+                content=content,
+            )
+            auth_events = [event for key in keys if (event := state(*key)) is not None]
+            event = build_event(
+                version.identifier,
+                server_name=self.server_name,
+                key=self._key,
+                room_id=None if is_create and version.room_ids_are_hashes else room.room_id,
+                type=draft.type,
+                sender=draft.sender,
+                state_key=draft.state_key,
+                content=content,
+                origin_server_ts=self._clock.now(),
+                depth=max((event.depth for event in latest), default=0) + 1,
+                prev_events=latest,
+                auth_events=[] if is_create else auth_events,
+                redacts=draft.redacts,
+                event_id=self._new_event_id() if version.event_ids_in_pdu else None,
+            )
+            event_auth.check_auth(
+                event,
+                [] if is_create else auth_events,
+                create=None if is_create or version.create_in_auth_events else state("m.room.create", ""),
+            )
+        except AuthError as error:
+            raise Forbidden(str(error)) from None
+        except EventTooLarge as error:
+            raise TooLarge(str(error)) from None
+        except (CanonicalJsonError, MalformedEvent) as error:
+            raise BadJson(str(error)) from None
+        return event
+
+    def _new_event_id(self) -> str:
+        return f"${self._randomness.letters(18)}:{self.server_name}"
+
+
+Build = Callable[[Drafts], None]
+"""Adds events; called again if the room has changed meanwhile. What it raises ends the request."""
+
+
+class Sender:
+    """Writes what local users say into rooms."""
+
+    def __init__(self, database: Database, clock: Clock, hot: HotRooms, writer: EventWriter, author: Author) -> None:
+        self._database = database
+        self._clock = clock
+        self._hot = hot
+        self._writer = writer
+        self._author = author
+        # A request is mostly repeated soon; the table has those that are repeated later.
+        self._sent: Lru[Transaction, EventId] = Lru(_SENT)
+
+    async def nid_of(self, room_id: RoomId) -> int:
+        """The room's number. Raises `NotFound`."""
+        if (known := self._hot.nid_of(room_id)) is not None:
+            return known
+        room_nid = await self._database.read(rooms.find_nid, room_id)
+        if room_nid is None:
+            raise NotFound("This server does not know the room.")
+        return room_nid
+
+    async def room(self, room_id: RoomId) -> HotRoom:
+        """The room as it is now. Raises `NotFound`."""
+        return await self._hot.get(await self.nid_of(room_id))
+
+    def begin(self, room: HotRoom) -> Drafts:
+        """Drafts for a room that is being made."""
+        return Drafts(room, self._author)
+
+    async def write(
+        self,
+        drafts: Drafts,
+        transaction: Transaction | None = None,
+        also: Callable[[WriteTx, int], None] | None = None,
+    ) -> list[StoredEvent]:
+        """Write the drafts. No await may lie between building and this. Raises `Superseded`."""
+        return await self._writer.write(Batch(drafts.room, drafts.events, transaction, also, now=self._clock.now()))
+
+    async def change(
+        self,
+        room_id: RoomId,
+        build: Build,
+        transaction: Transaction | None = None,
+        also: Callable[[WriteTx, int], None] | None = None,
+    ) -> list[StoredEvent]:
+        """Write what `build` adds on top of the room; nothing is written if it adds nothing."""
+        room_nid = await self.nid_of(room_id)
+        for _ in range(_ATTEMPTS):
+            room = await self._hot.get(room_nid)
+            drafts = Drafts(room, self._author)
+            build(drafts)
+            if not drafts.events:
+                return []
+            try:
+                return await self.write(drafts, transaction, also)
+            except Superseded:
+                continue
+        raise Conflict("The room changes too quickly. Try again.")
+
+    async def send(
+        self, who: Requester, room_id: RoomId, type_: str, content: bytes, *, scope: str, txn_id: str
+    ) -> EventId:
+        """Send a message event once for each transaction id (`Room.send`)."""
+        if type_ == "m.room.redaction":
+            return await self.redact(who, room_id, _redacts_in(content), content, scope=scope, txn_id=txn_id)
+        return await self._once(
+            Transaction(who.user_id, who.device_id, scope, txn_id),
+            room_id,
+            lambda drafts: drafts.add(Draft(type_, who.user_id, content)),
+        )
+
+    async def set_state(self, who: Requester, room_id: RoomId, type_: str, state_key: str, content: bytes) -> EventId:
+        """Set a piece of state."""
+        stored = await self.change(
+            room_id, lambda drafts: _discard(drafts.add(Draft(type_, who.user_id, content, state_key=state_key)))
+        )
+        return stored[0].event_id
+
+    async def redact(
+        self, who: Requester, room_id: RoomId, target_id: str, content: bytes, *, scope: str, txn_id: str
+    ) -> EventId:
+        """Redact an event. Raises `NotFound` if the room has no such event, `Forbidden` without the power to."""
+        transaction = Transaction(who.user_id, who.device_id, scope, txn_id)
+        room_nid = await self.nid_of(room_id)
+        target = await self._database.read(events.find_by_id, room_nid, EventId(target_id))
+
+        def build(drafts: Drafts) -> None:
+            if drafts.room.membership_of(who.user_id) != "join":
+                raise Forbidden("Only members of the room may redact its events.")
+            if target is None:
+                raise NotFound("The room has no such event.")
+            event = parse(target, drafts.room.version.identifier)
+            _check_redaction(drafts, who.user_id, event)
+            redaction = Redaction(target.position, event.redacted())
+            drafts.add(Draft("m.room.redaction", who.user_id, content, redacts=target_id), redaction)
+
+        return await self._once(transaction, room_id, build)
+
+    async def _once(self, transaction: Transaction, room_id: RoomId, build: Callable[[Drafts], object]) -> EventId:
+        if (sent := self._sent.get(transaction)) is not None:
+            return sent
+        try:
+            stored = await self.change(room_id, lambda drafts: _discard(build(drafts)), transaction)
+        except Repeated:
+            done = await self._database.read(_find_done, transaction)
+            if done is None or done.event_id is None:
+                raise Conflict("The transaction id was used for something else.") from None
+            return done.event_id
+        self._sent.put(transaction, stored[0].event_id)
+        return stored[0].event_id
+
+
+def _discard(_value: object) -> None:
+    """For builders, which return nothing."""
+
+
+def _find_done(tx: ReadTx, key: Transaction) -> transactions.Done | None:
+    return transactions.find(tx, key.user_id, key.device_id, key.scope, key.txn_id)
+
+
+def _check_redaction(drafts: Drafts, sender: UserId, target: Event) -> None:
+    """Raise `Forbidden` unless the sender may redact (rooms v3, Handling redactions)."""
+    if target.type == "m.room.create":
+        raise Forbidden("The event that created the room cannot be redacted.")
+    if target.sender == sender:
+        return
+    power_levels = drafts.state("m.room.power_levels")
+    create = drafts.state("m.room.create")
+    assert create is not None
+    have = event_auth.power_level_of(sender, power_levels, create)
+    if have is not None and have < event_auth.level_for_action("redact", power_levels):
+        raise Forbidden("You may only redact your own events in this room.")
+
+
+def _redacts_in(content: bytes) -> str:
+    """What a redaction that is sent as an ordinary event redacts."""
+    value = msgspec.json.decode(content)
+    redacts = value.get("redacts") if isinstance(value, dict) else None
+    if not isinstance(redacts, str):
+        raise BadJson("A redaction names the event in `redacts`.")
+    return redacts
+
+
+def is_local(user_id: str, server_name: str) -> bool:
+    """Whether the user is one of this server."""
+    return domain_of(user_id) == server_name

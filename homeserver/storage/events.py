@@ -1,0 +1,140 @@
+"""Events: one row each, with the event's bytes; its place in the room's log is its position."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import BigInteger, Column, Index, LargeBinary, SmallInteger, Table, bindparam, insert, select, update
+
+from homeserver.matrix.identifiers import EventId
+from homeserver.storage.engine import ReadTx, WriteTx
+from homeserver.storage.tables import Text, chunks, metadata
+
+OK = 0
+"""The event is part of the room's history as everybody sees it."""
+
+events = Table(
+    "events",
+    metadata,
+    Column("position", BigInteger, primary_key=True, autoincrement=False),
+    Column("room_nid", BigInteger, nullable=False),
+    Column("event_id", Text, nullable=False, unique=True),
+    Column("depth", BigInteger, nullable=False),
+    Column("origin_server_ts", BigInteger, nullable=False),
+    Column("pair_id", BigInteger),  # Of (type, state_key), for state events.
+    Column("replaces", BigInteger),  # Position of the state event that was current before this one.
+    Column("state_before", BigInteger),  # Roots of the state tree; null before the first event.
+    Column("state_after", BigInteger),
+    Column("status", SmallInteger, nullable=False),
+    Column("redacted_by", BigInteger),  # Position of the redaction; `pdu` is then the redacted form.
+    Column("pdu", LargeBinary, nullable=False),
+    Index("ix_events_room_nid_position", "room_nid", "position"),
+    Index("ix_events_room_nid_depth_position", "room_nid", "depth", "position"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvent:
+    """An event as it is stored. `pdu` is its federation format, redacted if `redacted_by` is set."""
+
+    position: int
+    room_nid: int
+    event_id: EventId
+    depth: int
+    origin_server_ts: int
+    pair_id: int | None
+    replaces: int | None
+    state_before: int | None
+    state_after: int | None
+    status: int
+    redacted_by: int | None
+    pdu: bytes
+
+
+_INSERT = insert(events)
+_ALL = select(events)
+_BY_POSITIONS = _ALL.where(events.c.position.in_(bindparam("positions", expanding=True)))
+_BY_IDS = _ALL.where(events.c.event_id.in_(bindparam("event_ids", expanding=True)))
+_REDACT = (
+    update(events)
+    .where(events.c.position == bindparam("target"))
+    .values(pdu=bindparam("redacted"), redacted_by=bindparam("redaction"))
+)
+_IN_ROOM = _ALL.where(events.c.room_nid == bindparam("room_nid"), events.c.status == OK)
+_FORWARDS = (
+    _IN_ROOM.where(events.c.position > bindparam("after"), events.c.position <= bindparam("upto"))
+    .order_by(events.c.position)
+    .limit(bindparam("limit"))
+)
+_BACKWARDS = (
+    _IN_ROOM.where(events.c.position > bindparam("after"), events.c.position <= bindparam("upto"))
+    .order_by(events.c.position.desc())
+    .limit(bindparam("limit"))
+)
+
+
+def insert_many(tx: WriteTx, new: Sequence[StoredEvent]) -> None:
+    """Add events."""
+    tx.connection.execute(
+        _INSERT,
+        [
+            {
+                "position": event.position,
+                "room_nid": event.room_nid,
+                "event_id": event.event_id,
+                "depth": event.depth,
+                "origin_server_ts": event.origin_server_ts,
+                "pair_id": event.pair_id,
+                "replaces": event.replaces,
+                "state_before": event.state_before,
+                "state_after": event.state_after,
+                "status": event.status,
+                "redacted_by": event.redacted_by,
+                "pdu": event.pdu,
+            }
+            for event in new
+        ],
+    )
+
+
+def find_many(tx: ReadTx, positions: Iterable[int]) -> dict[int, StoredEvent]:
+    """The events at these positions."""
+    found: dict[int, StoredEvent] = {}
+    for part in chunks(positions):
+        rows = tx.connection.execute(_BY_POSITIONS, {"positions": part})
+        found.update((row.position, StoredEvent(*row)) for row in rows)
+    return found
+
+
+def find_many_by_id(tx: ReadTx, event_ids: Iterable[EventId]) -> dict[EventId, StoredEvent]:
+    """The events with these ids, in whatever room; those that are not known are left out."""
+    rows = tx.connection.execute(_BY_IDS, {"event_ids": list(event_ids)})
+    return {row.event_id: StoredEvent(*row) for row in rows}
+
+
+def find_by_id(tx: ReadTx, room_nid: int, event_id: EventId) -> StoredEvent | None:
+    """The event, or None if the room has no such event."""
+    event = find_many_by_id(tx, [event_id]).get(event_id)
+    return event if event is not None and event.room_nid == room_nid else None
+
+
+def list_forwards(tx: ReadTx, room_nid: int, *, after: int, upto: int, limit: int) -> list[StoredEvent]:
+    """The room's events in (after, upto], the oldest first."""
+    return _list(tx, _FORWARDS, room_nid, after, upto, limit)
+
+
+def list_backwards(tx: ReadTx, room_nid: int, *, after: int, upto: int, limit: int) -> list[StoredEvent]:
+    """The room's events in (after, upto], the newest first."""
+    return _list(tx, _BACKWARDS, room_nid, after, upto, limit)
+
+
+def redact_many(tx: WriteTx, redactions: Sequence[tuple[int, int, bytes]]) -> None:
+    """Replace events, given by position, by their redacted form: triples of target, redaction, new bytes."""
+    tx.connection.execute(
+        _REDACT,
+        [{"target": target, "redaction": position, "redacted": pdu} for target, position, pdu in redactions],
+    )
+
+
+def _list(tx: ReadTx, statement: object, room_nid: int, after: int, upto: int, limit: int) -> list[StoredEvent]:
+    values = {"room_nid": room_nid, "after": after, "upto": upto, "limit": limit}
+    return [StoredEvent(*row) for row in tx.connection.execute(statement, values)]  # type: ignore[call-overload]

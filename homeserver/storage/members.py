@@ -1,0 +1,129 @@
+"""Who is in which room now, for local and remote users alike."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import BigInteger, Boolean, Column, Index, Table, bindparam, false, select, update
+from sqlalchemy.dialects.postgresql import insert
+
+from homeserver.matrix.identifiers import UserId
+from homeserver.storage.engine import ReadTx, WriteTx
+from homeserver.storage.tables import Text, metadata
+
+memberships = Table(
+    "memberships",
+    metadata,
+    Column("room_nid", BigInteger, primary_key=True, autoincrement=False),
+    Column("user_id", Text, primary_key=True),
+    Column("membership", Text, nullable=False),
+    Column("sender", Text, nullable=False),
+    Column("position", BigInteger, nullable=False),  # Of the member event.
+    Column("forgotten", Boolean, nullable=False, server_default=false()),
+    # All rooms of a user; and, by position, what changed for a user.
+    Index("ix_memberships_user_id_membership", "user_id", "membership"),
+    Index("ix_memberships_user_id_position", "user_id", "position"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One user's membership of one room. `sender` made it so, by the event at `position`."""
+
+    room_nid: int
+    user_id: UserId
+    membership: str
+    sender: UserId
+    position: int
+    forgotten: bool = False
+
+
+_INSERT = insert(memberships)
+_UPSERT = _INSERT.on_conflict_do_update(
+    index_elements=["room_nid", "user_id"],
+    set_={
+        "membership": _INSERT.excluded.membership,
+        "sender": _INSERT.excluded.sender,
+        "position": _INSERT.excluded.position,
+        "forgotten": _INSERT.excluded.forgotten,
+    },
+)
+_OF_USER = select(memberships).where(memberships.c.user_id == bindparam("user_id"))
+_OF_USER_WITH = _OF_USER.where(memberships.c.membership.in_(bindparam("kinds", expanding=True)))
+_OF_USER_SINCE = _OF_USER.where(
+    memberships.c.position > bindparam("after"), memberships.c.position <= bindparam("upto")
+).order_by(memberships.c.position)
+_ONE = _OF_USER.where(memberships.c.room_nid == bindparam("room_nid"))
+_JOINED = select(memberships.c.user_id).where(
+    memberships.c.room_nid == bindparam("room_nid"), memberships.c.membership == "join"
+)
+_FORGET = (
+    update(memberships)
+    .where(
+        memberships.c.room_nid == bindparam("nid"),
+        memberships.c.user_id == bindparam("who"),
+        memberships.c.membership.in_(["leave", "ban"]),
+    )
+    .values(forgotten=True)
+)
+_theirs = memberships.alias("theirs")
+_SHARING = (
+    select(_theirs.c.user_id)
+    .distinct()
+    .select_from(memberships.join(_theirs, memberships.c.room_nid == _theirs.c.room_nid))
+    .where(
+        memberships.c.user_id == bindparam("user_id"),
+        memberships.c.membership == "join",
+        _theirs.c.membership == "join",
+    )
+)
+
+
+def set_many(tx: WriteTx, changes: Sequence[Member]) -> None:
+    """Record memberships; the key is room and user, and each may be named once."""
+    tx.connection.execute(
+        _UPSERT,
+        [
+            {
+                "room_nid": member.room_nid,
+                "user_id": member.user_id,
+                "membership": member.membership,
+                "sender": member.sender,
+                "position": member.position,
+                "forgotten": member.forgotten,
+            }
+            for member in changes
+        ],
+    )
+
+
+def find(tx: ReadTx, room_nid: int, user_id: UserId) -> Member | None:
+    """The user's membership, or None if there never was one."""
+    row = tx.connection.execute(_ONE, {"room_nid": room_nid, "user_id": user_id}).one_or_none()
+    return None if row is None else Member(*row)
+
+
+def list_of_user(tx: ReadTx, user_id: UserId, kinds: Iterable[str]) -> list[Member]:
+    """The user's memberships of these kinds (`join`, `invite`, …), forgotten rooms included."""
+    rows = tx.connection.execute(_OF_USER_WITH, {"user_id": user_id, "kinds": list(kinds)})
+    return [Member(*row) for row in rows]
+
+
+def list_of_user_since(tx: ReadTx, user_id: UserId, *, after: int, upto: int) -> list[Member]:
+    """The user's memberships whose last change lies in (after, upto], the oldest change first."""
+    values = {"user_id": user_id, "after": after, "upto": upto}
+    return [Member(*row) for row in tx.connection.execute(_OF_USER_SINCE, values)]
+
+
+def list_joined_users(tx: ReadTx, room_nid: int) -> list[UserId]:
+    """The users who are in the room."""
+    return list(tx.connection.execute(_JOINED, {"room_nid": room_nid}).scalars())
+
+
+def list_sharing(tx: ReadTx, user_id: UserId) -> list[UserId]:
+    """The users who are in a room together with this one, the user included."""
+    return list(tx.connection.execute(_SHARING, {"user_id": user_id}).scalars())
+
+
+def forget(tx: WriteTx, room_nid: int, user_id: UserId) -> bool:
+    """Mark the room as forgotten; False where the user is still in it, or never was."""
+    return tx.connection.execute(_FORGET, {"nid": room_nid, "who": user_id}).rowcount == 1

@@ -1,0 +1,117 @@
+"""Rooms: their version, the state after their newest events, and those events (the forward extremities)."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import BigInteger, Boolean, Column, Table, bindparam, delete, false, insert, select, true, update
+
+from homeserver.matrix.identifiers import RoomId
+from homeserver.storage.engine import ReadTx, WriteTx
+from homeserver.storage.tables import Text, metadata
+
+rooms = Table(
+    "rooms",
+    metadata,
+    # The position at which the room became known: small, unique, and needs no counter of its own.
+    Column("room_nid", BigInteger, primary_key=True, autoincrement=False),
+    Column("room_id", Text, nullable=False, unique=True),
+    Column("version", Text, nullable=False),
+    Column("is_public", Boolean, nullable=False, server_default=false()),
+    Column("state_root", BigInteger, nullable=False),
+)
+
+forward_extremities = Table(
+    "forward_extremities",
+    metadata,
+    Column("room_nid", BigInteger, primary_key=True, autoincrement=False),
+    Column("position", BigInteger, primary_key=True, autoincrement=False),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """A room as it is stored."""
+
+    room_nid: int
+    room_id: RoomId
+    version: str
+    is_public: bool
+    state_root: int
+
+
+_INSERT = insert(rooms)
+_BY_ID = select(rooms).where(rooms.c.room_id == bindparam("room_id"))
+_NID = select(rooms.c.room_nid).where(rooms.c.room_id == bindparam("room_id"))
+_BY_NIDS = select(rooms).where(rooms.c.room_nid.in_(bindparam("room_nids", expanding=True)))
+_SET_ROOT = update(rooms).where(rooms.c.room_nid == bindparam("nid")).values(state_root=bindparam("root"))
+_SET_PUBLIC = update(rooms).where(rooms.c.room_nid == bindparam("nid")).values(is_public=bindparam("public"))
+_PUBLIC = select(rooms).where(rooms.c.is_public == true())
+_EXTREMITIES = select(forward_extremities.c.position).where(forward_extremities.c.room_nid == bindparam("room_nid"))
+_ADD_EXTREMITY = insert(forward_extremities)
+_REMOVE_EXTREMITY = delete(forward_extremities).where(
+    forward_extremities.c.room_nid == bindparam("nid"), forward_extremities.c.position == bindparam("old")
+)
+
+
+def insert_many(tx: WriteTx, new: Sequence[Room]) -> None:
+    """Add rooms."""
+    tx.connection.execute(
+        _INSERT,
+        [
+            {
+                "room_nid": room.room_nid,
+                "room_id": room.room_id,
+                "version": room.version,
+                "is_public": room.is_public,
+                "state_root": room.state_root,
+            }
+            for room in new
+        ],
+    )
+
+
+def find(tx: ReadTx, room_id: RoomId) -> Room | None:
+    """The room, or None if this server does not know it."""
+    row = tx.connection.execute(_BY_ID, {"room_id": room_id}).one_or_none()
+    return None if row is None else Room(*row)
+
+
+def find_nid(tx: ReadTx, room_id: RoomId) -> int | None:
+    """The room's number, or None if this server does not know it."""
+    return tx.connection.execute(_NID, {"room_id": room_id}).scalar_one_or_none()
+
+
+def find_many(tx: ReadTx, room_nids: Iterable[int]) -> dict[int, Room]:
+    """The rooms with these numbers."""
+    rows = tx.connection.execute(_BY_NIDS, {"room_nids": list(room_nids)})
+    return {row.room_nid: Room(*row) for row in rows}
+
+
+def list_public(tx: ReadTx) -> list[Room]:
+    """The rooms in the published directory."""
+    return [Room(*row) for row in tx.connection.execute(_PUBLIC)]
+
+
+def set_public(tx: WriteTx, room_nid: int, is_public: bool) -> None:
+    """Publish the room in the directory, or take it out."""
+    tx.connection.execute(_SET_PUBLIC, {"nid": room_nid, "public": is_public})
+
+
+def set_state_roots(tx: WriteTx, roots: Iterable[tuple[int, int]]) -> None:
+    """Say, for pairs of a room and a root, what the current state is."""
+    tx.connection.execute(_SET_ROOT, [{"nid": room_nid, "root": root} for room_nid, root in roots])
+
+
+def list_extremities(tx: ReadTx, room_nid: int) -> list[int]:
+    """The positions of the room's newest events, those that no event follows."""
+    return list(tx.connection.execute(_EXTREMITIES, {"room_nid": room_nid}).scalars())
+
+
+def replace_extremities(tx: WriteTx, removed: Iterable[tuple[int, int]], added: Iterable[tuple[int, int]]) -> None:
+    """Exchange forward extremities, given as pairs of a room and a position."""
+    old = [{"nid": room_nid, "old": position} for room_nid, position in removed]
+    if old:
+        tx.connection.execute(_REMOVE_EXTREMITY, old)
+    tx.connection.execute(
+        _ADD_EXTREMITY, [{"room_nid": room_nid, "position": position} for room_nid, position in added]
+    )

@@ -1,0 +1,133 @@
+"""A server with users in it: what most tests of the HTTP interface begin with."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+from urllib.parse import quote
+
+import httpx2
+
+from homeserver.app.application import Application
+from homeserver.app.container import Container
+from homeserver.config.model import Config, Limits, Passwords
+from homeserver.kit.clock import Clock
+from homeserver.services.users.accounts import NewDevice
+from tests.client import Client, client_of
+
+
+class StoppedClock(Clock):
+    """Time that passes only when told to."""
+
+    def __init__(self) -> None:
+        self.time = 1_700_000_000_000
+
+    def now(self) -> int:
+        return self.time
+
+
+@dataclass
+class User:
+    """A logged in device of a user."""
+
+    client: Client
+    user_id: str
+    device_id: str
+    token: str
+    transactions: "count[int]" = field(default_factory=count)
+
+    async def call(self, method: str, path: str, body: Any = None, **options: Any) -> httpx2.Response:
+        """The answer to a request below `/_matrix/client`; without a version in front, `v3` is meant."""
+        prefix = "" if path.startswith(("/v1/", "/v3/", "/unstable/")) else "/v3"
+        headers = {"Authorization": f"Bearer {self.token}"}
+        if body is not None:
+            options["json"] = body
+        return await self.client.send(method, f"/_matrix/client{prefix}{path}", headers=headers, **options)
+
+    async def get(self, path: str, **params: Any) -> httpx2.Response:
+        return await self.call("GET", path, params=params)
+
+    async def put(self, path: str, body: Any = None) -> httpx2.Response:
+        return await self.call("PUT", path, {} if body is None else body)
+
+    async def post(self, path: str, body: Any = None) -> httpx2.Response:
+        return await self.call("POST", path, {} if body is None else body)
+
+    async def create_room(self, **options: Any) -> str:
+        """The id of a new room."""
+        answer = await self.post("/createRoom", options)
+        assert answer.status_code == 200, answer.text
+        room_id: str = answer.json()["room_id"]
+        return room_id
+
+    async def join(self, room_id: str) -> None:
+        answer = await self.post(f"/rooms/{quote(room_id)}/join")
+        assert answer.status_code == 200, answer.text
+
+    async def leave(self, room_id: str) -> None:
+        answer = await self.post(f"/rooms/{quote(room_id)}/leave")
+        assert answer.status_code == 200, answer.text
+
+    async def invite(self, room_id: str, user: "User") -> None:
+        answer = await self.post(f"/rooms/{quote(room_id)}/invite", {"user_id": user.user_id})
+        assert answer.status_code == 200, answer.text
+
+    async def send(self, room_id: str, content: Any, type_: str = "m.room.message") -> str:
+        """The id of the event that was sent; text stands for a message of that text."""
+        if isinstance(content, str):
+            content = {"msgtype": "m.text", "body": content}
+        answer = await self.put(f"/rooms/{quote(room_id)}/send/{quote(type_)}/t{next(self.transactions)}", content)
+        assert answer.status_code == 200, answer.text
+        event_id: str = answer.json()["event_id"]
+        return event_id
+
+    async def set_state(self, room_id: str, type_: str, content: Any, state_key: str = "") -> str:
+        answer = await self.put(f"/rooms/{quote(room_id)}/state/{quote(type_)}/{quote(state_key)}", content)
+        assert answer.status_code == 200, answer.text
+        event_id: str = answer.json()["event_id"]
+        return event_id
+
+
+@dataclass
+class World:
+    """A running server."""
+
+    client: Client
+    clock: StoppedClock
+    container: Container
+
+    async def user(self, name: str, *, device_id: str | None = None) -> User:
+        """A new user, logged in, or a further device of a known one; the password is the name, twice."""
+        accounts = self.container.accounts
+        device = NewDevice(device_id, None, refreshable=False)
+        if device_id is None:
+            _, session = await accounts.register(name, name * 2, device)
+        else:
+            session = await accounts.login(name, name * 2, device)
+        assert session is not None
+        return User(self.client, session.user_id, session.device_id, session.tokens.access_token)
+
+
+def settings(database_url: str, data_dir: str, **more: Any) -> Config:
+    """Settings for tests: cheap passwords, no rate limits."""
+    return Config(
+        database_url=database_url,
+        data_dir=data_dir,
+        passwords=Passwords(time_cost=1, memory_kib=8, minimum_length=1),
+        limits=Limits(rate_limits=False),
+        **more,
+    )
+
+
+@asynccontextmanager
+async def running(config: Config) -> AsyncIterator[World]:
+    """A server with these settings."""
+    clock = StoppedClock()
+    application = Application(config, clock=clock)
+    container = await application.start()
+    try:
+        async with client_of(application) as client:
+            yield World(client, clock, container)
+    finally:
+        await application.stop()
