@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from homeserver.api import ops
 from homeserver.api.client import versions, well_known
-from homeserver.api.client.v3 import login, members, register, rooms, send, state
+from homeserver.api.client.v3 import login, members, register, rooms, send, state, sync
 from homeserver.http.endpoint import Endpoint
 
 _V3 = [
@@ -14,6 +14,7 @@ _V3 = [
     *members.ENDPOINTS,
     *send.ENDPOINTS,
     *state.ENDPOINTS,
+    *sync.ENDPOINTS,
 ]
 
 

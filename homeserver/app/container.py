@@ -20,6 +20,7 @@ from homeserver.services.rooms.members import Members
 from homeserver.services.rooms.persist import EventWriter
 from homeserver.services.rooms.send import Author, Sender
 from homeserver.services.rooms.state import StateTrees
+from homeserver.services.sync.v2 import Sync
 from homeserver.services.users.accounts import Accounts
 from homeserver.storage import stream_rows
 from homeserver.storage.engine import Database
@@ -43,6 +44,7 @@ class Container:
     sender: Sender
     members: Members
     room_creation: RoomCreation
+    sync: Sync
 
 
 @asynccontextmanager
@@ -66,6 +68,7 @@ async def build(config: Config, *, clock: Clock, randomness: Randomness, metrics
         stack.push_async_callback(background.close)
         sender = Sender(database, clock, hot, EventWriter(database, hot, trees, background), author)
         members = Members(database, sender, config.server_name)
+        stack.callback(notifier.wake_all)
         yield Container(
             config=config,
             clock=clock,
@@ -80,4 +83,5 @@ async def build(config: Config, *, clock: Clock, randomness: Randomness, metrics
             sender=sender,
             members=members,
             room_creation=RoomCreation(clock, sender, members, author, default_version=config.default_room_version),
+            sync=Sync(database, clock, notifier, trees),
         )

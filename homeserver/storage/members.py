@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import BigInteger, Boolean, Column, Index, Table, bindparam, false, select, update
+from sqlalchemy import BigInteger, Boolean, Column, Index, Table, bindparam, false, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from homeserver.matrix.identifiers import UserId
@@ -55,6 +55,22 @@ _OF_USER_SINCE = _OF_USER.where(
 _ONE = _OF_USER.where(memberships.c.room_nid == bindparam("room_nid"))
 _JOINED = select(memberships.c.user_id).where(
     memberships.c.room_nid == bindparam("room_nid"), memberships.c.membership == "join"
+)
+_IN_ROOM = select(memberships).where(memberships.c.room_nid == bindparam("room_nid"))
+_COUNTS = (
+    select(memberships.c.membership, func.count())
+    .where(memberships.c.room_nid == bindparam("room_nid"))
+    .group_by(memberships.c.membership)
+)
+_FIRST = (
+    select(memberships.c.user_id)
+    .where(
+        memberships.c.room_nid == bindparam("room_nid"),
+        memberships.c.user_id != bindparam("but"),
+        memberships.c.membership.in_(bindparam("kinds", expanding=True)),
+    )
+    .order_by(memberships.c.position)
+    .limit(bindparam("limit"))
 )
 _FORGET = (
     update(memberships)
@@ -112,6 +128,22 @@ def list_of_user_since(tx: ReadTx, user_id: UserId, *, after: int, upto: int) ->
     """The user's memberships whose last change lies in (after, upto], the oldest change first."""
     values = {"user_id": user_id, "after": after, "upto": upto}
     return [Member(*row) for row in tx.connection.execute(_OF_USER_SINCE, values)]
+
+
+def list_in_room(tx: ReadTx, room_nid: int) -> list[Member]:
+    """Everybody who ever had to do with the room."""
+    return [Member(*row) for row in tx.connection.execute(_IN_ROOM, {"room_nid": room_nid})]
+
+
+def count(tx: ReadTx, room_nid: int) -> dict[str, int]:
+    """How many users have each kind of membership."""
+    return {row[0]: row[1] for row in tx.connection.execute(_COUNTS, {"room_nid": room_nid})}
+
+
+def list_first(tx: ReadTx, room_nid: int, kinds: Iterable[str], *, but: UserId, limit: int) -> list[UserId]:
+    """The users who have had these memberships for the longest time, without one of them."""
+    values = {"room_nid": room_nid, "kinds": list(kinds), "but": but, "limit": limit}
+    return list(tx.connection.execute(_FIRST, values).scalars())
 
 
 def list_joined_users(tx: ReadTx, room_nid: int) -> list[UserId]:

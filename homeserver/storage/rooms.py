@@ -7,7 +7,7 @@ from sqlalchemy import BigInteger, Boolean, Column, Table, bindparam, delete, fa
 
 from homeserver.matrix.identifiers import RoomId
 from homeserver.storage.engine import ReadTx, WriteTx
-from homeserver.storage.tables import Text, metadata
+from homeserver.storage.tables import Text, chunks, metadata
 
 rooms = Table(
     "rooms",
@@ -47,6 +47,10 @@ _SET_ROOT = update(rooms).where(rooms.c.room_nid == bindparam("nid")).values(sta
 _SET_PUBLIC = update(rooms).where(rooms.c.room_nid == bindparam("nid")).values(is_public=bindparam("public"))
 _PUBLIC = select(rooms).where(rooms.c.is_public == true())
 _EXTREMITIES = select(forward_extremities.c.position).where(forward_extremities.c.room_nid == bindparam("room_nid"))
+_CHANGED = select(forward_extremities.c.room_nid).where(
+    forward_extremities.c.room_nid.in_(bindparam("room_nids", expanding=True)),
+    forward_extremities.c.position > bindparam("after"),
+)
 _ADD_EXTREMITY = insert(forward_extremities)
 _REMOVE_EXTREMITY = delete(forward_extremities).where(
     forward_extremities.c.room_nid == bindparam("nid"), forward_extremities.c.position == bindparam("old")
@@ -83,8 +87,10 @@ def find_nid(tx: ReadTx, room_id: RoomId) -> int | None:
 
 def find_many(tx: ReadTx, room_nids: Iterable[int]) -> dict[int, Room]:
     """The rooms with these numbers."""
-    rows = tx.connection.execute(_BY_NIDS, {"room_nids": list(room_nids)})
-    return {row.room_nid: Room(*row) for row in rows}
+    found: dict[int, Room] = {}
+    for part in chunks(room_nids):
+        found.update((row.room_nid, Room(*row)) for row in tx.connection.execute(_BY_NIDS, {"room_nids": part}))
+    return found
 
 
 def list_public(tx: ReadTx) -> list[Room]:
@@ -105,6 +111,14 @@ def set_state_roots(tx: WriteTx, roots: Iterable[tuple[int, int]]) -> None:
 def list_extremities(tx: ReadTx, room_nid: int) -> list[int]:
     """The positions of the room's newest events, those that no event follows."""
     return list(tx.connection.execute(_EXTREMITIES, {"room_nid": room_nid}).scalars())
+
+
+def list_changed(tx: ReadTx, room_nids: Iterable[int], *, after: int) -> set[int]:
+    """Those of the rooms which have events behind that position."""
+    found: set[int] = set()
+    for part in chunks(room_nids):
+        found.update(tx.connection.execute(_CHANGED, {"room_nids": part, "after": after}).scalars())
+    return found
 
 
 def replace_extremities(tx: WriteTx, removed: Iterable[tuple[int, int]], added: Iterable[tuple[int, int]]) -> None:

@@ -38,6 +38,8 @@ class Notifier:
         self._waiters: dict[str, set[Waiter]] = {}
         self._changed: dict[str, int] = {}
         self._known_since: int | None = None
+        self.is_stopping = False
+        """Nobody should begin to wait any more."""
 
     @contextmanager
     def waiting_for(self, keys: Iterable[str]) -> Iterator[Waiter]:
@@ -54,6 +56,10 @@ class Notifier:
                 waiters.discard(waiter)
                 if not waiters:
                     del self._waiters[key]
+
+    def waits(self, key: str) -> bool:
+        """Whether anybody waits for this key."""
+        return key in self._waiters
 
     def begin(self, position: int) -> None:
         """From this position on the notifier hears of every change."""
@@ -80,4 +86,5 @@ class Notifier:
 
     def wake_all(self) -> None:
         """Wake everybody: the server is about to stop."""
+        self.is_stopping = True
         self.wake(list(self._waiters))

@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
-from homeserver.errors import HomeserverError
+from homeserver.errors import HomeserverError, Unavailable
 from homeserver.kit.concurrency import Background
 from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import DeviceId, EventId, UserId
@@ -113,18 +113,22 @@ class EventWriter:
         try:
             while self._queue:
                 group, self._queue = self._queue[:_GROUP], self._queue[_GROUP:]
-                if not await self._try(group):
-                    await self._write_singly(group)
+                try:
+                    if not await self._try(group):
+                        await self._write_singly(group)
+                finally:
+                    self._abandon(group)
         finally:
             self._is_writing = False
 
     async def _write_singly(self, group: list[Batch]) -> None:
         there = await self._found(group)
         for batch in group:
-            if there is not None and batch.events[0].event.event_id in there:
+            ids = [EventId(new.event.event_id) for new in batch.events]
+            if there is not None and there.keys() >= set(ids):
                 # The commit succeeded and only its answer was lost.
                 self._rooms.drop(batch.room)
-                self._settle(batch, [there[EventId(new.event.event_id)] for new in batch.events])
+                self._settle(batch, [there[event_id] for event_id in ids])
             elif batch.room.is_stale:
                 self._fail(batch, Superseded())
             else:
@@ -136,6 +140,13 @@ class EventWriter:
                 self._fail(batch, Superseded())
             else:
                 self._queue.append(batch)
+
+    def _abandon(self, group: list[Batch]) -> None:
+        """Nobody waits for ever, whatever went wrong."""
+        for batch in group:
+            if batch.done is not None and not batch.done.done():
+                self._rooms.drop(batch.room)
+                self._fail(batch, Unavailable("The events could not be written."))
 
     async def _try(self, group: list[Batch]) -> bool:
         """Whether the group was written. A single batch that was not gets its error here."""

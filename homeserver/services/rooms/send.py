@@ -79,6 +79,7 @@ class Author:
         self._key = key
         self._clock = clock
         self._randomness = randomness
+        self._last_create_ts = 0
 
     def new_room_id(self) -> RoomId:
         """A room id for the versions in which the server chooses it."""
@@ -107,7 +108,7 @@ class Author:
                 sender=draft.sender,
                 state_key=draft.state_key,
                 content=content,
-                origin_server_ts=self._clock.now(),
+                origin_server_ts=self._create_ts() if is_create else self._clock.now(),
                 depth=max((event.depth for event in latest), default=0) + 1,
                 prev_events=latest,
                 auth_events=[] if is_create else auth_events,
@@ -126,6 +127,11 @@ class Author:
         except (CanonicalJsonError, MalformedEvent) as error:
             raise BadJson(str(error)) from None
         return event
+
+    def _create_ts(self) -> int:
+        """A time for a create event. A room id can be its hash, so no two of them may be alike."""
+        self._last_create_ts = max(self._clock.now(), self._last_create_ts + 1)
+        return self._last_create_ts
 
     def _new_event_id(self) -> str:
         return f"${self._randomness.letters(18)}:{self.server_name}"

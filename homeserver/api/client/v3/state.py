@@ -21,7 +21,17 @@ async def put_without_key(
     return {"event_id": await sender.set_state(who, room_id, event_type, "", body.raw)}
 
 
+def _endpoints(method: str, with_key: Any, without_key: Any, body: Any) -> list[Endpoint]:
+    """For an empty state key the slash behind the type may be left out."""
+    path = "/rooms/{room_id}/state/{event_type}"
+    limit = None if method == "GET" else "send"
+    return [
+        Endpoint(method, f"{path}/{{state_key}}", with_key, auth=USER, limit=limit, body=body),
+        Endpoint(method, f"{path}/", without_key, auth=USER, limit=limit, body=body),
+        Endpoint(method, path, without_key, auth=USER, limit=limit, body=body),
+    ]
+
+
 ENDPOINTS = [
-    Endpoint("PUT", "/rooms/{room_id}/state/{event_type}/{state_key}", put, auth=USER, limit="send", body=JsonObject),
-    Endpoint("PUT", "/rooms/{room_id}/state/{event_type}", put_without_key, auth=USER, limit="send", body=JsonObject),
+    *_endpoints("PUT", put, put_without_key, JsonObject),
 ]

@@ -1,0 +1,76 @@
+"""The one function by which everybody who reads a room learns which of its events a user may see."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from homeserver.matrix import visibility
+from homeserver.matrix.events import Event
+from homeserver.matrix.identifiers import UserId
+from homeserver.matrix.visibility import Moment
+from homeserver.services.rooms.hot import parse
+from homeserver.services.rooms.state import StateTrees
+from homeserver.storage import events, members
+from homeserver.storage.engine import ReadTx
+from homeserver.storage.events import StoredEvent
+from homeserver.storage.state import Pair
+
+_VISIBILITY = ("m.room.history_visibility", "")
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """An event that the user may see, and the user's membership with it (its own effect included)."""
+
+    stored: StoredEvent
+    event: Event
+    membership: str
+
+
+def visible(tx: ReadTx, trees: StateTrees, version: str, user_id: UserId, stored: Sequence[StoredEvent]) -> list[Seen]:
+    """Those of one room's events that the user may see, in the order given."""
+    if not stored:
+        return []
+    own = ("m.room.member", user_id)
+    roots = {root for event in stored for root in (event.state_before, event.state_after) if root is not None}
+    moments = _moments(tx, trees, version, own, roots)
+    last_join = _last_join(tx, version, stored[0].room_nid, user_id)
+    seen = []
+    for row in stored:
+        event = parse(row, version)
+        after = moments[row.state_after] if row.state_after is not None else _NOTHING
+        considered = [after]
+        if (event.type, event.state_key) in (own, _VISIBILITY):
+            considered.append(moments[row.state_before] if row.state_before is not None else _NOTHING)
+        if any(visibility.may_see(moment, joined_later=last_join > row.position) for moment in considered):
+            seen.append(Seen(row, event, after.membership))
+    return seen
+
+
+_NOTHING = Moment(visibility.SHARED, "leave")
+
+
+def _moments(tx: ReadTx, trees: StateTrees, version: str, own: Pair, roots: Iterable[int]) -> dict[int, Moment]:
+    found = {root: trees.find(tx, root, (own, _VISIBILITY)) for root in roots}
+    stored = events.find_many(tx, {position for positions in found.values() for position in positions.values()})
+    parsed = {position: parse(row, version) for position, row in stored.items()}
+
+    def moment(positions: dict[Pair, int]) -> Moment:
+        member, rule = positions.get(own), positions.get(_VISIBILITY)
+        return Moment(
+            visibility.history_visibility(None if rule is None else parsed[rule].content.get("history_visibility")),
+            "leave" if member is None else parsed[member].membership or "leave",
+        )
+
+    return {root: moment(positions) for root, positions in found.items()}
+
+
+def _last_join(tx: ReadTx, version: str, room_nid: int, user_id: UserId) -> int:
+    """The position until which the user was in the room, or at which the user joined last; 0 for never."""
+    member = members.find(tx, room_nid, user_id)
+    position = None if member is None else member.position
+    while position is not None:
+        row = events.find_many(tx, [position])[position]
+        if parse(row, version).membership == "join":
+            return position
+        position = row.replaces
+    return 0

@@ -1,0 +1,1 @@
+"""What a client is told when it asks what is new."""

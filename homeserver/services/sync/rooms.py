@@ -1,0 +1,260 @@
+"""What one room has for one client between two positions: timeline, state, summary (client-server API, Syncing)."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from homeserver.matrix.filters import RoomFilter
+from homeserver.matrix.identifiers import UserId
+from homeserver.services.auth.sessions import Requester
+from homeserver.services.rooms.client_events import show, show_state
+from homeserver.services.rooms.hot import parse
+from homeserver.services.rooms.state import StateTrees
+from homeserver.services.rooms.visibility import Seen, visible
+from homeserver.storage import events, members
+from homeserver.storage.engine import ReadTx
+from homeserver.storage.events import StoredEvent
+from homeserver.storage.members import Member
+from homeserver.storage.rooms import Room
+from homeserver.storage.state import Pair
+from homeserver.streams.positions import RoomToken
+
+DEFAULT_TIMELINE = 10
+_PAGE = 100
+_PAGES = 5
+_HEROES = 5
+_STRIPPED = (
+    "m.room.create",
+    "m.room.name",
+    "m.room.avatar",
+    "m.room.topic",
+    "m.room.join_rules",
+    "m.room.canonical_alias",
+    "m.room.encryption",
+)
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Who looks, and how."""
+
+    who: Requester
+    filter: RoomFilter
+    full_state: bool
+    state_after: bool
+    as_pdus: bool
+    now: int
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """The newest events of a stretch of a room, the oldest first."""
+
+    seen: list[Seen]
+    limited: bool
+    """The stretch has further events before these."""
+    skipped: bool
+    """Events among or before these were left out, so that state may have changed without being told."""
+    before: int
+    """The position just before the first event."""
+
+
+def joined_room(
+    tx: ReadTx, trees: StateTrees, view: View, room: Room, member: Member, *, since: int | None, upto: int
+) -> Json | None:
+    """The entry of a room that the user is in, or None if nothing changed in it after `since`."""
+    base = since if since is not None and _joined_ever_since(tx, room, member, since) else None
+    if base is not None and not view.full_state and not _changed(tx, room, base, upto):
+        return None
+    timeline = _timeline(tx, trees, view, room, base=base, upto=upto)
+    state, members_changed = _state(tx, trees, view, room, timeline, base=base, end=room.state_root)
+    if base is not None and not view.full_state and not timeline.seen and not state:
+        return None
+    entry = _entry(tx, trees, view, room, timeline)
+    heroes: Sequence[UserId] = ()
+    if base is None or view.full_state or members_changed or _has_member(timeline):
+        entry["summary"] = summary = _summary(tx, room.room_nid, view.who.user_id)
+        heroes = summary["m.heroes"]
+    state.update(_lazy(tx, trees, view, room, timeline, heroes, is_whole=base is None or view.full_state))
+    _put_state(tx, view, room, entry, state.values())
+    return entry
+
+
+def left_room(tx: ReadTx, trees: StateTrees, view: View, room: Room, member: Member, *, since: int | None) -> Json:
+    """The entry of a room that the user has left, up to the leave."""
+    leave = events.find_many(tx, [member.position])[member.position]
+    was_joined = _was_in(tx, room, leave)
+    base = since if since is not None and was_joined else None
+    if was_joined:
+        timeline = _timeline(tx, trees, view, room, base=base, upto=leave.position)
+        state, _ = _state(tx, trees, view, room, timeline, base=base, end=leave.state_after)
+    else:
+        # An invite that was rejected, or a knock that came to nothing: nothing but the end of it is theirs to see.
+        seen = [Seen(leave, parse(leave, room.version), member.membership)]
+        timeline, state = Timeline(seen, limited=False, skipped=False, before=leave.position - 1), {}
+    entry = _entry(tx, trees, view, room, timeline)
+    state.update(_lazy(tx, trees, view, room, timeline, (), is_whole=base is None and was_joined))
+    _put_state(tx, view, room, entry, state.values())
+    return entry
+
+
+def stripped_room(tx: ReadTx, trees: StateTrees, room: Room, member: Member) -> list[msgspec.Raw]:
+    """What somebody who is invited, or knocks, is told of the room: its stripped state at that moment."""
+    event = events.find_many(tx, [member.position])[member.position]
+    pairs: list[Pair] = [(kind, "") for kind in _STRIPPED]
+    positions = trees.find(tx, event.state_after, [*pairs, ("m.room.member", member.user_id)])
+    stored = events.find_many(tx, positions.values())
+    return [msgspec.Raw(parse(stored[position], room.version).stripped_json()) for position in sorted(stored)]
+
+
+def _joined_ever_since(tx: ReadTx, room: Room, member: Member, since: int) -> bool:
+    """Whether the user was in the room at `since` and has not left it in between."""
+    position: int | None = member.position
+    while position is not None:
+        row = events.find_many(tx, [position])[position]
+        if parse(row, room.version).membership != "join":
+            return False
+        if position <= since:
+            return True
+        position = row.replaces
+    return False
+
+
+def _was_in(tx: ReadTx, room: Room, leave: StoredEvent) -> bool:
+    """Whether the user who left had been in the room."""
+    position = leave.replaces
+    while position is not None:
+        row = events.find_many(tx, [position])[position]
+        if parse(row, room.version).membership == "join":
+            return True
+        position = row.replaces
+    return False
+
+
+def _changed(tx: ReadTx, room: Room, base: int, upto: int) -> bool:
+    return bool(events.list_backwards(tx, room.room_nid, after=base, upto=upto, limit=1))
+
+
+def _timeline(tx: ReadTx, trees: StateTrees, view: View, room: Room, *, base: int | None, upto: int) -> Timeline:
+    wanted = view.filter.timeline
+    limit = wanted.limit_or(DEFAULT_TIMELINE) if wanted.admits_room(room.room_id) else 0
+    seen: list[Seen] = []
+    end, more, skipped = upto, True, False
+    for _ in range(_PAGES):
+        size = limit + 1 if wanted.admits_all else _PAGE
+        rows = events.list_backwards(tx, room.room_nid, after=base or 0, upto=end, limit=size)
+        # Whoever has been in the room all the time may see everything of that time.
+        page = (
+            [Seen(row, parse(row, room.version), "join") for row in rows]
+            if base is not None
+            else visible(tx, trees, room.version, view.who.user_id, rows)
+        )
+        admitted = page if wanted.admits_all else [one for one in page if wanted.admits_event(one.event)]
+        skipped = skipped or len(admitted) < len(rows)
+        seen.extend(admitted)
+        more = len(rows) == size
+        if not more or len(seen) > limit:
+            break
+        end = rows[-1].position - 1
+    limited = more or len(seen) > limit
+    chosen = seen[:limit][::-1]
+    before = chosen[0].stored.position - 1 if chosen else upto
+    return Timeline(chosen, limited, skipped or limited, before)
+
+
+def _state(
+    tx: ReadTx, trees: StateTrees, view: View, room: Room, timeline: Timeline, *, base: int | None, end: int | None
+) -> tuple[dict[Pair, int], bool]:
+    """The state to tell, and whether memberships changed in it."""
+    if not view.filter.state.admits_room(room.room_id):
+        return {}, False
+    target = end
+    if not view.state_after and timeline.seen:
+        target = timeline.seen[0].stored.state_before
+    if base is None or view.full_state:
+        return _without_members(view, trees.items(tx, target)), False
+    if not timeline.skipped and not view.state_after:
+        return {}, False
+    last = events.list_backwards(tx, room.room_nid, after=0, upto=base, limit=1)
+    changes = trees.difference(tx, last[0].state_after if last else None, target)
+    state = {pair: new for pair, (_, new) in changes.items() if new is not None}
+    return state, any(kind == "m.room.member" for kind, _ in changes)
+
+
+def _without_members(view: View, state: dict[Pair, int]) -> dict[Pair, int]:
+    """A whole state as it is shown at first: under lazy loading members come by `_lazy`."""
+    if not view.filter.state.lazy_load_members:
+        return state
+    return {pair: position for pair, position in state.items() if pair[0] != "m.room.member"}
+
+
+def _lazy(
+    tx: ReadTx,
+    trees: StateTrees,
+    view: View,
+    room: Room,
+    timeline: Timeline,
+    heroes: Iterable[str],
+    *,
+    is_whole: bool,
+) -> dict[Pair, int]:
+    """The member events that a client needs under lazy loading: of those who speak, of heroes, and its own."""
+    if not view.filter.state.lazy_load_members:
+        return {}
+    users = {*heroes, *(one.event.sender for one in timeline.seen)}
+    if is_whole:
+        users.add(view.who.user_id)
+    if not users:
+        return {}
+    root = room.state_root
+    if timeline.seen:
+        root = timeline.seen[-1].stored.state_after or root
+        if not view.state_after:
+            root = timeline.seen[0].stored.state_before or root
+    return trees.find(tx, root, [("m.room.member", user_id) for user_id in sorted(users)])
+
+
+def _entry(tx: ReadTx, trees: StateTrees, view: View, room: Room, timeline: Timeline) -> Json:
+    if view.as_pdus:
+        shown = [msgspec.Raw(one.event.pdu) for one in timeline.seen]
+    else:
+        shown = show(tx, trees, room.version, view.who, timeline.seen, now=view.now, include_room_id=False)
+    prev_batch = str(RoomToken(timeline.before))
+    return {"timeline": {"events": shown, "limited": timeline.limited, "prev_batch": prev_batch}}
+
+
+def _put_state(tx: ReadTx, view: View, room: Room, entry: Json, positions: Iterable[int]) -> None:
+    wanted = view.filter.state
+    positions = set(positions)
+    if not wanted.admits_all and positions:
+        rows = events.find_many(tx, positions)
+        positions = {at for at, row in rows.items() if wanted.admits_event(parse(row, room.version))}
+    if view.as_pdus:
+        rows = events.find_many(tx, positions)
+        shown = [msgspec.Raw(rows[position].pdu) for position in sorted(rows)]
+    else:
+        shown = show_state(tx, room.version, positions, now=view.now, include_room_id=False) if positions else []
+    if view.state_after:
+        entry["state_after"] = {"events": shown}
+    elif shown:
+        entry["state"] = {"events": shown}
+
+
+def _summary(tx: ReadTx, room_nid: int, user_id: UserId) -> Json:
+    counts = members.count(tx, room_nid)
+    heroes = members.list_first(tx, room_nid, ["join", "invite"], but=user_id, limit=_HEROES)
+    if not heroes:
+        heroes = members.list_first(tx, room_nid, ["leave", "ban"], but=user_id, limit=_HEROES)
+    return {
+        "m.heroes": heroes,
+        "m.joined_member_count": counts.get("join", 0),
+        "m.invited_member_count": counts.get("invite", 0),
+    }
+
+
+def _has_member(timeline: Timeline) -> bool:
+    return any(one.event.type == "m.room.member" for one in timeline.seen)
