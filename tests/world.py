@@ -1,6 +1,7 @@
 """A server with users in it: what most tests of the HTTP interface begin with."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -87,6 +88,13 @@ class User:
         assert answer.status_code == 200, answer.text
         event_id: str = answer.json()["event_id"]
         return event_id
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the server work until this holds."""
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - the condition is a plain look, nobody could set an event for it
+            await asyncio.sleep(0)
 
 
 @dataclass

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.world import User, World
+from tests.world import User, World, until
 
 
 async def sync(user: User, since: str | None = None, **params: Any) -> dict[str, Any]:
@@ -69,8 +69,7 @@ async def test_a_waiting_sync_is_answered_as_soon_as_somebody_speaks(world: Worl
     await bob.join(room_id)
     since = (await sync(bob))["next_batch"]
     waiting = asyncio.ensure_future(sync(bob, since, timeout=60_000))
-    while not world.container.notifier.waits(room_id):
-        await asyncio.sleep(0)
+    await until(lambda: world.container.notifier.waits(room_id))
     await alice.send(room_id, "Wake up.")
     async with asyncio.timeout(5):
         answer = await waiting
@@ -89,8 +88,7 @@ async def test_an_invite_wakes_and_carries_stripped_state(world: World) -> None:
     alice, bob = await world.user("alice"), await world.user("bob")
     since = (await sync(bob))["next_batch"]
     waiting = asyncio.ensure_future(sync(bob, since, timeout=60_000))
-    while not world.container.notifier.waits(bob.user_id):
-        await asyncio.sleep(0)
+    await until(lambda: world.container.notifier.waits(bob.user_id))
     room_id = await alice.create_room(name="Den", invite=[bob.user_id])
     async with asyncio.timeout(5):
         answer = await waiting
