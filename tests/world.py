@@ -47,7 +47,7 @@ class User:
         return await self.client.send(method, f"/_matrix/client{prefix}{path}", headers=headers, **options)
 
     async def get(self, path: str, **params: Any) -> httpx2.Response:
-        return await self.call("GET", path, params=params)
+        return await self.call("GET", path, **({"params": params} if params else {}))
 
     async def put(self, path: str, body: Any = None) -> httpx2.Response:
         return await self.call("PUT", path, {} if body is None else body)
@@ -84,7 +84,7 @@ class User:
         return event_id
 
     async def set_state(self, room_id: str, type_: str, content: Any, state_key: str = "") -> str:
-        answer = await self.put(f"/rooms/{quote(room_id)}/state/{quote(type_)}/{quote(state_key)}", content)
+        answer = await self.put(f"/rooms/{quote(room_id)}/state/{quote(type_, safe="")}/{quote(state_key, safe="")}", content)
         assert answer.status_code == 200, answer.text
         event_id: str = answer.json()["event_id"]
         return event_id

@@ -18,6 +18,7 @@ from homeserver.services.rooms.create import RoomCreation
 from homeserver.services.rooms.hot import HotRooms
 from homeserver.services.rooms.members import Members
 from homeserver.services.rooms.persist import EventWriter
+from homeserver.services.rooms.read import RoomReader
 from homeserver.services.rooms.send import Author, Sender
 from homeserver.services.rooms.state import StateTrees
 from homeserver.services.sync.v2 import Sync
@@ -44,6 +45,7 @@ class Container:
     sender: Sender
     members: Members
     room_creation: RoomCreation
+    room_reader: RoomReader
     sync: Sync
 
 
@@ -83,5 +85,6 @@ async def build(config: Config, *, clock: Clock, randomness: Randomness, metrics
             sender=sender,
             members=members,
             room_creation=RoomCreation(clock, sender, members, author, default_version=config.default_room_version),
+            room_reader=RoomReader(database, clock, trees),
             sync=Sync(database, clock, notifier, trees),
         )

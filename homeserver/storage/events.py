@@ -29,6 +29,7 @@ events = Table(
     Column("pdu", LargeBinary, nullable=False),
     Index("ix_events_room_nid_position", "room_nid", "position"),
     Index("ix_events_room_nid_depth_position", "room_nid", "depth", "position"),
+    Index("ix_events_room_nid_origin_server_ts", "room_nid", "origin_server_ts"),
 )
 
 
@@ -68,6 +69,17 @@ _FORWARDS = (
 _BACKWARDS = (
     _IN_ROOM.where(events.c.position > bindparam("after"), events.c.position <= bindparam("upto"))
     .order_by(events.c.position.desc())
+    .limit(bindparam("limit"))
+)
+
+_FROM_TIME = (
+    _IN_ROOM.where(events.c.origin_server_ts >= bindparam("ts"))
+    .order_by(events.c.origin_server_ts, events.c.position)
+    .limit(bindparam("limit"))
+)
+_UNTIL_TIME = (
+    _IN_ROOM.where(events.c.origin_server_ts <= bindparam("ts"))
+    .order_by(events.c.origin_server_ts.desc(), events.c.position.desc())
     .limit(bindparam("limit"))
 )
 
@@ -125,6 +137,12 @@ def list_forwards(tx: ReadTx, room_nid: int, *, after: int, upto: int, limit: in
 def list_backwards(tx: ReadTx, room_nid: int, *, after: int, upto: int, limit: int) -> list[StoredEvent]:
     """The room's events in (after, upto], the newest first."""
     return _list(tx, _BACKWARDS, room_nid, after, upto, limit)
+
+
+def list_by_time(tx: ReadTx, room_nid: int, *, ts: int, forwards: bool, limit: int) -> list[StoredEvent]:
+    """The room's events that are nearest to this time on one side of it, the nearest first."""
+    values = {"room_nid": room_nid, "ts": ts, "limit": limit}
+    return [StoredEvent(*row) for row in tx.connection.execute(_FROM_TIME if forwards else _UNTIL_TIME, values)]
 
 
 def redact_many(tx: WriteTx, redactions: Sequence[tuple[int, int, bytes]]) -> None:

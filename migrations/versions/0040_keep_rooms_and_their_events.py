@@ -45,6 +45,7 @@ def upgrade() -> None:
     )
     op.create_index("ix_events_room_nid_position", "events", ["room_nid", "position"])
     op.create_index("ix_events_room_nid_depth_position", "events", ["room_nid", "depth", "position"])
+    op.create_index("ix_events_room_nid_origin_server_ts", "events", ["room_nid", "origin_server_ts"])
     op.create_table(
         "state_pairs",
         sa.Column("pair_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), sa.Identity(), nullable=False),

@@ -1,18 +1,29 @@
 """Joining, leaving and moderating rooms (client-server API, Room membership)."""
 
-from typing import Any
+from typing import Any, Literal
 
 from homeserver.errors import InvalidParam
-from homeserver.http.bodies import Body, Empty
+from homeserver.http.bodies import Body, Empty, Query
 from homeserver.http.endpoint import USER, USER_OR_GUEST, Endpoint
 from homeserver.matrix import identifiers
 from homeserver.matrix.identifiers import RoomId, UserId
 from homeserver.services.auth.sessions import Requester
 from homeserver.services.rooms.members import Members
+from homeserver.services.rooms.read import RoomReader
+from homeserver.streams.positions import RoomToken
 
 
 class WithReason(Body, frozen=True):
     reason: str | None = None
+
+
+Membership = Literal["join", "invite", "knock", "leave", "ban"]
+
+
+class MembersQuery(Query, frozen=True):
+    at: str | None = None
+    membership: Membership | None = None
+    not_membership: Membership | None = None
 
 
 class Target(Body, frozen=True):
@@ -59,6 +70,23 @@ async def joined_rooms(who: Requester, members: Members) -> dict[str, Any]:
     return {"joined_rooms": await members.joined_rooms(who.user_id)}
 
 
+async def members_of(room_id: RoomId, query: MembersQuery, who: Requester, reader: RoomReader) -> dict[str, Any]:
+    def wanted(membership: str) -> bool:
+        # The two are joined by "or"; with neither, all are wanted.
+        if query.membership is None and query.not_membership is None:
+            return True
+        return membership == query.membership or (
+            query.not_membership is not None and membership != query.not_membership
+        )
+
+    at = RoomToken.parse(query.at) if query.at else None
+    return {"chunk": await reader.members(who, room_id, at, wanted)}
+
+
+async def joined_members(room_id: RoomId, who: Requester, reader: RoomReader) -> dict[str, Any]:
+    return {"joined": await reader.joined_members(who, room_id)}
+
+
 def _user(body: Target) -> UserId:
     try:
         return identifiers.user_id(body.user_id)
@@ -74,5 +102,7 @@ ENDPOINTS = [
     Endpoint("POST", "/rooms/{room_id}/kick", kick, auth=USER, limit="moderate", body=Target),
     Endpoint("POST", "/rooms/{room_id}/ban", ban, auth=USER, limit="moderate", body=Target),
     Endpoint("POST", "/rooms/{room_id}/unban", unban, auth=USER, limit="moderate", body=Target),
+    Endpoint("GET", "/rooms/{room_id}/members", members_of, auth=USER_OR_GUEST, limit=None, body=None),
+    Endpoint("GET", "/rooms/{room_id}/joined_members", joined_members, auth=USER_OR_GUEST, limit=None, body=None),
     Endpoint("GET", "/joined_rooms", joined_rooms, auth=USER_OR_GUEST, limit=None, body=None),
 ]

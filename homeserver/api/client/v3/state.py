@@ -1,12 +1,36 @@
-"""Setting state (client-server API, Sending events to a room)."""
+"""Reading and setting state (client-server API, Getting events for a room, Sending events to a room)."""
 
-from typing import Any
+from typing import Any, Literal
 
-from homeserver.http.bodies import JsonObject
-from homeserver.http.endpoint import USER, Endpoint
+import msgspec
+
+from homeserver.http.bodies import JsonObject, Query
+from homeserver.http.endpoint import USER, USER_OR_GUEST, Endpoint
 from homeserver.matrix.identifiers import RoomId
 from homeserver.services.auth.sessions import Requester
+from homeserver.services.rooms.read import RoomReader
 from homeserver.services.rooms.send import Sender
+
+
+class StateQuery(Query, frozen=True):
+    format: Literal["content", "event"] = "content"
+
+
+async def get(
+    room_id: RoomId, event_type: str, state_key: str, query: StateQuery, who: Requester, reader: RoomReader
+) -> msgspec.Raw:
+    event = await reader.state_event(who, room_id, event_type, state_key)
+    return msgspec.Raw(event.content_json if query.format == "content" else event.client_json())
+
+
+async def get_without_key(
+    room_id: RoomId, event_type: str, query: StateQuery, who: Requester, reader: RoomReader
+) -> msgspec.Raw:
+    return await get(room_id, event_type, "", query, who, reader)
+
+
+async def get_all(room_id: RoomId, who: Requester, reader: RoomReader) -> list[msgspec.Raw]:
+    return await reader.state(who, room_id)
 
 
 async def put(
@@ -21,17 +45,15 @@ async def put_without_key(
     return {"event_id": await sender.set_state(who, room_id, event_type, "", body.raw)}
 
 
-def _endpoints(method: str, with_key: Any, without_key: Any, body: Any) -> list[Endpoint]:
-    """For an empty state key the slash behind the type may be left out."""
-    path = "/rooms/{room_id}/state/{event_type}"
-    limit = None if method == "GET" else "send"
-    return [
-        Endpoint(method, f"{path}/{{state_key}}", with_key, auth=USER, limit=limit, body=body),
-        Endpoint(method, f"{path}/", without_key, auth=USER, limit=limit, body=body),
-        Endpoint(method, path, without_key, auth=USER, limit=limit, body=body),
-    ]
+_PATH = "/rooms/{room_id}/state/{event_type}"
 
-
+# For an empty state key the slash behind the type may be left out.
 ENDPOINTS = [
-    *_endpoints("PUT", put, put_without_key, JsonObject),
+    Endpoint("GET", "/rooms/{room_id}/state", get_all, auth=USER_OR_GUEST, limit=None, body=None),
+    Endpoint("GET", _PATH + "/{state_key}", get, auth=USER_OR_GUEST, limit=None, body=None),
+    Endpoint("GET", _PATH + "/", get_without_key, auth=USER_OR_GUEST, limit=None, body=None),
+    Endpoint("GET", _PATH, get_without_key, auth=USER_OR_GUEST, limit=None, body=None),
+    Endpoint("PUT", _PATH + "/{state_key}", put, auth=USER, limit="send", body=JsonObject),
+    Endpoint("PUT", _PATH + "/", put_without_key, auth=USER, limit="send", body=JsonObject),
+    Endpoint("PUT", _PATH, put_without_key, auth=USER, limit="send", body=JsonObject),
 ]
