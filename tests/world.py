@@ -84,7 +84,8 @@ class User:
         return event_id
 
     async def set_state(self, room_id: str, type_: str, content: Any, state_key: str = "") -> str:
-        answer = await self.put(f"/rooms/{quote(room_id)}/state/{quote(type_, safe="")}/{quote(state_key, safe="")}", content)
+        path = f"/rooms/{quote(room_id)}/state/{quote(type_)}/{quote(state_key, safe='')}"
+        answer = await self.put(path, content)
         assert answer.status_code == 200, answer.text
         event_id: str = answer.json()["event_id"]
         return event_id

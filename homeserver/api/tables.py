@@ -4,21 +4,52 @@ from dataclasses import replace
 
 from homeserver.api import ops
 from homeserver.api.client import versions, well_known
-from homeserver.api.client.v3 import login, members, messages, register, rooms, send, state, sync
+from homeserver.api.client.v3 import (
+    account_data,
+    capabilities,
+    devices,
+    directory,
+    keys,
+    live,
+    login,
+    media,
+    members,
+    messages,
+    profile,
+    push,
+    receipts,
+    register,
+    relations,
+    room_keys,
+    rooms,
+    send,
+    state,
+    sync,
+)
 from homeserver.http.endpoint import Endpoint
 
 _V3 = [
+    *account_data.ENDPOINTS,
+    *capabilities.ENDPOINTS,
+    *devices.ENDPOINTS,
+    *directory.ENDPOINTS,
+    *keys.ENDPOINTS,
+    *live.ENDPOINTS,
     *login.ENDPOINTS,
-    *register.ENDPOINTS,
-    *rooms.ENDPOINTS,
     *members.ENDPOINTS,
     *messages.ENDPOINTS,
+    *profile.ENDPOINTS,
+    *push.ENDPOINTS,
+    *receipts.ENDPOINTS,
+    *register.ENDPOINTS,
+    *room_keys.ENDPOINTS,
+    *rooms.ENDPOINTS,
     *send.ENDPOINTS,
     *state.ENDPOINTS,
     *sync.ENDPOINTS,
 ]
 
-_V1 = [*messages.ENDPOINTS_V1]
+_V1 = [*directory.ENDPOINTS_V1, *media.ENDPOINTS_V1, *messages.ENDPOINTS_V1, *relations.ENDPOINTS_V1]
 
 
 def _below(prefix: str, endpoints: list[Endpoint]) -> list[Endpoint]:
@@ -31,5 +62,6 @@ ENDPOINTS = [
     *_below("/_matrix/client/v3", _V3),
     *_below("/_matrix/client/r0", _V3),  # The older name of the same operations.
     *_below("/_matrix/client/v1", _V1),
+    *_below("/_matrix/media", media.ENDPOINTS_MEDIA),
     *ops.ENDPOINTS,
 ]

@@ -3,26 +3,46 @@
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from homeserver.app import signing_key
 from homeserver.config.model import Config
+from homeserver.consumers.effects import RoomEffects
+from homeserver.consumers.housekeeping import Housekeeping
+from homeserver.consumers.loop import running
 from homeserver.kit.clock import Clock
 from homeserver.kit.concurrency import Background
 from homeserver.kit.logs import report
 from homeserver.kit.metrics import Metrics
 from homeserver.kit.randomness import Randomness
+from homeserver.outbound.blobs import DiskBlobs
 from homeserver.services.auth.interactive import InteractiveAuth
 from homeserver.services.auth.passwords import Passwords
 from homeserver.services.auth.sessions import Sessions
+from homeserver.services.live.counter import LiveCounter
+from homeserver.services.live.presence import Presence
+from homeserver.services.live.receipts import Receipts
+from homeserver.services.live.typing import Typing
+from homeserver.services.media.store import MediaStore
+from homeserver.services.media.thumbnails import Thumbnails
 from homeserver.services.rooms.create import RoomCreation
+from homeserver.services.rooms.directory import Directory
 from homeserver.services.rooms.hot import HotRooms
 from homeserver.services.rooms.members import Members
 from homeserver.services.rooms.persist import EventWriter
 from homeserver.services.rooms.read import RoomReader
+from homeserver.services.rooms.relations import Relations
 from homeserver.services.rooms.send import Author, Sender
 from homeserver.services.rooms.state import StateTrees
 from homeserver.services.sync.v2 import Sync
+from homeserver.services.users.account_data import UserData
 from homeserver.services.users.accounts import Accounts
+from homeserver.services.users.devices import Devices
+from homeserver.services.users.e2e_keys import E2eKeys
+from homeserver.services.users.key_backups import KeyBackups
+from homeserver.services.users.profiles import Profiles
+from homeserver.services.users.push_rules import Pushers, PushRules
+from homeserver.services.users.to_device import ToDevice
 from homeserver.storage import stream_rows
 from homeserver.storage.engine import Database
 from homeserver.streams.notifier import Notifier
@@ -41,11 +61,25 @@ class Container:
     sessions: Sessions
     passwords: Passwords
     interactive: InteractiveAuth
+    devices: Devices
     accounts: Accounts
+    profiles: Profiles
+    user_data: UserData
+    push_rules: PushRules
+    pushers: Pushers
+    e2e_keys: E2eKeys
+    to_device: ToDevice
+    key_backups: KeyBackups
     sender: Sender
     members: Members
     room_creation: RoomCreation
     room_reader: RoomReader
+    directory: Directory
+    relations: Relations
+    receipts: Receipts
+    typing: Typing
+    presence: Presence
+    media: MediaStore
     sync: Sync
 
 
@@ -58,19 +92,48 @@ async def build(config: Config, *, clock: Clock, randomness: Randomness, metrics
             Database.open(config.effective_database_url, on_commit=notifier.changed)
         )
         notifier.begin(await database.read(stream_rows.current))
+        background = Background(report)
+        stack.push_async_callback(background.close)
         lifetime_s = config.limits.access_token_lifetime_s
         sessions = Sessions(database, clock, randomness, lifetime_ms=lifetime_s * 1000 if lifetime_s else None)
         passwords = Passwords(config.passwords)
         stack.callback(passwords.close)
-        accounts = Accounts(database, clock, randomness, sessions, passwords, config.server_name)
+        devices = Devices(database, sessions)
+        accounts = Accounts(database, clock, randomness, sessions, passwords, devices, config.server_name)
+        push_rules = PushRules(database)
+
         author = Author(config.server_name, signing_key.ensure(config, randomness), clock, randomness)
         trees = StateTrees()
         hot = HotRooms(database, trees)
-        background = Background(report)
-        stack.push_async_callback(background.close)
         sender = Sender(database, clock, hot, EventWriter(database, hot, trees, background), author)
         members = Members(database, sender, config.server_name)
+        room_creation = RoomCreation(clock, sender, members, author, default_version=config.default_room_version)
+        room_reader = RoomReader(database, clock, trees)
+
+        blobs = DiskBlobs(Path(config.data_dir) / "media")
+        thumbnails = Thumbnails(blobs)
+        stack.callback(thumbnails.close)
+        media = MediaStore(
+            database,
+            clock,
+            randomness,
+            notifier,
+            blobs,
+            thumbnails,
+            server_name=config.server_name,
+            largest=config.limits.upload_bytes,
+        )
+
+        counter = LiveCounter(clock)
+        typing = Typing(database, notifier, counter)
+        stack.callback(typing.close)
+        presence = Presence(database, clock, notifier, counter)
+        sync = Sync(database, clock, notifier, trees, counter, typing, presence, push_rules)
+        housekeeping = Housekeeping(database, clock, presence, sessions)
+        stack.push_async_callback(housekeeping.tidy)
         stack.callback(notifier.wake_all)
+        effects = RoomEffects(database, notifier, members)
+        await stack.enter_async_context(running([housekeeping.run, effects.run], clock))
         yield Container(
             config=config,
             clock=clock,
@@ -81,10 +144,24 @@ async def build(config: Config, *, clock: Clock, randomness: Randomness, metrics
             sessions=sessions,
             passwords=passwords,
             interactive=InteractiveAuth(database, clock, randomness),
+            devices=devices,
             accounts=accounts,
+            profiles=Profiles(database),
+            user_data=UserData(database),
+            push_rules=push_rules,
+            pushers=Pushers(database, clock),
+            e2e_keys=E2eKeys(database, config.server_name),
+            to_device=ToDevice(database, clock),
+            key_backups=KeyBackups(database),
             sender=sender,
             members=members,
-            room_creation=RoomCreation(clock, sender, members, author, default_version=config.default_room_version),
-            room_reader=RoomReader(database, clock, trees),
-            sync=Sync(database, clock, notifier, trees),
+            room_creation=room_creation,
+            room_reader=room_reader,
+            relations=Relations(database, clock, trees, room_reader),
+            directory=Directory(database, clock, sender, room_reader, trees, config.server_name),
+            receipts=Receipts(database, clock),
+            typing=typing,
+            presence=presence,
+            media=media,
+            sync=sync,
         )

@@ -102,6 +102,8 @@ def bind(endpoint: Endpoint, services: Callable[[Request], Any], provided: Mappi
             assert sessions_field is not None
             sessions: Sessions = getattr(container, sessions_field)
             who = await requester(request, sessions, guests=endpoint.auth is USER_OR_GUEST)
+            if request.client is not None:
+                sessions.note_seen(who, request.client.host)
             if caller is not None:
                 arguments[caller] = who
         if decode is not None:

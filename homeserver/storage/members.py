@@ -8,7 +8,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from homeserver.matrix.identifiers import UserId
 from homeserver.storage.engine import ReadTx, WriteTx
-from homeserver.storage.tables import Text, metadata
+from homeserver.storage.tables import Text, chunks, metadata
 
 memberships = Table(
     "memberships",
@@ -22,6 +22,8 @@ memberships = Table(
     # All rooms of a user; and, by position, what changed for a user.
     Index("ix_memberships_user_id_membership", "user_id", "membership"),
     Index("ix_memberships_user_id_position", "user_id", "position"),
+    # Who has come to a room or left it of late.
+    Index("ix_memberships_room_nid_position", "room_nid", "position"),
 )
 
 
@@ -57,6 +59,11 @@ _JOINED = select(memberships.c.user_id).where(
     memberships.c.room_nid == bindparam("room_nid"), memberships.c.membership == "join"
 )
 _IN_ROOM = select(memberships).where(memberships.c.room_nid == bindparam("room_nid"))
+_CHANGED = select(memberships).where(
+    memberships.c.room_nid.in_(bindparam("room_nids", expanding=True)),
+    memberships.c.position > bindparam("after"),
+    memberships.c.position <= bindparam("upto"),
+)
 _COUNTS = (
     select(memberships.c.membership, func.count())
     .where(memberships.c.room_nid == bindparam("room_nid"))
@@ -133,6 +140,15 @@ def list_of_user_since(tx: ReadTx, user_id: UserId, *, after: int, upto: int) ->
 def list_in_room(tx: ReadTx, room_nid: int) -> list[Member]:
     """Everybody who ever had to do with the room."""
     return [Member(*row) for row in tx.connection.execute(_IN_ROOM, {"room_nid": room_nid})]
+
+
+def list_changed(tx: ReadTx, room_nids: Iterable[int], *, after: int, upto: int) -> list[Member]:
+    """The memberships of these rooms whose last change lies in (after, upto]."""
+    found: list[Member] = []
+    for part in chunks(room_nids):
+        rows = tx.connection.execute(_CHANGED, {"room_nids": part, "after": after, "upto": upto})
+        found.extend(Member(*row) for row in rows)
+    return found
 
 
 def count(tx: ReadTx, room_nid: int) -> dict[str, int]:

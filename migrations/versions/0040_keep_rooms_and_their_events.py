@@ -82,6 +82,19 @@ def upgrade() -> None:
     )
     op.create_index("ix_aliases_room_nid", "aliases", ["room_nid"])
     op.create_table(
+        "relations",
+        sa.Column("position", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("room_nid", sa.BigInteger(), nullable=False),
+        sa.Column("parent_id", sa.Text(), nullable=False),
+        sa.Column("rel_type", sa.Text(), nullable=False),
+        sa.Column("type", sa.Text(), nullable=False),
+        sa.Column("sender", sa.Text(), nullable=False),
+        sa.Column("key", sa.Text()),
+        sa.PrimaryKeyConstraint("position", name="pk_relations"),
+    )
+    op.create_index("ix_relations_parent_id_rel_type_position", "relations", ["parent_id", "rel_type", "position"])
+    op.create_index("ix_relations_room_nid_rel_type_position", "relations", ["room_nid", "rel_type", "position"])
+    op.create_table(
         "transactions",
         sa.Column("user_id", sa.Text(), nullable=False),
         sa.Column("device_id", sa.Text(), nullable=False),

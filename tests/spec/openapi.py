@@ -245,7 +245,11 @@ def _references(node: Any) -> Iterator[str]:
 
 def _with_text_keys(node: Any) -> Any:
     if isinstance(node, dict):
-        return {str(key): _with_text_keys(value) for key, value in node.items()}
+        named = {str(key): _with_text_keys(value) for key, value in node.items()}
+        if {"type": "object"} in named.get("oneOf", ()):
+            # "Exactly one" cannot be meant where one of the alternatives is any object.
+            named["anyOf"] = named.pop("oneOf")
+        return named
     if isinstance(node, list):
         return [_with_text_keys(item) for item in node]
     return node

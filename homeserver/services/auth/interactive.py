@@ -29,6 +29,7 @@ class AuthData(Struct, frozen=True):
     session: str | None = None
     password: str | None = None
     identifier: Mapping[str, Any] | None = None
+    user: str | None = None
     token: str | None = None
 
 
@@ -63,20 +64,25 @@ class InteractiveAuth:
         done: list[str] | None = None
         if auth is not None and auth.session is not None:
             done = await self._database.read(stored.find, auth.session, operation=operation, since=now - LIFETIME_MS)
-        if auth is None or auth.session is None or done is None:
-            session = self._randomness.token(24)
-            await self._database.write(stored.begin, session, operation=operation, now=now, expired=now - LIFETIME_MS)
-            raise InteractiveAuthNeeded(_answer(session, flows, params, []))
+        session = auth.session if auth is not None else None
+        if session is None or done is None:
+            begun = self._randomness.token(24)
+            await self._database.write(stored.begin, begun, operation=operation, now=now, expired=now - LIFETIME_MS)
+            if auth is None or auth.type is None or session is not None:
+                raise InteractiveAuthNeeded(_answer(begun, flows, params, []))
+            # Many clients go through the first stage at once, without asking for a session before.
+            session, done = begun, []
+        assert auth is not None
         if auth.type is not None and auth.type not in done:
             reason = await self._try(auth, done, flows, checks)
             if reason is not None:
                 failure = {"errcode": "M_FORBIDDEN", "error": reason}
-                raise InteractiveAuthNeeded(_answer(auth.session, flows, params, done) | failure)
+                raise InteractiveAuthNeeded(_answer(session, flows, params, done) | failure)
             done = [*done, auth.type]
-            await self._database.write(stored.complete, auth.session, done)
+            await self._database.write(stored.complete, session, done)
         if tuple(done) in flows:
-            return auth.session
-        raise InteractiveAuthNeeded(_answer(auth.session, flows, params, done))
+            return session
+        raise InteractiveAuthNeeded(_answer(session, flows, params, done))
 
     async def end(self, session: str) -> None:
         """The operation has been carried out: the session lets nobody do it again."""

@@ -4,14 +4,16 @@ Tokens are random; the database holds only their hashes, so a copy of it lets no
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from homeserver.errors import UnknownToken
 from homeserver.kit.caching import Lru
 from homeserver.kit.clock import Clock
 from homeserver.kit.randomness import Randomness
 from homeserver.matrix.identifiers import DeviceId, UserId
+from homeserver.storage import devices
 from homeserver.storage import sessions as stored
+from homeserver.storage.devices import Device
 from homeserver.storage.engine import Database, WriteTx
 
 _CACHED = 50_000
@@ -48,6 +50,7 @@ class Sessions:
         self._clock = clock
         self._randomness = randomness
         self._lifetime_ms = lifetime_ms
+        self._seen: dict[tuple[UserId, DeviceId], tuple[int, str]] = {}
         self._cache: Lru[bytes, stored.Session] = Lru(_CACHED)
 
     async def requester(self, token: str) -> Requester:
@@ -69,6 +72,21 @@ class Sessions:
             # The first use of what a refresh gave ends what it replaced.
             self.forget(await self._database.write(stored.confirm, hashed))
         return session
+
+    def note_seen(self, who: Requester, address: str) -> None:
+        """A device has just been used from this address. It is written down later, by `write_seen`."""
+        self._seen[who.user_id, who.device_id] = (self._clock.now(), address)
+
+    def with_last_seen(self, device: Device) -> Device:
+        """The device with what is not written down yet."""
+        seen = self._seen.get((device.user_id, device.device_id))
+        return device if seen is None else replace(device, last_seen_ts=seen[0], last_seen_ip=seen[1])
+
+    async def write_seen(self) -> None:
+        """Write down which devices were used since the last time."""
+        seen, self._seen = self._seen, {}
+        if seen:
+            await self._database.write(devices.note_seen, seen)
 
     def issue(
         self, tx: WriteTx, user_id: UserId, device_id: DeviceId, *, refreshable: bool, follows: bytes | None = None

@@ -83,14 +83,14 @@ class RoomCreation:
         invitees = self._members.check_invitees(wish.invite)
         alias = None if wish.alias_localpart is None else self._alias(wish.alias_localpart)
         content = await self._members.own_content(who.user_id, "join")
+        invites = await self._members.invite_contents(invitees, **({"is_direct": True} if wish.is_direct else {}))
         room = HotRoom(RoomId("") if version.room_ids_are_hashes else self._author.new_room_id(), version)
         drafts = self._sender.begin(room)
         self._create(drafts, who.user_id, wish, invitees)
         try:
             drafts.add(Draft("m.room.member", who.user_id, content, state_key=who.user_id))
             self._add_state(drafts, who.user_id, wish, alias, invitees)
-            for user_id in invitees:
-                invited = _invite(wish.is_direct)
+            for user_id, invited in invites.items():
                 drafts.add(Draft("m.room.member", who.user_id, invited, state_key=user_id))
         except Forbidden as error:
             raise Unsupported("M_INVALID_ROOM_STATE", f"The room cannot begin like this: {error.message}") from None
@@ -149,10 +149,6 @@ class RoomCreation:
             return identifiers.room_alias(f"#{localpart}:{self._author.server_name}")
         except identifiers.InvalidIdentifier as error:
             raise InvalidParam(str(error)) from None
-
-
-def _invite(is_direct: bool) -> Json:
-    return {"membership": "invite", "is_direct": True} if is_direct else {"membership": "invite"}
 
 
 def _power_levels(version: RoomVersion, creator: UserId, wish: NewRoom, invitees: Sequence[UserId]) -> Json:

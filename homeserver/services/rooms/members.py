@@ -9,10 +9,12 @@ from homeserver.matrix.identifiers import RoomId, UserId
 from homeserver.services.auth.sessions import Requester
 from homeserver.services.rooms.hot import HotRoom
 from homeserver.services.rooms.send import Draft, Drafts, Sender, is_local
-from homeserver.storage import members, rooms
+from homeserver.storage import members, profiles, rooms
 from homeserver.storage.engine import Database, ReadTx
 
 Json = dict[str, Any]
+
+_FROM_PROFILE = ("displayname", "avatar_url")
 
 
 class Members:
@@ -71,7 +73,8 @@ class Members:
     async def invite(self, by: UserId, room_id: RoomId, target: UserId, *, reason: str | None = None) -> None:
         """Invite a user; nothing happens if an invite is open."""
         self.check_invitees([target])
-        await self._set(by, room_id, target, "invite", reason, lambda before: before != "invite")
+        profile = (await self._database.read(profiles.find_many, [target])).get(target, {})
+        await self._set(by, room_id, target, "invite", reason, lambda before: before != "invite", profile)
 
     async def kick(self, by: UserId, room_id: RoomId, target: UserId, *, reason: str | None = None) -> None:
         """Put a user out, or withdraw an invite."""
@@ -103,16 +106,41 @@ class Members:
         if not await self._database.write(members.forget, room_nid, who.user_id):
             raise Unsupported("M_UNKNOWN", "Leave the room before you forget it.")
 
+    async def refresh_profile(self, user_id: UserId) -> None:
+        """Take the user's name and picture into the rooms where they are out of date."""
+        fresh = await self.own_content(user_id, "join")
+
+        def build(drafts: Drafts) -> None:
+            event = drafts.state("m.room.member", user_id)
+            if event is None or event.membership != "join":
+                return
+            kept = {
+                key: value
+                for key, value in event.content.items()
+                if key not in (*_FROM_PROFILE, "join_authorised_via_users_server", "reason")
+            }
+            if any(event.content.get(name) != fresh.get(name) for name in _FROM_PROFILE):
+                drafts.add(Draft("m.room.member", user_id, {**kept, **fresh}, state_key=user_id))
+
+        for room_id in await self.joined_rooms(user_id):
+            try:
+                await self._sender.change(room_id, build)
+            except Forbidden:
+                continue  # A room may forbid what the profile allows.
+
     async def joined_rooms(self, user_id: UserId) -> list[RoomId]:
         """The rooms that the user is in."""
         return await self._database.read(_joined_rooms, user_id)
 
     async def own_content(self, user_id: UserId, membership: str, reason: str | None = None) -> Json:
         """The content of a member event of a user of this server."""
-        content: Json = {"membership": membership}
-        if reason is not None:
-            content["reason"] = reason
-        return content
+        profile = (await self._database.read(profiles.find_many, [user_id])).get(user_id, {})
+        return _member_content(membership, profile, reason)
+
+    async def invite_contents(self, targets: Sequence[UserId], **more: Any) -> dict[UserId, Json]:
+        """The contents of the member events that invite these users."""
+        found = await self._database.read(profiles.find_many, targets)
+        return {target: {**_member_content("invite", found.get(target, {}), None), **more} for target in targets}
 
     def check_invitees(self, targets: Sequence[str]) -> list[UserId]:
         """The users, each once. Raises `InvalidParam` for what is no user id."""
@@ -134,8 +162,9 @@ class Members:
         membership: str,
         reason: str | None,
         wanted: Callable[[str], bool],
+        profile: Json | None = None,
     ) -> None:
-        content: Json = {"membership": membership} if reason is None else {"membership": membership, "reason": reason}
+        content = _member_content(membership, profile or {}, reason)
 
         def build(drafts: Drafts) -> None:
             before = drafts.room.membership_of(target)
@@ -175,6 +204,14 @@ class Members:
         raise Unsupported(
             "M_UNABLE_TO_GRANT_JOIN", "Nobody on this server may let new members into the room.", status=400
         )
+
+
+def _member_content(membership: str, profile: Json, reason: str | None) -> Json:
+    content: Json = {"membership": membership}
+    content.update((name, profile[name]) for name in _FROM_PROFILE if profile.get(name) is not None)
+    if reason is not None:
+        content["reason"] = reason
+    return content
 
 
 def _content(drafts: Drafts, type_: str) -> Json:

@@ -17,14 +17,17 @@ from homeserver.errors import HomeserverError, Unavailable
 from homeserver.kit.concurrency import Background
 from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import DeviceId, EventId, UserId
+from homeserver.matrix.relations import RelatesTo, relates_to
 from homeserver.services.rooms.hot import HotRoom, HotRooms, Recent
 from homeserver.services.rooms.state import StateTrees, StateWriter
-from homeserver.storage import events, members, rooms, stream_rows, transactions
+from homeserver.storage import events, members, relations, rooms, stream_rows, transactions
 from homeserver.storage.engine import Database, ReadTx, WriteTx
 from homeserver.storage.events import StoredEvent
 from homeserver.storage.members import Member
+from homeserver.storage.relations import Relation
 
 _GROUP = 200
+_LONGEST = 255
 
 
 class Superseded(HomeserverError):
@@ -247,6 +250,15 @@ class EventWriter:
         ]
         if redactions:
             events.redact_many(tx, redactions)
+            relations.remove_many(tx, [target for target, _, _ in redactions])
+        related = [
+            relation
+            for batch, stored in zip(group, written.stored, strict=True)
+            for new, row in zip(batch.events, stored, strict=True)
+            if (relation := _relation(new.event, row)) is not None
+        ]
+        if related:
+            relations.insert_many(tx, related)
         written.states.store(tx)
         if changed:
             members.set_many(tx, changed)
@@ -292,6 +304,27 @@ def _row(event: Event, position: int, nid: int, root: int | None, states: StateW
         redacted_by=None,
         pdu=event.pdu,
     )
+
+
+def _relation(event: Event, row: StoredEvent) -> Relation | None:
+    related = None if event.is_state else relates_to(event)
+    if related is None or not _is_storable(related):
+        return None
+    return Relation(
+        row.position,
+        row.room_nid,
+        EventId(related.event_id),
+        related.rel_type,
+        event.type,
+        UserId(event.sender),
+        related.key,
+    )
+
+
+def _is_storable(related: RelatesTo) -> bool:
+    """Whether it can be a relation at all; what is absurdly long, or no text for a database, is none."""
+    texts = (related.event_id, related.rel_type, related.key or "")
+    return all("\0" not in text and len(text) <= _LONGEST for text in texts)
 
 
 def _member(event: Event, row: StoredEvent) -> Member | None:

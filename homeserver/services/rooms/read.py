@@ -125,7 +125,7 @@ class RoomReader:
         if room is None:
             raise NotFound("There is no such event, or you may not see it.")
         seen = self.seen_event(tx, who, room, event_id)
-        return show(tx, self._trees, room.version, who, [seen], now=self._clock.now())[0]
+        return self._show(tx, room, who, [seen])[0]
 
     def _messages(self, tx: ReadTx, who: Requester, room_id: RoomId, window: Window) -> Json:
         room = self.room(tx, room_id)
@@ -211,7 +211,7 @@ class RoomReader:
         return [one for one in seen if wanted.admits_event(one.event)][:limit]
 
     def _show(self, tx: ReadTx, room: Room, who: Requester, seen: Sequence[Seen]) -> list[msgspec.Raw]:
-        return show(tx, self._trees, room.version, who, seen, now=self._clock.now())
+        return show(tx, self._trees, room.version, who, seen, now=self._clock.now(), bundle=True)
 
     def _senders(self, tx: ReadTx, room: Room, seen: Sequence[Seen], root: int | None = None) -> list[msgspec.Raw]:
         """The member events of those who speak."""

@@ -222,7 +222,16 @@ def _entry(tx: ReadTx, trees: StateTrees, view: View, room: Room, timeline: Time
     if view.as_pdus:
         shown = [msgspec.Raw(one.event.pdu) for one in timeline.seen]
     else:
-        shown = show(tx, trees, room.version, view.who, timeline.seen, now=view.now, include_room_id=False)
+        shown = show(
+            tx,
+            trees,
+            room.version,
+            view.who,
+            timeline.seen,
+            now=view.now,
+            include_room_id=False,
+            bundle=timeline.limited,
+        )
     prev_batch = str(RoomToken(timeline.before))
     return {"timeline": {"events": shown, "limited": timeline.limited, "prev_batch": prev_batch}}
 
@@ -238,10 +247,7 @@ def _put_state(tx: ReadTx, view: View, room: Room, entry: Json, positions: Itera
         shown = [msgspec.Raw(rows[position].pdu) for position in sorted(rows)]
     else:
         shown = show_state(tx, room.version, positions, now=view.now, include_room_id=False) if positions else []
-    if view.state_after:
-        entry["state_after"] = {"events": shown}
-    elif shown:
-        entry["state"] = {"events": shown}
+    entry["state_after" if view.state_after else "state"] = {"events": shown}
 
 
 def _summary(tx: ReadTx, room_nid: int, user_id: UserId) -> Json:

@@ -7,8 +7,10 @@ from homeserver.kit.clock import Clock
 from homeserver.kit.randomness import Randomness
 from homeserver.matrix import identifiers
 from homeserver.matrix.identifiers import DeviceId, UserId
+from homeserver.services.auth.interactive import AuthData, Check
 from homeserver.services.auth.passwords import Passwords
 from homeserver.services.auth.sessions import Requester, Sessions, Tokens
+from homeserver.services.users.devices import Devices
 from homeserver.storage import devices, users
 from homeserver.storage.engine import Database, WriteTx
 
@@ -41,6 +43,7 @@ class Accounts:
         randomness: Randomness,
         sessions: Sessions,
         passwords: Passwords,
+        devices: Devices,
         server_name: str,
     ) -> None:
         self._database = database
@@ -48,6 +51,7 @@ class Accounts:
         self._randomness = randomness
         self._sessions = sessions
         self._passwords = passwords
+        self._devices = devices
         self._server_name = server_name
 
     async def check_available(self, username: str) -> UserId:
@@ -89,11 +93,26 @@ class Accounts:
 
     async def logout(self, who: Requester) -> None:
         """End the caller's device."""
-        self._sessions.forget(await self._database.write(self._end, who.user_id, who.device_id))
+        await self._devices.remove(who, [who.device_id])
 
     async def logout_all(self, who: Requester) -> None:
         """End all devices of the caller."""
-        self._sessions.forget(await self._database.write(self._end, who.user_id, None))
+        await self._devices.remove(who, [device.device_id for device in await self._devices.list(who.user_id)])
+
+    def password_stage(self, who: Requester) -> Check:
+        """The check of a `m.login.password` stage: that it is the caller who confirms."""
+
+        async def check(auth: AuthData) -> str | None:
+            identifier = auth.identifier or {}
+            user = identifier.get("user", auth.user)
+            if user not in (None, who.user_id, identifiers.localpart_of(who.user_id)):
+                return "The password has to be your own."
+            account = await self._database.read(users.find, who.user_id)
+            if not await self._passwords.matches(auth.password or "", account.password_hash if account else None):
+                return "The password is wrong."
+            return None
+
+        return check
 
     def _register(
         self, tx: WriteTx, user_id: UserId, hashed: str | None, device: NewDevice | None, is_admin: bool
@@ -108,11 +127,6 @@ class Accounts:
         devices.ensure(tx, user_id, device_id, display_name=device.display_name, now=self._clock.now())
         tokens = self._sessions.issue(tx, user_id, device_id, refreshable=device.refreshable)
         return NewSession(user_id, device_id, tokens), ended
-
-    def _end(self, tx: WriteTx, user_id: UserId, device_id: DeviceId | None) -> list[bytes]:
-        ended = self._sessions.end(tx, user_id, device_id=device_id)
-        devices.remove(tx, user_id, device_id=device_id)
-        return ended
 
     def _device_id(self, device: NewDevice) -> DeviceId:
         if device.device_id is None:

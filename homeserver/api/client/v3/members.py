@@ -8,6 +8,7 @@ from homeserver.http.endpoint import USER, USER_OR_GUEST, Endpoint
 from homeserver.matrix import identifiers
 from homeserver.matrix.identifiers import RoomId, UserId
 from homeserver.services.auth.sessions import Requester
+from homeserver.services.rooms.directory import Directory
 from homeserver.services.rooms.members import Members
 from homeserver.services.rooms.read import RoomReader
 from homeserver.streams.positions import RoomToken
@@ -33,6 +34,22 @@ class Target(Body, frozen=True):
 
 async def join(room_id: RoomId, body: WithReason, who: Requester, members: Members) -> dict[str, Any]:
     await members.join(who, room_id, reason=body.reason)
+    return {"room_id": room_id}
+
+
+async def join_by_name(
+    room_id_or_alias: str, body: WithReason, who: Requester, members: Members, directory: Directory
+) -> dict[str, Any]:
+    room_id = await directory.room_of(room_id_or_alias)
+    await members.join(who, room_id, reason=body.reason)
+    return {"room_id": room_id}
+
+
+async def knock(
+    room_id_or_alias: str, body: WithReason, who: Requester, members: Members, directory: Directory
+) -> dict[str, Any]:
+    room_id = await directory.room_of(room_id_or_alias)
+    await members.knock(who, room_id, reason=body.reason)
     return {"room_id": room_id}
 
 
@@ -95,6 +112,8 @@ def _user(body: Target) -> UserId:
 
 
 ENDPOINTS = [
+    Endpoint("POST", "/join/{room_id_or_alias}", join_by_name, auth=USER_OR_GUEST, limit="join", body=WithReason),
+    Endpoint("POST", "/knock/{room_id_or_alias}", knock, auth=USER, limit="join", body=WithReason),
     Endpoint("POST", "/rooms/{room_id}/join", join, auth=USER_OR_GUEST, limit="join", body=WithReason),
     Endpoint("POST", "/rooms/{room_id}/leave", leave, auth=USER_OR_GUEST, limit=None, body=WithReason),
     Endpoint("POST", "/rooms/{room_id}/forget", forget, auth=USER_OR_GUEST, limit=None, body=None),

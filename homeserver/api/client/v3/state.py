@@ -8,6 +8,7 @@ from homeserver.http.bodies import JsonObject, Query
 from homeserver.http.endpoint import USER, USER_OR_GUEST, Endpoint
 from homeserver.matrix.identifiers import RoomId
 from homeserver.services.auth.sessions import Requester
+from homeserver.services.rooms.directory import Directory
 from homeserver.services.rooms.read import RoomReader
 from homeserver.services.rooms.send import Sender
 
@@ -34,15 +35,23 @@ async def get_all(room_id: RoomId, who: Requester, reader: RoomReader) -> list[m
 
 
 async def put(
-    room_id: RoomId, event_type: str, state_key: str, body: JsonObject, who: Requester, sender: Sender
+    room_id: RoomId,
+    event_type: str,
+    state_key: str,
+    body: JsonObject,
+    who: Requester,
+    sender: Sender,
+    directory: Directory,
 ) -> dict[str, Any]:
+    if event_type == "m.room.canonical_alias":
+        await directory.check_canonical(room_id, body.value)
     return {"event_id": await sender.set_state(who, room_id, event_type, state_key, body.raw)}
 
 
 async def put_without_key(
-    room_id: RoomId, event_type: str, body: JsonObject, who: Requester, sender: Sender
+    room_id: RoomId, event_type: str, body: JsonObject, who: Requester, sender: Sender, directory: Directory
 ) -> dict[str, Any]:
-    return {"event_id": await sender.set_state(who, room_id, event_type, "", body.raw)}
+    return await put(room_id, event_type, "", body, who, sender, directory)
 
 
 _PATH = "/rooms/{room_id}/state/{event_type}"

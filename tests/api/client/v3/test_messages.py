@@ -27,6 +27,7 @@ async def test_history_is_read_in_pages_both_ways_without_gap_or_repetition(worl
     for direction, expected in (("b", range(24, -1, -1)), ("f", range(25))):
         found: list[str] = []
         token: dict[str, str] = {}
+        answer: dict[str, Any] = {}
         for _ in range(20):
             answer = await page(alice, room_id, dir=direction, limit=7, **token)
             found += texts(answer["chunk"])

@@ -1,0 +1,50 @@
+"""What this server can do, and the answers of those parts that it has none of (client-server API, Capabilities)."""
+
+from typing import Any
+
+from homeserver.config.model import Config
+from homeserver.http.endpoint import USER, USER_OR_GUEST, Endpoint
+from homeserver.matrix.room_versions import ROOM_VERSIONS
+
+
+async def capabilities(config: Config) -> dict[str, Any]:
+    return {
+        "capabilities": {
+            "m.room_versions": {
+                "default": config.default_room_version,
+                "available": dict.fromkeys(ROOM_VERSIONS, "stable"),
+            },
+            "m.change_password": {"enabled": True},
+            "m.set_displayname": {"enabled": True},
+            "m.set_avatar_url": {"enabled": True},
+            "m.profile_fields": {"enabled": True},
+            "m.3pid_changes": {"enabled": False},
+            "m.get_login_token": {"enabled": False},
+        }
+    }
+
+
+async def turn_server() -> dict[str, Any]:
+    return {}
+
+
+async def contacts() -> dict[str, Any]:
+    return {"threepids": []}
+
+
+async def protocols() -> dict[str, Any]:
+    return {}
+
+
+async def locations() -> list[Any]:
+    return []
+
+
+ENDPOINTS = [
+    Endpoint("GET", "/capabilities", capabilities, auth=USER_OR_GUEST, limit=None, body=None),
+    Endpoint("GET", "/voip/turnServer", turn_server, auth=USER_OR_GUEST, limit=None, body=None),
+    Endpoint("GET", "/account/3pid", contacts, auth=USER, limit=None, body=None),
+    Endpoint("GET", "/thirdparty/protocols", protocols, auth=USER, limit=None, body=None),
+    Endpoint("GET", "/thirdparty/location", locations, auth=USER, limit=None, body=None),
+    Endpoint("GET", "/thirdparty/user", locations, auth=USER, limit=None, body=None),
+]

@@ -1,0 +1,118 @@
+"""Aliases and the published directory (client-server API, Room aliases, Published room directory)."""
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from homeserver.errors import InvalidParam, NotFound
+from homeserver.http.bodies import Body, Empty, Query
+from homeserver.http.endpoint import NOBODY, USER, USER_OR_GUEST, Endpoint
+from homeserver.matrix import identifiers
+from homeserver.matrix.identifiers import RoomAlias, RoomId
+from homeserver.services.auth.sessions import Requester
+from homeserver.services.rooms.directory import MOST_ROOMS, Directory, DirectoryPage
+
+
+class Target(Body, frozen=True):
+    room_id: str
+
+
+class Visibility(Body, frozen=True):
+    visibility: Literal["public", "private"] = "public"
+
+
+class ServerQuery(Query, frozen=True):
+    server: str | None = None
+
+
+class ListQuery(Query, frozen=True):
+    limit: Annotated[int, Meta(ge=0)] = MOST_ROOMS
+    since: str | None = None
+    server: str | None = None
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    generic_search_term: str | None = None
+    room_types: list[str | None] | None = None
+
+
+class Search(Body, frozen=True):
+    limit: Annotated[int, Meta(ge=0)] = MOST_ROOMS
+    since: str | None = None
+    filter: Wanted | None = None
+    include_all_networks: bool = False
+    third_party_instance_id: str | None = None
+
+
+async def resolve(room_alias: RoomAlias, directory: Directory) -> dict[str, Any]:
+    room_id = await directory.resolve(room_alias)
+    return {"room_id": room_id, "servers": [directory.server_name]}
+
+
+async def put(room_alias: RoomAlias, body: Target, who: Requester, directory: Directory) -> Empty:
+    try:
+        room_id = identifiers.room_id(body.room_id)
+    except identifiers.InvalidIdentifier as error:
+        raise InvalidParam(str(error)) from None
+    await directory.add(who, room_alias, room_id)
+    return Empty()
+
+
+async def delete(room_alias: RoomAlias, who: Requester, directory: Directory) -> Empty:
+    await directory.remove(who, room_alias)
+    return Empty()
+
+
+async def aliases(room_id: RoomId, who: Requester, directory: Directory) -> dict[str, Any]:
+    return {"aliases": await directory.list_of_room(who, room_id)}
+
+
+async def visibility(room_id: RoomId, directory: Directory) -> dict[str, Any]:
+    return {"visibility": "public" if await directory.is_listed(room_id) else "private"}
+
+
+async def set_visibility(room_id: RoomId, body: Visibility, who: Requester, directory: Directory) -> Empty:
+    await directory.set_listed(who, room_id, is_public=body.visibility == "public")
+    return Empty()
+
+
+async def list_rooms(query: ListQuery, directory: Directory) -> dict[str, Any]:
+    _check_server(query.server, directory)
+    return await directory.list_public(DirectoryPage(query.limit, query.since, None, None))
+
+
+async def search(body: Search, query: ServerQuery, directory: Directory) -> dict[str, Any]:
+    _check_server(query.server, directory)
+    if body.include_all_networks and body.third_party_instance_id is not None:
+        raise InvalidParam("Ask for all networks, or for one of them.")
+    wanted = body.filter or Wanted()
+    if body.third_party_instance_id is not None:
+        return {"chunk": [], "total_room_count_estimate": 0}
+    page = DirectoryPage(body.limit, body.since, wanted.generic_search_term, wanted.room_types)
+    return await directory.list_public(page)
+
+
+async def summary(room_id_or_alias: str, who: Requester, directory: Directory) -> dict[str, Any]:
+    return await directory.summary(who, await directory.room_of(room_id_or_alias))
+
+
+def _check_server(server: str | None, directory: Directory) -> None:
+    if server not in (None, directory.server_name):
+        raise NotFound("This server cannot ask others for their directory yet.")
+
+
+ENDPOINTS = [
+    Endpoint("GET", "/directory/room/{room_alias}", resolve, auth=NOBODY, limit=None, body=None),
+    Endpoint("PUT", "/directory/room/{room_alias}", put, auth=USER, limit=None, body=Target),
+    Endpoint("DELETE", "/directory/room/{room_alias}", delete, auth=USER, limit=None, body=None),
+    Endpoint("GET", "/rooms/{room_id}/aliases", aliases, auth=USER_OR_GUEST, limit=None, body=None),
+    Endpoint("GET", "/directory/list/room/{room_id}", visibility, auth=NOBODY, limit=None, body=None),
+    Endpoint("PUT", "/directory/list/room/{room_id}", set_visibility, auth=USER, limit=None, body=Visibility),
+    Endpoint("GET", "/publicRooms", list_rooms, auth=NOBODY, limit=None, body=None),
+    Endpoint("POST", "/publicRooms", search, auth=USER_OR_GUEST, limit=None, body=Search),
+]
+
+ENDPOINTS_V1 = [
+    Endpoint("GET", "/room_summary/{room_id_or_alias}", summary, auth=USER_OR_GUEST, limit=None, body=None),
+]

@@ -1,0 +1,1 @@
+"""Work that follows what has happened: each piece may be done twice, and none is lost."""

@@ -1,0 +1,35 @@
+"""What has to be done from time to time."""
+
+from homeserver.kit.clock import Clock
+from homeserver.services.auth.sessions import Sessions
+from homeserver.services.live.presence import SWEEP_S, Presence
+from homeserver.storage import transactions
+from homeserver.storage.engine import Database
+
+_TRANSACTIONS_MS = 24 * 60 * 60 * 1000
+_EVERY_SWEEPS = 6  # Once a minute.
+
+
+class Housekeeping:
+    """Notices who has gone, writes down when devices were seen, forgets old transaction ids."""
+
+    def __init__(self, database: Database, clock: Clock, presence: Presence, sessions: Sessions) -> None:
+        self._database = database
+        self._clock = clock
+        self._presence = presence
+        self._sessions = sessions
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        sweeps = 0
+        while True:
+            await self._clock.sleep(SWEEP_S)
+            await self._presence.sweep()
+            sweeps += 1
+            if sweeps % _EVERY_SWEEPS == 0:
+                await self.tidy()
+
+    async def tidy(self) -> None:
+        """Write down and forget."""
+        await self._sessions.write_seen()
+        await self._database.write(transactions.delete_older, before=self._clock.now() - _TRANSACTIONS_MS)

@@ -1,0 +1,147 @@
+"""Uploading and downloading files (client-server API, Content repository)."""
+
+import re
+from collections.abc import AsyncIterator
+
+from homeserver.errors import Forbidden, InvalidParam, LimitExceeded, NotFound, TooLarge, Unsupported
+from homeserver.kit.clock import Clock
+from homeserver.kit.randomness import Randomness
+from homeserver.matrix import identifiers
+from homeserver.outbound.blobs import Blobs
+from homeserver.services.auth.sessions import Requester
+from homeserver.services.media.thumbnails import Thumbnail, Thumbnails
+from homeserver.storage import media
+from homeserver.storage.engine import Database
+from homeserver.storage.media import Media
+from homeserver.streams.notifier import Notifier
+
+UNUSED_LIFETIME_MS = 24 * 60 * 60 * 1000
+LONGEST_WAIT_MS = 60_000
+_MOST_PENDING = 50
+_LONGEST_NAME = 255
+_ID = re.compile(r"[A-Za-z0-9_-]{1,255}")
+
+
+class MediaStore:
+    """The files of this server's users."""
+
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        randomness: Randomness,
+        notifier: Notifier,
+        blobs: Blobs,
+        thumbnails: Thumbnails,
+        *,
+        server_name: str,
+        largest: int,
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self._randomness = randomness
+        self._notifier = notifier
+        self._blobs = blobs
+        self._thumbnails = thumbnails
+        self._server_name = server_name
+        self.largest = largest
+
+    async def announce(self, who: Requester) -> tuple[str, int]:
+        """Make the address of a file whose bytes come later, and say until when they may come."""
+        now = self._clock.now()
+        since = now - UNUSED_LIFETIME_MS
+        if await self._database.read(media.count_pending, who.user_id, since=since) >= _MOST_PENDING:
+            raise LimitExceeded(60_000)
+        media_id = self._randomness.token(24)
+        await self._database.write(media.add, Media(media_id, who.user_id, now, None, None, None))
+        return self._uri(media_id), now + UNUSED_LIFETIME_MS
+
+    async def upload(
+        self, who: Requester, chunks: AsyncIterator[bytes], content_type: str | None, filename: str | None
+    ) -> str:
+        """Keep a file; its address."""
+        content_type, filename = _checked(content_type, filename)
+        media_id = self._randomness.token(24)
+        size = await self._blobs.put(media_id, self._capped(chunks))
+        one = Media(media_id, who.user_id, self._clock.now(), size, content_type, filename)
+        await self._database.write(media.add, one)
+        return self._uri(media_id)
+
+    async def upload_to(
+        self,
+        who: Requester,
+        server_name: str,
+        media_id: str,
+        chunks: AsyncIterator[bytes],
+        content_type: str | None,
+        filename: str | None,
+    ) -> None:
+        """Keep the bytes of a file that was announced."""
+        content_type, filename = _checked(content_type, filename)
+        one = await self._find(server_name, media_id)
+        if one.user_id != who.user_id:
+            raise Forbidden("Somebody else has announced this file.")
+        if one.size is not None:
+            raise Unsupported("M_CANNOT_OVERWRITE_MEDIA", "The file has its bytes already.", status=409)
+        if one.created_ts < self._clock.now() - UNUSED_LIFETIME_MS:
+            raise NotFound("The time to upload this file is over.")
+        size = await self._blobs.put(media_id, self._capped(chunks))
+        if not await self._database.write(
+            media.fill, media_id, size=size, content_type=content_type, filename=filename
+        ):
+            raise Unsupported("M_CANNOT_OVERWRITE_MEDIA", "The file has its bytes already.", status=409)
+        self._notifier.wake([_key(media_id)])
+
+    async def find(self, server_name: str, media_id: str, *, timeout_ms: int) -> Media:
+        """A file with its bytes; if it is only announced, wait. Raises `NotFound` or `M_NOT_YET_UPLOADED`."""
+        with self._notifier.waiting_for([_key(media_id)]) as waiter:
+            one = await self._find(server_name, media_id)
+            if one.size is None:
+                await waiter.wait(min(timeout_ms, LONGEST_WAIT_MS) / 1000)
+                one = await self._find(server_name, media_id)
+        if one.size is None:
+            raise Unsupported("M_NOT_YET_UPLOADED", "The file has not been uploaded yet.", status=504)
+        return one
+
+    def read(self, one: Media) -> AsyncIterator[bytes]:
+        """The bytes of a file."""
+        return self._blobs.read(one.media_id)
+
+    async def thumbnail(self, one: Media, wish: Thumbnail) -> tuple[str, bytes] | None:
+        """The type and bytes of a smaller picture; None if the file is to be shown as it is.
+
+        Raises `TooLarge` for pictures of too many pixels, `M_UNKNOWN` for what is no picture.
+        """
+        return await self._thumbnails.make(one, wish)
+
+    async def _find(self, server_name: str, media_id: str) -> Media:
+        if not identifiers.is_server_name(server_name) or _ID.fullmatch(media_id) is None:
+            raise InvalidParam("This is no address of a file.")
+        one = None
+        if server_name == self._server_name:
+            one = await self._database.read(media.find, media_id)
+        if one is None:
+            raise NotFound("There is no such file here.")
+        return one
+
+    async def _capped(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        size = 0
+        async for chunk in chunks:
+            size += len(chunk)
+            if size > self.largest:
+                raise TooLarge(f"A file may have at most {self.largest} bytes.")
+            yield chunk
+
+    def _uri(self, media_id: str) -> str:
+        return f"mxc://{self._server_name}/{media_id}"
+
+
+def _key(media_id: str) -> str:
+    return f"media {media_id}"
+
+
+def _checked(content_type: str | None, filename: str | None) -> tuple[str | None, str | None]:
+    for text in (content_type, filename):
+        if text is not None and (len(text) > _LONGEST_NAME or any(ord(char) < 32 for char in text)):
+            raise InvalidParam(f"A type or a name has at most {_LONGEST_NAME} characters, without control characters.")
+    return content_type, filename

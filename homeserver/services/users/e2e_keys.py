@@ -1,0 +1,352 @@
+"""Keys for end-to-end encryption (client-server API, End-to-End Encryption). The server sees public keys only."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from homeserver.errors import BadJson, Forbidden, InvalidParam, MissingParam, Unsupported
+from homeserver.matrix.canonical import CanonicalJsonError, canonical_json
+from homeserver.matrix.identifiers import DeviceId, UserId, domain_of
+from homeserver.matrix.signing import SignatureError, verify_json
+from homeserver.services.auth.sessions import Requester
+from homeserver.storage import devices, e2e_keys, members
+from homeserver.storage.e2e_keys import CrossSigningKey, Device, OneTimeKey, Signature
+from homeserver.storage.engine import Database, ReadTx, WriteTx
+
+_USAGES = ("master", "self_signing", "user_signing")
+_MOST_KEYS = 1000
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Whose keys to look at again, and whose no longer matter."""
+
+    changed: set[UserId]
+    left: set[UserId]
+
+
+class E2eKeys:
+    """The public keys of this server's users."""
+
+    def __init__(self, database: Database, server_name: str) -> None:
+        self._database = database
+        self._server_name = server_name
+
+    async def upload(
+        self, who: Requester, identity: Json | None, one_time: Mapping[str, Any], fallback: Mapping[str, Any]
+    ) -> dict[str, int]:
+        """Keep keys of the caller's device; the number of one-time keys by algorithm."""
+        if identity is not None:
+            _check_identity(who, identity)
+        keys, fallbacks = _one_time(one_time), _one_time(fallback)
+        return await self._database.write(_upload, (who.user_id, who.device_id), identity, keys, fallbacks)
+
+    async def query(self, who: Requester, wanted: Mapping[UserId, Sequence[DeviceId]]) -> Json:
+        """The keys of users and their devices, as the answer of `/keys/query`; an empty list stands for all devices."""
+        local, failures = self._split(wanted)
+        return {**await self._database.snapshot(_query, who.user_id, local), "failures": failures}
+
+    async def claim(self, wanted: Mapping[UserId, Mapping[DeviceId, str]]) -> Json:
+        """Take a one-time key for each device and algorithm, or its fallback key; the answer of `/keys/claim`."""
+        local, failures = self._split(wanted)
+        asked = {
+            (user_id, device_id, algorithm)
+            for user_id, of_devices in local.items()
+            for device_id, algorithm in of_devices.items()
+        }
+        if len(asked) > _MOST_KEYS:
+            raise InvalidParam(f"At most {_MOST_KEYS} keys can be claimed at once.")
+        taken = await self._database.write(_claim, asked) if asked else {}
+        shown: dict[str, dict[str, Json]] = {}
+        for (user_id, device_id), keys in taken.items():
+            of_user = shown.setdefault(user_id, {})
+            of_user[device_id] = {key.key_id: msgspec.Raw(key.body.encode()) for key in keys}
+        return {"one_time_keys": shown, "failures": failures}
+
+    async def needs_confirmation(self, user_id: UserId, given: Mapping[str, Json]) -> bool:
+        """Whether the upload of cross-signing keys replaces what is there, so that the user has to confirm it."""
+        known = await self._database.read(e2e_keys.find_cross_signing, [user_id])
+        if (user_id, "master") not in known:
+            return False
+        return any(
+            (user_id, usage) not in known or known[user_id, usage].public_key != _public_key(key, usage, user_id)
+            for usage, key in given.items()
+        )
+
+    async def upload_cross_signing(self, user_id: UserId, given: Mapping[str, Json]) -> None:
+        """Keep cross-signing keys by usage. Raises `M_INVALID_SIGNATURE`, or `M_MISSING_PARAM` without a master key."""
+        keys = [
+            CrossSigningKey(user_id, usage, _public_key(key, usage, user_id), _text(key))
+            for usage, key in given.items()
+        ]
+        await self._database.write(_upload_cross_signing, user_id, keys)
+
+    async def upload_signatures(self, who: Requester, given: Mapping[str, Mapping[str, Any]]) -> Json:
+        """Keep signatures upon keys, the good ones of them; what was wrong with the others, by user and key."""
+        return await self._database.write(_upload_signatures, who.user_id, given)
+
+    async def changes(self, who: Requester, *, after: int, upto: int) -> Changes:
+        """Whose keys have changed in (after, upto]."""
+        return await self._database.snapshot(list_changes, who.user_id, after=after, upto=upto)
+
+    def _split(self, wanted: Mapping[UserId, Any]) -> tuple[dict[UserId, Any], Json]:
+        local = {user_id: value for user_id, value in wanted.items() if domain_of(user_id) == self._server_name}
+        failures = {
+            domain_of(user_id): {"errcode": "M_UNREACHABLE", "error": "This server cannot ask others yet."}
+            for user_id in wanted.keys() - local.keys()
+        }
+        return local, failures
+
+
+def list_changes(tx: ReadTx, user_id: UserId, *, after: int, upto: int) -> Changes:
+    """Whose keys a user has to look at again, and with whom no room is shared any more, since `after`."""
+    sharing = set(members.list_sharing(tx, user_id))
+    changed = e2e_keys.list_changed(tx, after=after, upto=upto) & (sharing | {user_id})
+    own = members.list_of_user_since(tx, user_id, after=after, upto=upto)
+    left: set[UserId] = set()
+    for member in own:
+        others = set(members.list_joined_users(tx, member.room_nid))
+        if member.membership == "join":
+            changed |= others - {user_id}
+        else:
+            left |= others
+    joined = [member.room_nid for member in members.list_of_user(tx, user_id, ["join"])]
+    for member in members.list_changed(tx, joined, after=after, upto=upto):
+        if member.membership == "join":
+            changed.add(member.user_id)
+        elif member.membership in ("leave", "ban"):
+            left.add(member.user_id)
+    return Changes(changed, left - sharing - {user_id})
+
+
+def _upload(
+    tx: WriteTx, device: Device, identity: Json | None, keys: Sequence[OneTimeKey], fallbacks: Sequence[OneTimeKey]
+) -> dict[str, int]:
+    if identity is not None:
+        body = _text({key: value for key, value in identity.items() if key != "unsigned"})
+        if e2e_keys.find_device(tx, device) != body:
+            e2e_keys.put_device(tx, device, body)
+            e2e_keys.note_change(tx, device[0], members.list_sharing(tx, device[0]))
+    known = e2e_keys.find_one_time(tx, device, [key.key_id for key in keys]) if keys else {}
+    for key in keys:
+        if key.key_id in known and known[key.key_id] != key.body:
+            raise InvalidParam(f"The one-time key {key.key_id} is there already, and is a different one.")
+    new = [key for key in keys if key.key_id not in known]
+    if new:
+        e2e_keys.add_one_time(tx, device, new)
+    if fallbacks:
+        e2e_keys.put_fallbacks(tx, device, fallbacks)
+    if new or fallbacks:
+        tx.wake([device[0]])
+    return {"signed_curve25519": 0, **e2e_keys.count_one_time(tx, device)}
+
+
+def _query(tx: ReadTx, requester: UserId, wanted: Mapping[UserId, Sequence[DeviceId]]) -> Json:
+    names = {(one.user_id, one.device_id): one.display_name for one in devices.list_of_users(tx, wanted)}
+    signatures: dict[tuple[str, str], list[Signature]] = {}
+    for signature in e2e_keys.list_signatures(tx, wanted, requester=requester):
+        signatures.setdefault((signature.user_id, signature.target), []).append(signature)
+    shown: dict[str, Json] = {user_id: {} for user_id in wanted}
+    for (user_id, device_id), body in e2e_keys.find_devices(tx, wanted).items():
+        if wanted[user_id] and device_id not in wanted[user_id]:
+            continue
+        keys = _signed(body, signatures.get((user_id, device_id), ()))
+        name = names.get((user_id, device_id))
+        keys["unsigned"] = {} if name is None else {"device_display_name": name}
+        shown[user_id][device_id] = keys
+    answer: Json = {"device_keys": shown}
+    for (user_id, usage), key in e2e_keys.find_cross_signing(tx, wanted).items():
+        if usage != "user_signing" or user_id == requester:
+            keys = _signed(key.body, signatures.get((user_id, key.public_key), ()))
+            answer.setdefault(f"{usage}_keys", {})[user_id] = keys
+    return answer
+
+
+def _claim(tx: WriteTx, wanted: set[tuple[UserId, DeviceId, str]]) -> dict[Device, list[OneTimeKey]]:
+    taken = e2e_keys.take_one_time(tx, wanted)
+    got = {(*device, key.algorithm) for device, keys in taken.items() for key in keys}
+    missing = wanted - got
+    if missing:
+        for device, keys in e2e_keys.use_fallbacks(tx, missing).items():
+            taken.setdefault(device, []).extend(keys)
+    # The devices learn from their next sync how many keys are left.
+    tx.wake({user_id for user_id, _ in taken})
+    return taken
+
+
+def _upload_cross_signing(tx: WriteTx, user_id: UserId, keys: Sequence[CrossSigningKey]) -> None:
+    known = e2e_keys.find_cross_signing(tx, [user_id])
+    given = {key.usage: key for key in keys}
+    master = given.get("master") or known.get((user_id, "master"))
+    if master is None:
+        raise MissingParam("There is no master key that could sign the others.")
+    for key in keys:
+        if key.usage != "master":
+            _check_signature(key.body, user_id, master.public_key)
+    taken = {device.device_id for device in devices.list_of_users(tx, [user_id])}
+    if any(key.public_key in taken for key in keys):
+        raise Forbidden("A cross-signing key cannot be named like a device.")
+    replaced = [
+        known[user_id, key.usage].public_key
+        for key in keys
+        if (user_id, key.usage) in known and known[user_id, key.usage].public_key != key.public_key
+    ]
+    if replaced:
+        e2e_keys.remove_signatures(tx, user_id, replaced)
+    if keys:
+        e2e_keys.put_cross_signing(tx, keys)
+        e2e_keys.note_change(tx, user_id, members.list_sharing(tx, user_id))
+
+
+def _upload_signatures(tx: WriteTx, requester: UserId, given: Mapping[str, Mapping[str, Any]]) -> Json:
+    users = [UserId(user_id) for user_id in given]
+    cross = e2e_keys.find_cross_signing(tx, {*users, requester})
+    identities = e2e_keys.find_devices(tx, {requester})
+    good: list[Signature] = []
+    failures: dict[str, Json] = {}
+    for user_id, of_user in given.items():
+        for target, signed in of_user.items():
+            try:
+                good += _good_signatures(requester, UserId(user_id), target, signed, cross, identities)
+            except (InvalidParam, Unsupported) as error:
+                errcode = error.errcode if isinstance(error, Unsupported) else "M_INVALID_PARAM"
+                failures.setdefault(user_id, {})[target] = {"errcode": errcode, "error": error.message}
+    if good:
+        e2e_keys.put_signatures(tx, good)
+        for owner in {signature.user_id for signature in good}:
+            # What one says of others is for oneself alone.
+            audience = members.list_sharing(tx, requester) if owner == requester else []
+            if owner == requester:
+                e2e_keys.note_change(tx, owner, audience)
+            else:
+                e2e_keys.note_change(tx, requester, [])
+    return failures
+
+
+def _good_signatures(
+    requester: UserId,
+    owner: UserId,
+    target: str,
+    signed: Any,
+    cross: Mapping[tuple[UserId, str], CrossSigningKey],
+    identities: Mapping[Device, str],
+) -> list[Signature]:
+    """The requester's signatures upon a key. Raises unless the key is as it is stored, and they are good."""
+    if not isinstance(signed, dict):
+        raise InvalidParam("A signed key is an object.")
+    body, signers = _signable(requester, owner, target, cross, identities)
+    if _core(signed) != _core(msgspec.json.decode(body)):
+        raise InvalidParam("The key is not the one that this server has.")
+    by_requester = (signed.get("signatures") or {}).get(requester)
+    if not isinstance(by_requester, dict) or not by_requester:
+        raise InvalidParam("The key carries no signature of yours.")
+    already = (msgspec.json.decode(body).get("signatures") or {}).get(requester, {})
+    found = []
+    for key_id, signature in by_requester.items():
+        if already.get(key_id) == signature:
+            continue
+        if key_id not in signers or not isinstance(signature, str):
+            raise Unsupported("M_INVALID_SIGNATURE", "This key cannot be signed by that one.")
+        _check_signature(_text(signed), requester, signers[key_id], key_id)
+        found.append(Signature(owner, target, requester, key_id, signature))
+    return found
+
+
+def _signable(
+    requester: UserId,
+    owner: UserId,
+    target: str,
+    cross: Mapping[tuple[UserId, str], CrossSigningKey],
+    identities: Mapping[Device, str],
+) -> tuple[str, dict[str, str]]:
+    """The stored key, and the requester's public keys by id that may sign it."""
+    master = cross.get((owner, "master"))
+    if owner != requester:
+        user_signing = cross.get((requester, "user_signing"))
+        if master is None or master.public_key != target or user_signing is None:
+            raise InvalidParam("There is no such key that you could sign.")
+        return master.body, _named(user_signing.public_key)
+    if master is not None and master.public_key == target:
+        return master.body, {
+            key_id: public_key
+            for (_, device_id), body in identities.items()
+            for key_id, public_key in msgspec.json.decode(body).get("keys", {}).items()
+            if key_id == f"ed25519:{device_id}"
+        }
+    body = identities.get((owner, DeviceId(target)))
+    self_signing = cross.get((owner, "self_signing"))
+    if body is None or self_signing is None:
+        raise InvalidParam("There is no such key that you could sign.")
+    return body, _named(self_signing.public_key)
+
+
+def _named(public_key: str) -> dict[str, str]:
+    return {f"ed25519:{public_key}": public_key}
+
+
+def _check_identity(who: Requester, identity: Json) -> None:
+    if identity.get("user_id") != who.user_id or identity.get("device_id") != who.device_id:
+        raise InvalidParam("The keys are not those of the device that uploads them.")
+    keys, algorithms, signatures = (identity.get(name) for name in ("keys", "algorithms", "signatures"))
+    if not isinstance(keys, dict) or not isinstance(algorithms, list) or not isinstance(signatures, dict):
+        raise BadJson("Device keys have `keys`, `algorithms` and `signatures`.")
+    if not all(isinstance(value, str) for value in keys.values()):
+        raise BadJson("A key is text.")
+
+
+def _one_time(given: Mapping[str, Any]) -> list[OneTimeKey]:
+    if len(given) > _MOST_KEYS:
+        raise InvalidParam(f"At most {_MOST_KEYS} keys can be uploaded at once.")
+    for key_id, key in given.items():
+        algorithm, colon, name = key_id.partition(":")
+        if not algorithm or not colon or not name:
+            raise InvalidParam("A one-time key is named by its algorithm, a colon and an id.")
+        if not (isinstance(key, str) or (isinstance(key, dict) and isinstance(key.get("key"), str))):
+            raise BadJson("A one-time key is text, or an object with `key`.")
+    return [OneTimeKey(key_id, _text(key)) for key_id, key in given.items()]
+
+
+def _public_key(key: Json, usage: str, user_id: UserId) -> str:
+    """The one public key of a cross-signing key."""
+    keys, usages = key.get("keys"), key.get("usage")
+    if key.get("user_id") != user_id:
+        raise InvalidParam("The cross-signing key is not yours.")
+    if not isinstance(usages, list) or usage not in usages:
+        raise InvalidParam(f"The usage of the key is not {usage}.")
+    if not isinstance(keys, dict) or len(keys) != 1:
+        raise InvalidParam("A cross-signing key has exactly one public key.")
+    [(key_id, public_key)] = keys.items()
+    if not isinstance(public_key, str) or key_id != f"ed25519:{public_key}":
+        raise InvalidParam("A cross-signing key is named by its public part.")
+    return public_key
+
+
+def _check_signature(body: str, signer: UserId, public_key: str, key_id: str | None = None) -> None:
+    try:
+        verify_json(body.encode(), signer, key_id or f"ed25519:{public_key}", public_key)
+    except (SignatureError, CanonicalJsonError):
+        raise Unsupported("M_INVALID_SIGNATURE", "The signature of the key is missing or wrong.") from None
+
+
+def _signed(body: str, signatures: Iterable[Signature]) -> Json:
+    """The key with these signatures added."""
+    keys: Json = msgspec.json.decode(body)
+    for signature in signatures:
+        known = keys.setdefault("signatures", {})
+        known.setdefault(signature.signer_id, {})[signature.signer_key] = signature.signature
+    return keys
+
+
+def _core(key: Json) -> Json:
+    return {name: value for name, value in key.items() if name not in ("signatures", "unsigned")}
+
+
+def _text(value: Any) -> str:
+    try:
+        return canonical_json(value).decode()
+    except CanonicalJsonError as error:
+        raise BadJson(str(error)) from None

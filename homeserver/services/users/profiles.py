@@ -1,0 +1,96 @@
+"""Profiles (client-server API, Profiles)."""
+
+from typing import Any
+
+import msgspec
+
+from homeserver.errors import Forbidden, InvalidParam, NotFound, Unsupported
+from homeserver.matrix.identifiers import UserId
+from homeserver.services.auth.sessions import Requester
+from homeserver.storage import profiles, stream_rows, users
+from homeserver.storage.engine import Database, ReadTx, WriteTx
+from homeserver.storage.profiles import Change
+
+CHANGES = "profile changes"
+"""The notifier's key of changes that rooms must be told of."""
+
+_LARGEST = 65_535
+_LONGEST_KEY = 255
+_TEXTS = ("displayname", "avatar_url", "m.tz")
+_IN_ROOMS = ("displayname", "avatar_url")
+
+Json = dict[str, Any]
+
+
+class Profiles:
+    """The profiles of this server's users."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def get(self, user_id: UserId) -> Json:
+        """The whole profile. Raises `NotFound` for somebody who is not of this server."""
+        return await self._database.read(_get, user_id)
+
+    async def get_field(self, user_id: UserId, name: str) -> Any:
+        """One field. Raises `NotFound` if it is not set."""
+        fields = await self.get(user_id)
+        if name not in fields:
+            raise NotFound("The profile has no such field.")
+        return fields[name]
+
+    async def set_field(self, who: Requester, user_id: UserId, name: str, value: Any) -> None:
+        """Set a field of one's own profile; those that rooms show are taken there soon."""
+        self._check_own(who, user_id, name)
+        if len(name.encode()) > _LONGEST_KEY:
+            raise Unsupported("M_KEY_TOO_LARGE", f"The name of a field has at most {_LONGEST_KEY} bytes.")
+        if name in _TEXTS and not (isinstance(value, str) or value is None):
+            raise InvalidParam(f"The field {name} is text.")
+        await self._database.write(_set, user_id, name, value)
+
+    async def remove_field(self, who: Requester, user_id: UserId, name: str) -> None:
+        """Remove a field of one's own profile; it need not be there."""
+        self._check_own(who, user_id, name)
+        await self._database.write(_remove, user_id, name)
+
+    @staticmethod
+    def _check_own(who: Requester, user_id: UserId, name: str) -> None:
+        if who.user_id != user_id:
+            raise Forbidden("You may only change your own profile.")
+        if who.is_guest and name != "displayname":
+            raise Forbidden("Guests may only change their display name.")
+
+
+def _get(tx: ReadTx, user_id: UserId) -> Json:
+    fields = profiles.find_many(tx, [user_id]).get(user_id)
+    if fields is None:
+        if users.find(tx, user_id) is None:
+            raise NotFound("There is no such user.")
+        return {}
+    return fields
+
+
+def _set(tx: WriteTx, user_id: UserId, name: str, value: Any) -> None:
+    fields = _get(tx, user_id)
+    if name in _IN_ROOMS and not value:
+        # Older clients take a name away by setting it to nothing.
+        _remove(tx, user_id, name)
+        return
+    changed = {**fields, name: value}
+    if len(msgspec.json.encode(changed)) > _LARGEST:
+        raise Unsupported("M_PROFILE_TOO_LARGE", f"A profile has at most {_LARGEST} bytes.")
+    if changed != fields:
+        _put(tx, user_id, name, changed)
+
+
+def _remove(tx: WriteTx, user_id: UserId, name: str) -> None:
+    fields = _get(tx, user_id)
+    if name in fields:
+        _put(tx, user_id, name, {key: value for key, value in fields.items() if key != name})
+
+
+def _put(tx: WriteTx, user_id: UserId, name: str, fields: Json) -> None:
+    profiles.put(tx, user_id, fields)
+    if name in _IN_ROOMS:
+        profiles.note_change(tx, Change(stream_rows.advance(tx), user_id))
+        tx.wake([CHANGES])

@@ -1,0 +1,99 @@
+"""Read receipts: the newest of each user, kind and thread in a room."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sqlalchemy import BigInteger, Column, Index, Table, bindparam, or_, select
+from sqlalchemy.dialects.postgresql import insert
+
+from homeserver.matrix.identifiers import EventId, UserId
+from homeserver.storage.engine import ReadTx, WriteTx
+from homeserver.storage.tables import Text, chunks, metadata
+
+UNTHREADED = ""
+"""Stands for a receipt that says nothing of threads."""
+
+PRIVATE = "m.read.private"
+
+receipts = Table(
+    "receipts",
+    metadata,
+    Column("room_nid", BigInteger, primary_key=True, autoincrement=False),
+    Column("user_id", Text, primary_key=True),
+    Column("type", Text, primary_key=True),
+    Column("thread_id", Text, primary_key=True),
+    Column("event_id", Text, nullable=False),
+    Column("event_position", BigInteger, nullable=False),
+    Column("ts", BigInteger, nullable=False),
+    Column("position", BigInteger, nullable=False),
+    Index("ix_receipts_room_nid_position", "room_nid", "position"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """A user has read up to an event, in a thread (`main`, or its root's id) or in the whole room."""
+
+    room_nid: int
+    user_id: UserId
+    type: str
+    thread_id: str
+    event_id: EventId
+    event_position: int
+    ts: int
+    position: int
+
+
+_INSERT = insert(receipts)
+_UPSERT = _INSERT.on_conflict_do_update(
+    index_elements=["room_nid", "user_id", "type", "thread_id"],
+    set_={name: _INSERT.excluded[name] for name in ("event_id", "event_position", "ts", "position")},
+)
+_OF_USER = select(receipts).where(
+    receipts.c.user_id == bindparam("user_id"), receipts.c.room_nid.in_(bindparam("room_nids", expanding=True))
+)
+_SINCE = (
+    select(receipts)
+    .where(
+        receipts.c.room_nid.in_(bindparam("room_nids", expanding=True)),
+        receipts.c.position > bindparam("after"),
+        receipts.c.position <= bindparam("upto"),
+        or_(receipts.c.type != PRIVATE, receipts.c.user_id == bindparam("user_id")),
+    )
+    .order_by(receipts.c.position)
+)
+
+
+def put(tx: WriteTx, receipt: Receipt) -> None:
+    """Keep the receipt in the place of the one before."""
+    tx.connection.execute(
+        _UPSERT,
+        {
+            "room_nid": receipt.room_nid,
+            "user_id": receipt.user_id,
+            "type": receipt.type,
+            "thread_id": receipt.thread_id,
+            "event_id": receipt.event_id,
+            "event_position": receipt.event_position,
+            "ts": receipt.ts,
+            "position": receipt.position,
+        },
+    )
+
+
+def list_of_user(tx: ReadTx, user_id: UserId, room_nids: Iterable[int]) -> list[Receipt]:
+    """All receipts of a user in these rooms."""
+    found: list[Receipt] = []
+    for part in chunks(room_nids):
+        rows = tx.connection.execute(_OF_USER, {"user_id": user_id, "room_nids": part})
+        found.extend(Receipt(*row) for row in rows)
+    return found
+
+
+def list_since(tx: ReadTx, room_nids: Iterable[int], user_id: UserId, *, after: int, upto: int) -> list[Receipt]:
+    """The receipts in these rooms that are new in (after, upto], as far as this user may see them."""
+    found: list[Receipt] = []
+    for part in chunks(room_nids):
+        values = {"room_nids": part, "user_id": user_id, "after": after, "upto": upto}
+        found.extend(Receipt(*row) for row in tx.connection.execute(_SINCE, values))
+    return found
