@@ -128,7 +128,7 @@ async def build(config: Config, *, clock: Clock, randomness: Randomness, metrics
         typing = Typing(database, notifier, counter)
         stack.callback(typing.close)
         presence = Presence(database, clock, notifier, counter)
-        sync = Sync(database, clock, notifier, trees, counter, typing, presence, push_rules)
+        sync = Sync(database, clock, notifier, trees, counter, typing, presence, push_rules, hot)
         housekeeping = Housekeeping(database, clock, presence, sessions)
         stack.push_async_callback(housekeeping.tidy)
         stack.callback(notifier.wake_all)
