@@ -122,6 +122,7 @@ rc_message: {unlimited}
 rc_registration: {unlimited}
 rc_login: {{address: {unlimited}, account: {unlimited}, failed_attempts: {unlimited}}}
 rc_joins: {{local: {unlimited}, remote: {unlimited}}}
+rc_joins_per_room: {unlimited}
 rc_invites: {{per_room: {unlimited}, per_user: {unlimited}, per_issuer: {unlimited}}}
 rc_room_creation: {unlimited}
 rc_presence: {{per_user: {unlimited}}}

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sqlalchemy import BigInteger, Boolean, Column, Table, bindparam, select
+from sqlalchemy import BigInteger, Boolean, Column, Table, bindparam, select, update
 from sqlalchemy.exc import IntegrityError
 
 from homeserver.errors import Unsupported
@@ -34,6 +34,10 @@ class User:
     created_ts: int
 
 
+_SET_PASSWORD = (
+    update(users).where(users.c.user_id == bindparam("user")).values(password_hash=bindparam("hash"), is_guest=False)
+)
+_DEACTIVATE = update(users).where(users.c.user_id == bindparam("user")).values(password_hash=None, is_deactivated=True)
 _FIND = select(*users.c).where(users.c.user_id == bindparam("user_id"))
 
 
@@ -41,6 +45,16 @@ def find(tx: ReadTx, user_id: UserId) -> User | None:
     """The account, or None if there never was one; a deactivated one is still found."""
     row = tx.connection.execute(_FIND, {"user_id": user_id}).one_or_none()
     return User(*row) if row else None
+
+
+def set_password(tx: WriteTx, user_id: UserId, password_hash: str) -> None:
+    """Set the password; whoever was a guest no longer is."""
+    tx.connection.execute(_SET_PASSWORD, {"user": user_id, "hash": password_hash})
+
+
+def deactivate(tx: WriteTx, user_id: UserId) -> None:
+    """Nobody can log in to the account any more, and nobody else gets its name."""
+    tx.connection.execute(_DEACTIVATE, {"user": user_id})
 
 
 def insert(

@@ -9,7 +9,7 @@ from homeserver.matrix.identifiers import RoomId, UserId
 from homeserver.services.auth.sessions import Requester
 from homeserver.services.rooms.hot import HotRoom
 from homeserver.services.rooms.send import Draft, Drafts, Sender, is_local
-from homeserver.storage import members, profiles, rooms
+from homeserver.storage import members, profiles, rooms, users
 from homeserver.storage.engine import Database, ReadTx
 
 Json = dict[str, Any]
@@ -106,8 +106,13 @@ class Members:
         if not await self._database.write(members.forget, room_nid, who.user_id):
             raise Unsupported("M_UNKNOWN", "Leave the room before you forget it.")
 
-    async def refresh_profile(self, user_id: UserId) -> None:
-        """Take the user's name and picture into the rooms where they are out of date."""
+    async def follow_account(self, user_id: UserId) -> None:
+        """Take the user's name and picture into the rooms where they are out of date; who is no more, leaves them."""
+        account = await self._database.read(users.find, user_id)
+        if account is not None and account.is_deactivated:
+            for room_id in await self._rooms_of(user_id, ["join", "invite", "knock"]):
+                await self.leave(user_id, room_id)
+            return
         fresh = await self.own_content(user_id, "join")
 
         def build(drafts: Drafts) -> None:
@@ -130,7 +135,14 @@ class Members:
 
     async def joined_rooms(self, user_id: UserId) -> list[RoomId]:
         """The rooms that the user is in."""
-        return await self._database.read(_joined_rooms, user_id)
+        return await self._rooms_of(user_id, ["join"])
+
+    async def _rooms_of(self, user_id: UserId, kinds: list[str]) -> list[RoomId]:
+        def read(tx: ReadTx) -> list[RoomId]:
+            nids = [member.room_nid for member in members.list_of_user(tx, user_id, kinds)]
+            return [room.room_id for room in rooms.find_many(tx, nids).values()]
+
+        return await self._database.read(read)
 
     async def own_content(self, user_id: UserId, membership: str, reason: str | None = None) -> Json:
         """The content of a member event of a user of this server."""
@@ -221,8 +233,3 @@ def _content(drafts: Drafts, type_: str) -> Json:
 
 def _join_rule(drafts: Drafts) -> object:
     return _content(drafts, "m.room.join_rules").get("join_rule")
-
-
-def _joined_rooms(tx: ReadTx, user_id: UserId) -> list[RoomId]:
-    nids = [member.room_nid for member in members.list_of_user(tx, user_id, ["join"])]
-    return [room.room_id for room in rooms.find_many(tx, nids).values()]
