@@ -49,7 +49,13 @@ _V3 = [
     *sync.ENDPOINTS,
 ]
 
-_V1 = [*directory.ENDPOINTS_V1, *media.ENDPOINTS_V1, *messages.ENDPOINTS_V1, *relations.ENDPOINTS_V1]
+_V1 = [
+    *directory.ENDPOINTS_V1,
+    *media.ENDPOINTS_V1,
+    *messages.ENDPOINTS_V1,
+    *relations.ENDPOINTS_V1,
+    *rooms.ENDPOINTS_V1,
+]
 
 
 def _below(prefix: str, endpoints: list[Endpoint]) -> list[Endpoint]:

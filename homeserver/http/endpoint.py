@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from homeserver.errors import InvalidParam
-from homeserver.http.auth import requester
+from homeserver.http.auth import has_token, requester
 from homeserver.http.bodies import Body, JsonObject, Query, decode_body, decode_object, decode_query, read_capped
 from homeserver.matrix import identifiers
 from homeserver.services.auth.sessions import Requester, Sessions
@@ -36,6 +36,8 @@ class Auth:
 NOBODY = Auth("none")
 USER = Auth("user")
 USER_OR_GUEST = Auth("user or guest")
+ANYBODY = Auth("none, or user or guest")
+"""Somebody who may say who they are; the handler takes a `Requester | None`."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def bind(endpoint: Endpoint, services: Callable[[Request], Any], provided: Mappi
             query = kind
         elif kind is Request:
             wants_request = True
-        elif kind is Requester and endpoint.auth is not NOBODY:
+        elif endpoint.auth is not NOBODY and kind == (Requester | None if endpoint.auth is ANYBODY else Requester):
             caller = name
         elif kind in provided:
             from_services.append((name, provided[kind]))
@@ -98,10 +100,13 @@ def bind(endpoint: Endpoint, services: Callable[[Request], Any], provided: Mappi
     async def call(request: Request, path: Mapping[str, str]) -> Response:
         arguments: dict[str, Any] = {name: _parse(parser, path[name]) for name, parser in from_path}
         container = services(request)
-        if endpoint.auth is not NOBODY:
+        if endpoint.auth is ANYBODY and not has_token(request):
+            assert caller is not None
+            arguments[caller] = None
+        elif endpoint.auth is not NOBODY:
             assert sessions_field is not None
             sessions: Sessions = getattr(container, sessions_field)
-            who = await requester(request, sessions, guests=endpoint.auth is USER_OR_GUEST)
+            who = await requester(request, sessions, guests=endpoint.auth is not USER)
             if request.client is not None:
                 sessions.note_seen(who, request.client.host)
             if caller is not None:
