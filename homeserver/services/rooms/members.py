@@ -246,7 +246,7 @@ class Members:
         for user_id in drafts.room.joined:
             if is_local(user_id, self._server_name) and may_act(user_id, "invite", power_levels, create):
                 return user_id
-        raise Unsupported("M_UNABLE_TO_GRANT_JOIN", "Nobody on this server may let new members into the room.")
+        raise Forbidden("Nobody on this server may let new members into the room.")
 
 
 def allowed_rooms(join_rules: Mapping[str, Any]) -> list[str]:
