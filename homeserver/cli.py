@@ -2,16 +2,19 @@
 
 import asyncio
 import signal
+import socket
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Annotated
+from types import FrameType
+from typing import Annotated, TypeVar
 
 import typer
 import uvicorn
 
 from homeserver.app import signing_key
 from homeserver.app.application import Application
-from homeserver.app.container import build
+from homeserver.app.container import Container, build
 from homeserver.app.migrations import migrate as migrate_database
 from homeserver.config.load import load
 from homeserver.config.model import Config
@@ -21,7 +24,11 @@ from homeserver.kit.clock import Clock
 from homeserver.kit.metrics import Metrics
 from homeserver.kit.randomness import Randomness
 
+T = TypeVar("T")
+
 cli = typer.Typer(no_args_is_help=True, add_completion=False, help="A Matrix homeserver.")
+tokens = typer.Typer(no_args_is_help=True, help="Tokens with which people can register.")
+cli.add_typer(tokens, name="registration-token")
 
 
 def _settings() -> Config:
@@ -42,8 +49,9 @@ def serve() -> None:
     Path(config.data_dir).mkdir(parents=True, exist_ok=True)
     asyncio.run(migrate_database(config))
     print("Make the first administrator with: homeserver create-user NAME --admin", file=sys.stderr)
+    application = Application(config)
     settings = uvicorn.Config(
-        Application(config),
+        application,
         host=config.host,
         port=config.port,
         loop="uvloop",
@@ -57,7 +65,32 @@ def serve() -> None:
     )
     # uvicorn ends gracefully on SIGTERM and then raises the signal again: what was asked for is done, so exit with 0.
     signal.signal(signal.SIGTERM, lambda *_: None)
-    uvicorn.Server(settings).run()
+    _Server(settings, application).run(_sockets(config))
+
+
+class _Server(uvicorn.Server):
+    """Ends at a signal without letting those wait who only listen."""
+
+    def __init__(self, settings: uvicorn.Config, application: Application) -> None:
+        super().__init__(settings)
+        self._application = application
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)
+        self._application.end_waits()
+
+
+def _sockets(config: Config) -> list[socket.socket]:
+    """Sockets on all addresses that are to be listened on. Ends the program where one of them is taken."""
+    found = []
+    for host, port in [(config.host, config.port), *((one.host, one.port) for one in config.extra_listeners)]:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            found.append(socket.create_server((host, port), family=family, backlog=4096))
+        except OSError as error:
+            print(f"{host} port {port} cannot be listened on: {error.strerror or error}.", file=sys.stderr)
+            raise typer.Exit(1) from None
+    return found
 
 
 @cli.command()
@@ -76,21 +109,53 @@ def create_user(
     admin: Annotated[bool, typer.Option("--admin", help="The user may administrate the server.")] = False,
 ) -> None:
     """Make an account."""
-    config = _settings()
-    logs.configure(config.log.level, json=config.log.json)
-    try:
-        user_id = asyncio.run(_create_user(config, name, password, admin))
-    except RequestError as error:
-        print(error.message, file=sys.stderr)
-        raise typer.Exit(1) from None
+    user_id, _ = _run(lambda container: container.accounts.register(name, password, None, is_admin=admin))
     print(f"The account {user_id} is made.")
 
 
-async def _create_user(config: Config, name: str, password: str, admin: bool) -> str:
+async def _with_container(config: Config, work: Callable[[Container], Awaitable[T]]) -> T:
     await migrate_database(config)
     async with build(config, clock=Clock(), randomness=Randomness(), metrics=Metrics()) as container:
-        user_id, _ = await container.accounts.register(name, password, None, is_admin=admin)
-    return user_id
+        return await work(container)
+
+
+def _run(work: Callable[[Container], Awaitable[T]]) -> T:
+    """Do something with the server's parts; what the operator did wrong ends the program with a sentence."""
+    config = _settings()
+    logs.configure(config.log.level, json=config.log.json)
+    try:
+        return asyncio.run(_with_container(config, work))
+    except RequestError as error:
+        print(error.message, file=sys.stderr)
+        raise typer.Exit(1) from None
+
+
+@tokens.command(name="create")
+def create_token(
+    token: Annotated[str | None, typer.Option(help="The token. Left out: a random one.")] = None,
+    uses: Annotated[int | None, typer.Option(min=1, help="How many accounts it is good for. Left out: any.")] = None,
+    days: Annotated[float | None, typer.Option(min=0, help="How long it is good. Left out: for ever.")] = None,
+) -> None:
+    """Make a token with which people can register."""
+    lifetime_ms = None if days is None else int(days * 86_400_000)
+    print(_run(lambda container: container.registration.add_token(token, uses=uses, lifetime_ms=lifetime_ms)))
+
+
+@tokens.command(name="list")
+def list_tokens() -> None:
+    """Show all registration tokens."""
+    for one in _run(lambda container: container.registration.list_tokens()):
+        allowed = "any number" if one.uses_allowed is None else str(one.uses_allowed)
+        print(f"{one.token}  used {one.uses} of {allowed}")
+
+
+@tokens.command(name="revoke")
+def revoke_token(token: Annotated[str, typer.Argument(help="The token.")]) -> None:
+    """Nobody can register with the token any more."""
+    if not _run(lambda container: container.registration.remove_token(token)):
+        print("There is no such token.", file=sys.stderr)
+        raise typer.Exit(1)
+    print("The token is revoked.")
 
 
 @cli.command(name="check-config")

@@ -14,11 +14,7 @@ from homeserver.app.application import Application
 from homeserver.app.container import Container
 from homeserver.config.model import Config, Limits, Passwords
 from homeserver.kit.clock import Clock
-from homeserver.matrix.identifiers import DeviceId, UserId
-from homeserver.services.auth.sessions import Tokens
 from homeserver.services.users.accounts import NewDevice
-from homeserver.storage import devices, users
-from homeserver.storage.engine import WriteTx
 from tests.client import Client, client_of
 
 
@@ -123,15 +119,10 @@ class World:
 
     async def guest(self, name: str) -> User:
         """A guest, logged in."""
-        user_id, device_id = UserId(f"@{name}:localhost"), DeviceId("GUEST")
-
-        def make(tx: WriteTx) -> Tokens:
-            users.insert(tx, user_id, password_hash=None, is_guest=True, is_admin=False, now=self.clock.now())
-            devices.ensure(tx, user_id, device_id, display_name=None, now=self.clock.now())
-            return self.container.sessions.issue(tx, user_id, device_id, refreshable=False)
-
-        tokens = await self.container.database.write(make)
-        return User(self.client, user_id, device_id, tokens.access_token)
+        device = NewDevice(None, None, refreshable=False)
+        _, session = await self.container.accounts.register(name, None, device, is_guest=True)
+        assert session is not None
+        return User(self.client, session.user_id, session.device_id, session.tokens.access_token)
 
 
 def settings(database_url: str, data_dir: str, **more: Any) -> Config:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from homeserver.api import ops
 from homeserver.api.client import versions, well_known
 from homeserver.api.client.v3 import (
+    account,
     account_data,
     capabilities,
     devices,
@@ -29,6 +30,7 @@ from homeserver.api.client.v3 import (
 from homeserver.http.endpoint import Endpoint
 
 _V3 = [
+    *account.ENDPOINTS,
     *account_data.ENDPOINTS,
     *capabilities.ENDPOINTS,
     *devices.ENDPOINTS,
@@ -53,6 +55,7 @@ _V1 = [
     *directory.ENDPOINTS_V1,
     *media.ENDPOINTS_V1,
     *messages.ENDPOINTS_V1,
+    *register.ENDPOINTS_V1,
     *relations.ENDPOINTS_V1,
     *rooms.ENDPOINTS_V1,
 ]
@@ -68,6 +71,7 @@ ENDPOINTS = [
     *_below("/_matrix/client/v3", _V3),
     *_below("/_matrix/client/r0", _V3),  # The older name of the same operations.
     *_below("/_matrix/client/v1", _V1),
+    *_below("/_synapse/admin/v1", register.ENDPOINTS_ADMIN),
     *_below("/_matrix/media", media.ENDPOINTS_MEDIA),
     *ops.ENDPOINTS,
 ]

@@ -58,6 +58,11 @@ class Application:
             self._owner = loop.create_task(self._own(self._ready, self._stop))
         return await asyncio.shield(self._ready)
 
+    def end_waits(self) -> None:
+        """Answer all requests that only wait: the server is about to stop."""
+        if self._ready is not None and self._ready.done() and self._ready.exception() is None:
+            self._ready.result().notifier.wake_all()
+
     async def stop(self) -> None:
         """Close the container, if this event loop has one."""
         if self._owner is not None and self._stop is not None:

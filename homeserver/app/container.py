@@ -17,6 +17,7 @@ from homeserver.kit.metrics import Metrics
 from homeserver.kit.randomness import Randomness
 from homeserver.outbound.blobs import DiskBlobs
 from homeserver.services.auth.interactive import InteractiveAuth
+from homeserver.services.auth.limits import Limits
 from homeserver.services.auth.passwords import Passwords
 from homeserver.services.auth.sessions import Sessions
 from homeserver.services.live.counter import LiveCounter
@@ -47,6 +48,7 @@ from homeserver.services.users.e2e_keys import E2eKeys
 from homeserver.services.users.key_backups import KeyBackups
 from homeserver.services.users.profiles import Profiles
 from homeserver.services.users.push_rules import Pushers, PushRules
+from homeserver.services.users.registration import Registration
 from homeserver.services.users.to_device import ToDevice
 from homeserver.storage import stream_rows
 from homeserver.storage.engine import Database
@@ -65,9 +67,11 @@ class Container:
     notifier: Notifier
     sessions: Sessions
     passwords: Passwords
+    limits: Limits
     interactive: InteractiveAuth
     devices: Devices
     accounts: Accounts
+    registration: Registration
     profiles: Profiles
     user_data: UserData
     push_rules: PushRules
@@ -107,7 +111,27 @@ async def build(config: Config, *, clock: Clock, randomness: Randomness, metrics
         passwords = Passwords(config.passwords)
         stack.callback(passwords.close)
         devices = Devices(database, sessions)
-        accounts = Accounts(database, clock, randomness, sessions, passwords, devices, config.server_name)
+        accounts = Accounts(
+            database,
+            clock,
+            randomness,
+            sessions,
+            passwords,
+            devices,
+            config.server_name,
+            shortest_password=config.passwords.minimum_length,
+        )
+        interactive = InteractiveAuth(database, clock, randomness)
+        registration = Registration(
+            database,
+            clock,
+            randomness,
+            interactive,
+            accounts,
+            sessions,
+            config.registration,
+            is_open=config.registration_is_open,
+        )
         push_rules = PushRules(database)
 
         author = Author(config.server_name, signing_key.ensure(config, randomness), clock, randomness)
@@ -138,7 +162,7 @@ async def build(config: Config, *, clock: Clock, randomness: Randomness, metrics
         typing = Typing(database, notifier, counter)
         stack.callback(typing.close)
         presence = Presence(database, clock, notifier, counter)
-        sync = Sync(database, clock, notifier, trees, counter, typing, presence, push_rules)
+        sync = Sync(database, clock, notifier, trees, counter, typing, presence, push_rules, hot)
         housekeeping = Housekeeping(database, clock, presence, sessions)
         stack.push_async_callback(housekeeping.tidy)
         stack.callback(notifier.wake_all)
@@ -153,9 +177,11 @@ async def build(config: Config, *, clock: Clock, randomness: Randomness, metrics
             notifier=notifier,
             sessions=sessions,
             passwords=passwords,
-            interactive=InteractiveAuth(database, clock, randomness),
+            limits=Limits(clock, enabled=config.limits.rate_limits),
+            interactive=interactive,
             devices=devices,
             accounts=accounts,
+            registration=registration,
             profiles=Profiles(database),
             user_data=UserData(database),
             push_rules=push_rules,

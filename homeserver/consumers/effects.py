@@ -11,7 +11,7 @@ _LOOK_AGAIN_S = 60.0
 
 
 class RoomEffects:
-    """Tells rooms of new names and pictures.
+    """Tells rooms of new names and pictures, and leaves them for accounts that were deactivated.
 
     A change is forgotten after the rooms were told, so it may be told twice; that makes no second event, as a member
     event is only sent where it says something new.
@@ -33,7 +33,7 @@ class RoomEffects:
     async def _tell(self) -> bool:
         changes = await self._database.read(profiles.list_changes, limit=_BATCH)
         for user_id in dict.fromkeys(change.user_id for change in changes):
-            await self._members.refresh_profile(user_id)
+            await self._members.follow_account(user_id)
         if changes:
             await self._database.write(profiles.forget_changes, changes)
         return bool(changes)

@@ -17,6 +17,7 @@ from homeserver.errors import InvalidParam
 from homeserver.http.auth import has_token, requester
 from homeserver.http.bodies import Body, JsonObject, Query, decode_body, decode_object, decode_query, read_capped
 from homeserver.matrix import identifiers
+from homeserver.services.auth.limits import RATES, Limits
 from homeserver.services.auth.sessions import Requester, Sessions
 
 Handler = Callable[..., Awaitable[Any]]
@@ -53,6 +54,8 @@ class Endpoint:
 
     def __post_init__(self) -> None:
         hints = get_type_hints(self.handler)
+        if self.limit is not None and self.limit not in RATES:
+            raise TypeError(f"{self.method} {self.path}: there is no limit {self.limit}")
         if self.body is not None and hints.get("body") is not self.body:
             raise TypeError(f"{self.method} {self.path}: the handler takes no `body: {self.body.__name__}`")
         if self.body is None and "body" in hints:
@@ -79,6 +82,7 @@ def bind(endpoint: Endpoint, services: Callable[[Request], Any], provided: Mappi
     sessions_field = provided.get(Sessions)
     if endpoint.auth is not NOBODY and sessions_field is None:
         raise TypeError(f"{endpoint.method} {endpoint.path}: nothing provides {Sessions}")
+    limits_field = provided.get(Limits)
     caller: str | None = None
     for name in inspect.signature(endpoint.handler).parameters:
         kind = hints[name]
@@ -100,6 +104,7 @@ def bind(endpoint: Endpoint, services: Callable[[Request], Any], provided: Mappi
     async def call(request: Request, path: Mapping[str, str]) -> Response:
         arguments: dict[str, Any] = {name: _parse(parser, path[name]) for name, parser in from_path}
         container = services(request)
+        key = address = _address(request)
         if endpoint.auth is ANYBODY and not has_token(request):
             assert caller is not None
             arguments[caller] = None
@@ -107,10 +112,13 @@ def bind(endpoint: Endpoint, services: Callable[[Request], Any], provided: Mappi
             assert sessions_field is not None
             sessions: Sessions = getattr(container, sessions_field)
             who = await requester(request, sessions, guests=endpoint.auth is not USER)
-            if request.client is not None:
-                sessions.note_seen(who, request.client.host)
+            sessions.note_seen(who, address)
+            key = who.user_id
             if caller is not None:
                 arguments[caller] = who
+        if endpoint.limit is not None and limits_field is not None:
+            limits: Limits = getattr(container, limits_field)
+            limits.take(endpoint.limit, key)
         if decode is not None:
             arguments["body"] = decode(await read_capped(request, cap))
         if query is not None:
@@ -136,6 +144,10 @@ _PARSERS: dict[Any, Callable[[str], Any]] = {
     identifiers.RoomAlias: identifiers.room_alias,
     identifiers.DeviceId: identifiers.device_id,
 }
+
+
+def _address(request: Request) -> str:
+    return request.client.host if request.client is not None else ""
 
 
 def _parse(parser: Callable[[str], Any], text: str) -> Any:

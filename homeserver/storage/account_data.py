@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sqlalchemy import BigInteger, Column, Index, Table, bindparam, select
+from sqlalchemy import BigInteger, Column, Index, Table, bindparam, delete, select
 from sqlalchemy.dialects.postgresql import insert
 
 from homeserver.matrix.identifiers import UserId
@@ -51,6 +51,7 @@ _OF_USERS = select(account_data.c.user_id, account_data.c.content).where(
     account_data.c.room_id == bindparam("room_id"),
     account_data.c.type == bindparam("type"),
 )
+_REMOVE_ALL = delete(account_data).where(account_data.c.user_id == bindparam("user"))
 _SINCE = (
     select(account_data)
     .where(
@@ -74,6 +75,11 @@ def put(tx: WriteTx, data: AccountData) -> None:
             "position": data.position,
         },
     )
+
+
+def remove_all(tx: WriteTx, user_id: UserId) -> None:
+    """Remove everything that a user has kept."""
+    tx.connection.execute(_REMOVE_ALL, {"user": user_id})
 
 
 def find(tx: ReadTx, user_id: UserId, room_id: str, type_: str) -> str | None:

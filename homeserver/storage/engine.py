@@ -52,10 +52,34 @@ class WriteTx(ReadTx):
     one that the transaction took.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, unsettled: set[int] | None = None) -> None:
         super().__init__(connection)
         self.position = 0
         self.woken: set[str] = set()
+        self._first = 0
+        self._unsettled = unsettled
+        self._committed: list[Callable[[], None]] = []
+
+    def take(self, first: int, last: int) -> None:
+        """Positions were taken: until this transaction is over, nobody may believe to know what is at them."""
+        if self.position == 0 and self._unsettled is not None:
+            self._unsettled.add(first)
+            self._first = first
+        self.position = last
+
+    def on_commit(self, action: Callable[[], None]) -> None:
+        """Do this in the event loop after the commit, before anybody is woken."""
+        self._committed.append(action)
+
+    def settle(self) -> None:
+        """The transaction is committed."""
+        for action in self._committed:
+            action()
+
+    def forget(self) -> None:
+        """Nothing is pending at its positions any more."""
+        if self.position and self._unsettled is not None:
+            self._unsettled.discard(self._first)
 
     def wake(self, keys: Iterable[str]) -> None:
         """Wake these after the commit."""
@@ -69,6 +93,8 @@ class Database:
         self.url = url
         self._run = run
         self._on_commit = on_commit
+        self.unsettled: set[int] = set()
+        """The first positions of transactions that have not ended, or were not announced yet."""
 
     @property
     def is_postgres(self) -> bool:
@@ -105,14 +131,22 @@ class Database:
         return await self._finish(self._write(lambda tx: unit(tx, *args, **kwargs)))
 
     async def _write(self, unit: Callable[[WriteTx], T]) -> T:
-        def run(connection: Connection) -> tuple[WriteTx, T]:
-            tx = WriteTx(connection)
-            return tx, unit(tx)
+        attempts: list[WriteTx] = []
 
-        tx, result = await self._run.write(run)
-        if tx.woken:
-            self._on_commit(tx.position, tx.woken)
-        return result
+        def run(connection: Connection) -> T:
+            attempts.append(WriteTx(connection, self.unsettled))
+            return unit(attempts[-1])
+
+        try:
+            result = await self._run.write(run)
+            tx = attempts[-1]
+            tx.settle()
+            if tx.woken:
+                self._on_commit(tx.position, tx.woken)
+            return result
+        finally:
+            for tx in attempts:
+                tx.forget()
 
     @staticmethod
     async def _finish(work: Coroutine[Any, Any, T]) -> T:

@@ -50,6 +50,7 @@ _PUT_PUSHER = _NEW_PUSHER.on_conflict_do_update(
 _REMOVE_PUSHER = delete(pushers).where(
     pushers.c.user_id == bindparam("user"), pushers.c.app_id == bindparam("app"), pushers.c.pushkey == bindparam("key")
 )
+_REMOVE_ALL = delete(pushers).where(pushers.c.user_id == bindparam("user"))
 _REMOVE_OTHERS = delete(pushers).where(
     pushers.c.user_id != bindparam("user"), pushers.c.app_id == bindparam("app"), pushers.c.pushkey == bindparam("key")
 )
@@ -81,6 +82,11 @@ def put_pusher(tx: WriteTx, user_id: UserId, app_id: str, pushkey: str, body: st
 def remove_pusher(tx: WriteTx, user_id: UserId, app_id: str, pushkey: str) -> None:
     """Remove the user's pusher of this app and key."""
     tx.connection.execute(_REMOVE_PUSHER, {"user": user_id, "app": app_id, "key": pushkey})
+
+
+def remove_all_pushers(tx: WriteTx, user_id: UserId) -> None:
+    """Remove all pushers of a user."""
+    tx.connection.execute(_REMOVE_ALL, {"user": user_id})
 
 
 def remove_pushers_of_others(tx: WriteTx, user_id: UserId, app_id: str, pushkey: str) -> None:

@@ -26,8 +26,9 @@ def advance(tx: WriteTx, count: int = 1) -> int:
     The row stays locked until the transaction ends, so positions become visible in order: whoever reads position N
     in a snapshot sees every row up to N.
     """
-    tx.position = int(tx.connection.execute(_ADVANCE, {"count": count}).scalar_one())
-    return tx.position
+    last = int(tx.connection.execute(_ADVANCE, {"count": count}).scalar_one())
+    tx.take(last - count + 1, last)
+    return last
 
 
 def current(tx: ReadTx) -> int:

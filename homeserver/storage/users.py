@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sqlalchemy import BigInteger, Boolean, Column, Table, bindparam, select
+from sqlalchemy import BigInteger, Boolean, Column, Table, bindparam, select, update
 from sqlalchemy.exc import IntegrityError
 
 from homeserver.errors import Unsupported
@@ -35,6 +35,10 @@ class User:
     created_ts: int
 
 
+_SET_PASSWORD = (
+    update(users).where(users.c.user_id == bindparam("user")).values(password_hash=bindparam("hash"), is_guest=False)
+)
+_DEACTIVATE = update(users).where(users.c.user_id == bindparam("user")).values(password_hash=None, is_deactivated=True)
 _FIND = select(*users.c).where(users.c.user_id == bindparam("user_id"))
 _FIND_MANY = select(*users.c).where(users.c.user_id.in_(bindparam("user_ids", expanding=True)))
 
@@ -51,6 +55,16 @@ def find_many(tx: ReadTx, user_ids: Iterable[UserId]) -> dict[UserId, User]:
     for part in chunks(user_ids):
         found.update((row.user_id, User(*row)) for row in tx.connection.execute(_FIND_MANY, {"user_ids": part}))
     return found
+
+
+def set_password(tx: WriteTx, user_id: UserId, password_hash: str) -> None:
+    """Set the password; whoever was a guest no longer is."""
+    tx.connection.execute(_SET_PASSWORD, {"user": user_id, "hash": password_hash})
+
+
+def deactivate(tx: WriteTx, user_id: UserId) -> None:
+    """Nobody can log in to the account any more, and nobody else gets its name."""
+    tx.connection.execute(_DEACTIVATE, {"user": user_id})
 
 
 def insert(

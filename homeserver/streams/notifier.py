@@ -38,6 +38,8 @@ class Notifier:
         self._waiters: dict[str, set[Waiter]] = {}
         self._changed: dict[str, int] = {}
         self._known_since: int | None = None
+        self.latest = 0
+        """The last position that was announced."""
         self.is_stopping = False
         """Nobody should begin to wait any more."""
 
@@ -63,7 +65,7 @@ class Notifier:
 
     def begin(self, position: int) -> None:
         """From this position on the notifier hears of every change."""
-        self._known_since = position
+        self._known_since = self.latest = position
 
     def may_have_changed(self, key: str, since: int) -> bool:
         """Whether something under the key may have happened after `since`; False is certain."""
@@ -74,6 +76,7 @@ class Notifier:
     def changed(self, position: int, keys: Iterable[str]) -> None:
         """A commit up to this position concerns the keys: note it, and wake those who wait for one of them."""
         keys = list(keys)
+        self.latest = max(self.latest, position)
         for key in keys:
             self._changed[key] = max(position, self._changed.get(key, 0))
         self.wake(keys)

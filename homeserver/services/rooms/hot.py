@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from homeserver.kit.concurrency import SingleFlight
 from homeserver.matrix.events import Event
-from homeserver.matrix.identifiers import RoomId, UserId
+from homeserver.matrix.identifiers import DeviceId, RoomId, UserId
 from homeserver.matrix.room_versions import ROOM_VERSIONS, RoomVersion
 from homeserver.services.rooms.state import StateTrees
 from homeserver.storage import events, rooms, stream_rows
@@ -24,11 +24,23 @@ _ROOMS = 2000
 
 
 @dataclass(frozen=True, slots=True)
+class Transaction:
+    """The client's name for a request, so that a repeated one is answered alike."""
+
+    user_id: UserId
+    device_id: DeviceId
+    scope: str
+    txn_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Recent:
     """An event that was committed while its room was hot."""
 
     stored: StoredEvent
     event: Event
+    transaction: Transaction | None
+    """By which it was sent, for the device that sent it."""
 
 
 class HotRoom:
@@ -95,7 +107,7 @@ class HotRoom:
         """Put the redacted form, by position, in the place of what was said before."""
         for index, recent in enumerate(self.recent):
             if (event := redacted.get(recent.stored.position)) is not None:
-                self.recent[index] = Recent(replace(recent.stored, pdu=event.pdu), event)
+                self.recent[index] = replace(recent, stored=replace(recent.stored, pdu=event.pdu), event=event)
 
     def remember(self, committed: Iterable[Recent]) -> None:
         """Keep what was committed, for those who read along; the oldest goes when there is too much."""

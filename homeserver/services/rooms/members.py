@@ -153,8 +153,15 @@ class Members:
         guests = await self._database.read(_find_guests, local)
         return {user_id: _content_of("leave", profile, None) for user_id, profile in guests.items()}
 
-    async def refresh_profile(self, user_id: UserId) -> None:
-        """Take the user's name and picture into the rooms where they are out of date."""
+    async def follow_account(self, user_id: UserId) -> None:
+        """Take the user's name and picture into the rooms where they are out of date; who is no more, leaves them."""
+        account = await self._database.read(users.find, user_id)
+        if account is not None and account.is_deactivated:
+            await self._leave_all(user_id)
+        else:
+            await self._refresh_profile(user_id)
+
+    async def _refresh_profile(self, user_id: UserId) -> None:
         fresh = await self.own_content(user_id, "join")
 
         def build(drafts: Drafts) -> None:
@@ -168,8 +175,7 @@ class Members:
 
         await self._change_all(await self.joined_rooms(user_id), build)
 
-    async def leave_all(self, user_id: UserId) -> None:
-        """Leave every room, and reject every invite, of a user who goes for good."""
+    async def _leave_all(self, user_id: UserId) -> None:
         content = _content_of("leave", {}, None)
 
         def build(drafts: Drafts) -> None:

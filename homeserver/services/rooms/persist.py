@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from homeserver.errors import HomeserverError, Unavailable
 from homeserver.kit.concurrency import Background
 from homeserver.matrix.events import Event
-from homeserver.matrix.identifiers import DeviceId, EventId, UserId
+from homeserver.matrix.identifiers import EventId, UserId
 from homeserver.matrix.relations import RelatesTo, relates_to
-from homeserver.services.rooms.hot import HotRoom, HotRooms, Recent
+from homeserver.services.rooms.hot import HotRoom, HotRooms, Recent, Transaction
 from homeserver.services.rooms.state import StateTrees, StateWriter
 from homeserver.storage import events, members, relations, rooms, stream_rows, transactions
 from homeserver.storage.engine import Database, ReadTx, WriteTx
@@ -32,16 +32,6 @@ _LONGEST = 255
 
 class Superseded(HomeserverError):
     """The room is no longer as it was when this was built; build again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Transaction:
-    """The client's name for a request, so that a repeated one is answered alike."""
-
-    user_id: UserId
-    device_id: DeviceId
-    scope: str
-    txn_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +144,7 @@ class EventWriter:
     async def _try(self, group: list[Batch]) -> bool:
         """Whether the group was written. A single batch that was not gets its error here."""
         [outcome] = await asyncio.gather(self._database.write(self._write, group), return_exceptions=True)
-        if isinstance(outcome, _Written):
-            self._take_over(group, outcome)
+        if outcome is None:
             return True
         if len(group) == 1:
             assert isinstance(outcome, BaseException)
@@ -168,7 +157,7 @@ class EventWriter:
         [outcome] = await asyncio.gather(self._database.read(_find_events, ids), return_exceptions=True)
         return outcome if isinstance(outcome, dict) else None
 
-    def _take_over(self, group: list[Batch], written: _Written) -> None:
+    def _take_over(self, group: Sequence[Batch], written: _Written) -> None:
         self._trees.keep(written.states)
         for batch, nid, stored in zip(group, written.nids, written.stored, strict=True):
             room = batch.room
@@ -181,7 +170,8 @@ class EventWriter:
             redacted = {new.redaction.target: new.redaction.redacted for new in batch.events if new.redaction}
             if redacted:
                 room.forget_redacted(redacted)
-            room.remember(Recent(row, new.event) for row, new in zip(stored, batch.events, strict=True))
+            sent = batch.transaction
+            room.remember(Recent(row, new.event, sent) for row, new in zip(stored, batch.events, strict=True))
             self._settle(batch, stored)
 
     @staticmethod
@@ -197,7 +187,7 @@ class EventWriter:
         batch.done.set_exception(error)
         batch.done.exception()  # Nobody may be waiting any more.
 
-    def _write(self, tx: WriteTx, group: Sequence[Batch]) -> _Written:
+    def _write(self, tx: WriteTx, group: Sequence[Batch]) -> None:
         """The transaction. It changes nothing but the database, as it may be run again."""
         count = sum(len(batch.events) for batch in group)
         position = stream_rows.advance(tx, count) - count
@@ -225,7 +215,8 @@ class EventWriter:
             written.nids.append(nid)
             written.stored.append(stored)
         self._store(tx, group, written, list(changed.values()))
-        return written
+        # Before anybody is woken: who is, looks at the hot rooms.
+        tx.on_commit(lambda: self._take_over(group, written))
 
     def _store(self, tx: WriteTx, group: Sequence[Batch], written: _Written, changed: list[Member]) -> None:
         new_rooms = [

@@ -23,8 +23,8 @@ from homeserver.matrix.events import Event, EventTooLarge, MalformedEvent, build
 from homeserver.matrix.identifiers import EventId, RoomId, UserId, domain_of
 from homeserver.matrix.signing import SigningKey
 from homeserver.services.auth.sessions import Requester
-from homeserver.services.rooms.hot import HotRoom, HotRooms, parse
-from homeserver.services.rooms.persist import Batch, EventWriter, NewEvent, Redaction, Superseded, Transaction
+from homeserver.services.rooms.hot import HotRoom, HotRooms, Transaction, parse
+from homeserver.services.rooms.persist import Batch, EventWriter, NewEvent, Redaction, Superseded
 from homeserver.storage import events, rooms, transactions
 from homeserver.storage.engine import Database, ReadTx, WriteTx
 from homeserver.storage.events import StoredEvent

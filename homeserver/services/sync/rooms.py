@@ -48,6 +48,7 @@ class View:
     state_after: bool
     as_pdus: bool
     now: int
+    ignored: frozenset[UserId]
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +154,8 @@ def _timeline(tx: ReadTx, trees: StateTrees, view: View, room: Room, *, base: in
             if base is not None
             else visible(tx, trees, room.version, view.who.user_id, rows)
         )
-        admitted = page if wanted.admits_all else [one for one in page if wanted.admits_event(one.event)]
+        heard = [one for one in page if one.event.is_state or one.event.sender not in view.ignored]
+        admitted = heard if wanted.admits_all else [one for one in heard if wanted.admits_event(one.event)]
         skipped = skipped or len(admitted) < len(rows)
         seen.extend(admitted)
         more = len(rows) == size

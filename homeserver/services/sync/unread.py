@@ -5,6 +5,7 @@ user syncs. What was found is kept in memory, so each event is tried once for ea
 cost nothing. After a restart a room is looked through again from the user's last receipt on.
 """
 
+import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,9 +14,10 @@ from homeserver.matrix import event_auth
 from homeserver.matrix.event_auth import AuthError
 from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import UserId
-from homeserver.matrix.push_rules import Circumstances
+from homeserver.matrix.push_rules import Circumstances, Ruleset
+from homeserver.matrix.relations import THREAD, relates_to
 from homeserver.services.live.receipts import MAIN, thread_of
-from homeserver.services.rooms.hot import parse
+from homeserver.services.rooms.hot import HotRoom, parse
 from homeserver.services.rooms.state import StateTrees
 from homeserver.services.users.push_rules import PushRules
 from homeserver.storage import events, members, receipts
@@ -46,6 +48,8 @@ class _Tally:
 
     upto: int
     notices: tuple[Notice, ...]
+    read: Mapping[str, int]
+    """How far the user has read, by thread."""
 
 
 class Unread:
@@ -57,51 +61,77 @@ class Unread:
     def __init__(self, trees: StateTrees, push_rules: PushRules) -> None:
         self._trees = trees
         self._push_rules = push_rules
+        self._changing = threading.Lock()
         self._tallies: dict[tuple[UserId, int], _Tally] = {}
 
     def counts(self, tx: ReadTx, user_id: UserId, room: Room, member: Member, *, upto: int, by_thread: bool) -> Json:
         """`unread_notifications` and, if wanted, `unread_thread_notifications` of a room that the user is in."""
         read = _read_positions(tx, user_id, room.room_nid)
         unthreaded = read.get(UNTHREADED, 0)
-        tally = self._tally(tx, user_id, room, member, since=unthreaded, upto=upto)
-        unread = [
-            notice
-            for notice in tally.notices
-            if notice.position > max(unthreaded, read.get(notice.thread, 0)) and notice.position <= upto
-        ]
-        if not by_thread:
-            return {"unread_notifications": _count(unread)}
-        answer: Json = {"unread_notifications": _count([one for one in unread if one.thread == MAIN])}
-        threads = {notice.thread for notice in unread} - {MAIN}
-        if threads:
-            answer["unread_thread_notifications"] = {
-                thread: _count([one for one in unread if one.thread == thread]) for thread in sorted(threads)
-            }
-        return answer
+        tally = self._tally(tx, user_id, room, member, read, since=unthreaded, upto=upto)
+        return _shown(tally, upto=upto, by_thread=by_thread)
 
-    def _tally(self, tx: ReadTx, user_id: UserId, room: Room, member: Member, *, since: int, upto: int) -> _Tally:
+    def glance(self, user_id: UserId, room: HotRoom, ruleset: Ruleset, *, upto: int, by_thread: bool) -> Json | None:
+        """The same out of memory, for somebody whose receipts are as they were the last time; None if unsure."""
+        assert room.room_nid is not None
+        tally = self._tallies.get((user_id, room.room_nid))
+        if tally is None or room.known_since > tally.upto:
+            return None
+        notices = list(tally.notices)
+        circumstances: _Place | None = None
+        for recent in room.recent:
+            if not tally.upto < recent.stored.position <= upto:
+                continue
+            thread = _thread_at_a_glance(recent.event)
+            if thread is None:
+                return None
+            if recent.event.sender == user_id:
+                notices = [notice for notice in notices if notice.thread != thread]
+                continue
+            circumstances = circumstances or _Place.of_hot(room, user_id)
+            outcome = ruleset.evaluate(_as_client(recent.event), circumstances.of(recent.event.sender))
+            if outcome.notify:
+                notices.append(Notice(recent.stored.position, thread, outcome.highlight))
+        before, tally = tally, _Tally(max(upto, tally.upto), tuple(notices), tally.read)
+        with self._changing:
+            # A closer look in another thread may have found out more in the meantime.
+            if self._tallies.get((user_id, room.room_nid)) is before:
+                self._tallies[user_id, room.room_nid] = tally
+        return _shown(tally, upto=upto, by_thread=by_thread)
+
+    def _tally(
+        self,
+        tx: ReadTx,
+        user_id: UserId,
+        room: Room,
+        member: Member,
+        read: Mapping[str, int],
+        *,
+        since: int,
+        upto: int,
+    ) -> _Tally:
         known = self._tallies.get((user_id, room.room_nid))
         if known is None:
-            known = _Tally(max(since, _joined_at(tx, room, member)), ())
-        if known.upto >= upto:
-            return known
+            known = _Tally(max(since, _joined_at(tx, room, member)), (), read)
         notices = [notice for notice in known.notices if notice.position > since]
-        notices = self._scan(tx, user_id, room, notices, after=max(known.upto, since), upto=upto)
-        tally = _Tally(upto, tuple(notices))
-        if len(self._tallies) > _TALLIES:
-            self._tallies.clear()
-        self._tallies[user_id, room.room_nid] = tally
+        if known.upto < upto:
+            notices = self._scan(tx, user_id, room, notices, after=max(known.upto, since), upto=upto)
+        tally = _Tally(max(upto, known.upto), tuple(notices), read)
+        with self._changing:
+            if len(self._tallies) > _TALLIES:
+                self._tallies.clear()
+            self._tallies[user_id, room.room_nid] = tally
         return tally
 
     def _scan(
         self, tx: ReadTx, user_id: UserId, room: Room, notices: list[Notice], *, after: int, upto: int
     ) -> list[Notice]:
-        circumstances: _RoomNow | None = None
+        circumstances: _Place | None = None
         ruleset = None
         for _ in range(_MOST_PAGES):
             rows = events.list_forwards(tx, room.room_nid, after=after, upto=upto, limit=_PAGE)
             if rows and (circumstances is None or ruleset is None):
-                circumstances = _RoomNow(tx, self._trees, room, user_id)
+                circumstances = _Place.of_stored(tx, self._trees, room, user_id)
                 ruleset = self._push_rules.ruleset(tx, user_id)
             for row in rows:
                 assert circumstances is not None
@@ -121,20 +151,34 @@ class Unread:
         return notices
 
 
-class _RoomNow:
+class _Place:
     """What push rules ask of a room, as it is now."""
 
-    def __init__(self, tx: ReadTx, trees: StateTrees, room: Room, user_id: UserId) -> None:
-        pairs = [("m.room.create", ""), ("m.room.power_levels", ""), ("m.room.member", user_id)]
-        positions = trees.find(tx, room.state_root, pairs)
-        stored = events.find_many(tx, positions.values())
-        found = {pair: parse(stored[position], room.version) for pair, position in positions.items()}
-        self._create = found[pairs[0]]
-        self._power_levels = found.get(pairs[1])
-        own = found.get(pairs[2])
+    def __init__(
+        self, create: Event | None, power_levels: Event | None, own: Event | None, *, member_count: int
+    ) -> None:
+        assert create is not None
+        self._create = create
+        self._power_levels = power_levels
         name = own.content.get("displayname") if own is not None else None
         self._display_name = name if isinstance(name, str) else None
-        self._member_count = members.count(tx, room.room_nid).get("join", 0)
+        self._member_count = member_count
+
+    @classmethod
+    def of_stored(cls, tx: ReadTx, trees: StateTrees, room: Room, user_id: UserId) -> "_Place":
+        """The room as the database has it."""
+        create, levels, own = ("m.room.create", ""), ("m.room.power_levels", ""), ("m.room.member", user_id)
+        positions = trees.find(tx, room.state_root, [create, levels, own])
+        stored = events.find_many(tx, positions.values())
+        found = {pair: parse(stored[position], room.version) for pair, position in positions.items()}
+        count = members.count(tx, room.room_nid).get("join", 0)
+        return cls(found.get(create), found.get(levels), found.get(own), member_count=count)
+
+    @classmethod
+    def of_hot(cls, room: HotRoom, user_id: UserId) -> "_Place":
+        """The room as it is in memory."""
+        own = room.state.get(("m.room.member", user_id))
+        return cls(room.create, room.power_levels, own, member_count=len(room.joined))
 
     def of(self, sender: str) -> Circumstances:
         """The circumstances of an event of this sender."""
@@ -152,6 +196,32 @@ class _RoomNow:
             return event_auth.notification_level(key, self._power_levels)
         except AuthError:
             return 50
+
+
+def _shown(tally: _Tally, *, upto: int, by_thread: bool) -> Json:
+    everywhere = tally.read.get(UNTHREADED, 0)
+    unread = [
+        notice
+        for notice in tally.notices
+        if max(everywhere, tally.read.get(notice.thread, 0)) < notice.position <= upto
+    ]
+    if not by_thread:
+        return {"unread_notifications": _count(unread)}
+    answer: Json = {"unread_notifications": _count([one for one in unread if one.thread == MAIN])}
+    threads = {notice.thread for notice in unread} - {MAIN}
+    if threads:
+        answer["unread_thread_notifications"] = {
+            thread: _count([one for one in unread if one.thread == thread]) for thread in sorted(threads)
+        }
+    return answer
+
+
+def _thread_at_a_glance(event: Event) -> str | None:
+    """The thread of an event, if it can be told from the event alone."""
+    related = relates_to(event)
+    if related is None:
+        return MAIN
+    return related.event_id if related.rel_type == THREAD else None
 
 
 def _as_client(event: Event) -> Json:

@@ -5,22 +5,30 @@ nothing. What it looks at in the database it sees in one snapshot, whose positio
 fall between two answers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
+from homeserver.kit.caching import Lru
 from homeserver.kit.clock import Clock
 from homeserver.matrix.filters import Filter
 from homeserver.matrix.identifiers import DeviceId, RoomId, UserId
+from homeserver.matrix.push_rules import Ruleset
 from homeserver.services.auth.sessions import Requester
 from homeserver.services.live.counter import LiveCounter
 from homeserver.services.live.presence import Presence
+from homeserver.services.live.receipts import receipts_key
 from homeserver.services.live.typing import Typing
+from homeserver.services.rooms.client_events import with_unsigned
+from homeserver.services.rooms.hot import HotRoom, HotRooms, Recent
 from homeserver.services.rooms.state import StateTrees
 from homeserver.services.sync import extensions
 from homeserver.services.sync import rooms as room_sync
 from homeserver.services.sync.rooms import View
 from homeserver.services.sync.unread import Unread
+from homeserver.services.users.account_data import ignored_users
 from homeserver.services.users.push_rules import PushRules
 from homeserver.storage import members, rooms, stream_rows, to_device
 from homeserver.storage.engine import Database, ReadTx
@@ -30,6 +38,7 @@ from homeserver.streams.notifier import Notifier
 from homeserver.streams.positions import RoomToken, SyncToken
 
 LONGEST_WAIT_MS = 120_000
+_STANDINGS = 20_000
 
 Json = dict[str, Any]
 
@@ -46,6 +55,17 @@ class SyncRequest:
     set_presence: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Standing:
+    """What is known of a user, as long as nothing that concerns the user alone has happened since `position`."""
+
+    position: int
+    joined: Mapping[RoomId, int]
+    ruleset: Ruleset
+    ignored: frozenset[UserId]
+    keys: dict[DeviceId, Json]
+
+
 @dataclass(slots=True)
 class _Answer:
     """An answer, and whether it has anything that is worth ending a wait for."""
@@ -59,7 +79,12 @@ class _Answer:
 
 
 class Sync:
-    """Answers syncs."""
+    """Answers syncs.
+
+    Most answers tell a user who has been listening all the time of a message in a room. They come out of memory
+    (`_glance`): the hot rooms have the newest events, and the notifier knows for certain what has not changed. In all
+    other cases, and whenever in doubt, the answer comes out of the database (`_look`).
+    """
 
     def __init__(
         self,
@@ -71,7 +96,9 @@ class Sync:
         typing: Typing,
         presence: Presence,
         push_rules: PushRules,
+        hot: HotRooms,
     ) -> None:
+        self._hot = hot
         self._database = database
         self._clock = clock
         self._notifier = notifier
@@ -82,6 +109,7 @@ class Sync:
         self._push_rules = push_rules
         self._unread = Unread(trees, push_rules)
         # Up to where devices were given messages; these are deleted when the device comes back with that position.
+        self._standings: Lru[UserId, _Standing] = Lru(_STANDINGS)
         self._handed: dict[tuple[UserId, DeviceId], int] = {}
 
     async def sync(self, who: Requester, request: SyncRequest) -> Json:
@@ -93,11 +121,11 @@ class Sync:
         with self._presence.syncing(who.user_id, request.set_presence):
             first: Json | None = None
             while True:
-                known = await self._database.read(_joined_rooms, who.user_id)
-                with self._notifier.waiting_for([who.user_id, *known]) as waiter:
+                standing = self._standing(who.user_id) or await self._stand(who.user_id)
+                with self._notifier.waiting_for([who.user_id, *standing.joined]) as waiter:
                     # Taken before the look: what happens meanwhile is looked at again, not missed.
                     live = self._counter.value
-                    answer = await self._database.snapshot(self._look, who, request, live)
+                    answer = self._glance(who, request, live) or await self._look_closely(who, request, live)
                     left = deadline - self._clock.monotonic()
                     first = first or answer.keys
                     if (
@@ -121,6 +149,104 @@ class Sync:
             del self._handed[key]
             await self._database.write(to_device.delete_upto, *key, since.position)
 
+    def _standing(self, user_id: UserId) -> _Standing | None:
+        standing = self._standings.get(user_id)
+        if standing is None or self._notifier.may_have_changed(user_id, standing.position):
+            return None
+        return standing
+
+    async def _stand(self, user_id: UserId) -> _Standing:
+        standing = await self._database.snapshot(self._read_standing, user_id)
+        self._standings.put(user_id, standing)
+        return standing
+
+    def _read_standing(self, tx: ReadTx, user_id: UserId) -> _Standing:
+        nids = [member.room_nid for member in members.list_of_user(tx, user_id, ["join"])]
+        return _Standing(
+            position=stream_rows.current(tx),
+            joined={room.room_id: nid for nid, room in rooms.find_many(tx, nids).items()},
+            ruleset=self._push_rules.ruleset(tx, user_id),
+            ignored=ignored_users(tx, user_id),
+            keys={},
+        )
+
+    def _glance(self, who: Requester, request: SyncRequest, live: int) -> _Answer | None:
+        """The answer out of memory; None if it is not certain to be the whole truth."""
+        standing = self._standing(who.user_id)
+        since = request.since
+        if since is None or standing is None or request.full_state or request.filter.event_format == "federation":
+            return None
+        upto = min(self._database.unsettled, default=self._notifier.latest + 1) - 1
+        keys = standing.keys.get(who.device_id)
+        if keys is None or upto < since.position or self._notifier.may_have_changed(who.user_id, since.position):
+            return None
+        joined: Json = {}
+        for room_id, room_nid in standing.joined.items():
+            if request.filter.room.admits_room(room_id) and self._notifier.may_have_changed(room_id, since.position):
+                entry = self._glance_at_room(who, request, standing, room_id, room_nid, upto)
+                if entry is None:
+                    return None
+                if entry["timeline"]["events"]:
+                    joined[room_id] = entry
+        wanted = request.filter.room.ephemeral
+        if wanted.admits("m.typing", None):
+            for room_id, typists in self._typing.list_since(standing.joined, since.live).items():
+                if room_id not in joined:
+                    return None
+                if wanted.admits_room(room_id):
+                    joined[room_id]["ephemeral"]["events"].append(extensions.typing_event(typists))
+        body: Json = {"rooms": {"join": joined}} if joined else {}
+        if presence := self._presence_events(who.user_id, request):
+            body["presence"] = {"events": presence}
+        has_news = bool(body)
+        body["next_batch"] = str(SyncToken(upto, live))
+        return _Answer(body | keys, has_news, keys)
+
+    def _glance_at_room(
+        self, who: Requester, request: SyncRequest, standing: _Standing, room_id: RoomId, room_nid: int, upto: int
+    ) -> Json | None:
+        """New messages in a room; None where there is more to be told than messages."""
+        assert request.since is not None
+        since = request.since.position
+        room = self._hot.peek(room_nid)
+        if room is None or room.known_since > since or self._notifier.may_have_changed(receipts_key(room_id), since):
+            return None
+        wanted = request.filter.room.timeline
+        fresh = [recent for recent in room.recent if since < recent.stored.position <= upto]
+        if len(fresh) > wanted.limit_or(room_sync.DEFAULT_TIMELINE) or any(one.event.is_state for one in fresh):
+            return None
+        shown = [
+            one for one in fresh if wanted.admits_event(one.event) and UserId(one.event.sender) not in standing.ignored
+        ]
+        if shown and not wanted.admits_room(room_id):
+            return None
+        counts = self._unread.glance(
+            who.user_id, room, standing.ruleset, upto=upto, by_thread=wanted.unread_thread_notifications
+        )
+        if counts is None:
+            return None
+        now = self._clock.now()
+        before = shown[0].stored.position - 1 if shown else upto
+        state = _senders(room, shown, now) if request.filter.room.state.lazy_load_members else []
+        return {
+            "timeline": {
+                "events": [_message(one, who, now) for one in shown],
+                "limited": False,
+                "prev_batch": str(RoomToken(before)),
+            },
+            "state_after" if request.use_state_after else "state": {"events": state},
+            "ephemeral": {"events": []},
+            "account_data": {"events": []},
+            **counts,
+        }
+
+    async def _look_closely(self, who: Requester, request: SyncRequest, live: int) -> _Answer:
+        answer = await self._database.snapshot(self._look, who, request, live)
+        # What the device is told of its keys is good for as long as nothing happens to the user.
+        if (standing := self._standing(who.user_id)) is not None:
+            standing.keys[who.device_id] = answer.keys
+        return answer
+
     def _look(self, tx: ReadTx, who: Requester, request: SyncRequest, live: int) -> _Answer:
         upto = stream_rows.current(tx)
         since = None if request.since is None else min(request.since.position, upto)
@@ -134,6 +260,7 @@ class Sync:
             state_after=request.use_state_after,
             as_pdus=request.filter.event_format == "federation",
             now=self._clock.now(),
+            ignored=ignored_users(tx, who.user_id),
         )
         body: Json = {}
         of_all, of_rooms = extensions.account_data_events(
@@ -180,6 +307,8 @@ class Sync:
                     entry = room_sync.joined_room(tx, self._trees, view, room, member, since=since, upto=upto)
                     if entry is not None:
                         sections["join"][room.room_id] = entry
+                case "invite" if member.sender in view.ignored:
+                    continue
                 case "invite" | "knock" as kind:
                     events = room_sync.stripped_room(tx, self._trees, room, member)
                     sections[kind][room.room_id] = {f"{kind}_state": {"events": events}}
@@ -272,6 +401,20 @@ def _empty(view: View, upto: int) -> Json:
     return {"timeline": timeline, "state_after" if view.state_after else "state": {"events": []}}
 
 
-def _joined_rooms(tx: ReadTx, user_id: UserId) -> list[RoomId]:
-    nids = [member.room_nid for member in members.list_of_user(tx, user_id, ["join"])]
-    return [room.room_id for room in rooms.find_many(tx, nids).values()]
+def _message(recent: Recent, who: Requester, now: int) -> msgspec.Raw:
+    """A message as the requester, who is in the room, is shown it."""
+    unsigned: Json = {"age": max(0, now - recent.event.origin_server_ts), "membership": "join"}
+    sent = recent.transaction
+    if sent is not None and sent.user_id == who.user_id and sent.device_id == who.device_id:
+        unsigned["transaction_id"] = sent.txn_id
+    return with_unsigned(recent.event, unsigned, include_room_id=False)
+
+
+def _senders(room: HotRoom, shown: Sequence[Recent], now: int) -> list[msgspec.Raw]:
+    """The member events of those who speak."""
+    found = [room.state.get(("m.room.member", sender)) for sender in sorted({one.event.sender for one in shown})]
+    return [
+        with_unsigned(event, {"age": max(0, now - event.origin_server_ts)}, include_room_id=False)
+        for event in found
+        if event is not None
+    ]

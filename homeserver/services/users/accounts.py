@@ -1,18 +1,31 @@
 """Making accounts, logging in and out (client-server API, Account registration, Login)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from homeserver.errors import Forbidden, InvalidParam, Unsupported
+from homeserver.errors import BadJson, Forbidden, InvalidParam, Unsupported
 from homeserver.kit.clock import Clock
 from homeserver.kit.randomness import Randomness
 from homeserver.matrix import identifiers
 from homeserver.matrix.identifiers import DeviceId, UserId
 from homeserver.services.auth.interactive import AuthData, Check
 from homeserver.services.auth.passwords import Passwords
-from homeserver.services.auth.sessions import Requester, Sessions, Tokens
+from homeserver.services.auth.sessions import Requester, Sessions, Tokens, hash_token
 from homeserver.services.users.devices import Devices
-from homeserver.storage import devices, users
+from homeserver.services.users.profiles import CHANGES
+from homeserver.storage import (
+    account_data,
+    devices,
+    openid_tokens,
+    profiles,
+    push,
+    registration_tokens,
+    stream_rows,
+    users,
+)
 from homeserver.storage.engine import Database, WriteTx
+
+_OPENID_S = 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +58,8 @@ class Accounts:
         passwords: Passwords,
         devices: Devices,
         server_name: str,
+        *,
+        shortest_password: int,
     ) -> None:
         self._database = database
         self._clock = clock
@@ -53,6 +68,7 @@ class Accounts:
         self._passwords = passwords
         self._devices = devices
         self._server_name = server_name
+        self._shortest_password = shortest_password
 
     async def check_available(self, username: str) -> UserId:
         """The user id for a new name. Raises `M_INVALID_USERNAME` or `M_USER_IN_USE`."""
@@ -72,12 +88,84 @@ class Accounts:
         return self._randomness.letters(12).lower()
 
     async def register(
-        self, username: str, password: str | None, device: NewDevice | None, *, is_admin: bool = False
+        self,
+        username: str,
+        password: str | None,
+        device: NewDevice | None,
+        *,
+        is_admin: bool = False,
+        is_guest: bool = False,
+        token: str | None = None,
     ) -> tuple[UserId, NewSession | None]:
-        """Make the account and, if there is a device, log it in."""
+        """Make the account and, if there is a device, log it in. A registration token is used up with it."""
         user_id = await self.check_available(username)
         hashed = None if password is None else await self._passwords.hash(password)
-        return user_id, await self._database.write(self._register, user_id, hashed, device, is_admin)
+
+        def write(tx: WriteTx) -> NewSession | None:
+            now = self._clock.now()
+            if token is not None and not registration_tokens.use(tx, token, now=now):
+                raise Forbidden("The registration token is not valid any more.")
+            users.insert(tx, user_id, password_hash=hashed, is_guest=is_guest, is_admin=is_admin, now=now)
+            return self._login(tx, user_id, device)[0] if device else None
+
+        return user_id, await self._database.write(write)
+
+    def check_password(self, password: str | None) -> None:
+        """Raise `M_WEAK_PASSWORD` for one that is too short, `BadJson` for none."""
+        if not password:
+            raise BadJson("The registration needs a password.")
+        if len(password) < self._shortest_password:
+            raise Unsupported("M_WEAK_PASSWORD", f"A password has at least {self._shortest_password} characters.")
+
+    async def upgrade_guest(self, user_id: UserId, password: str, device: NewDevice | None) -> NewSession | None:
+        """Make a guest a user; the guest's sessions end."""
+        hashed = await self._passwords.hash(password)
+
+        def write(tx: WriteTx) -> tuple[NewSession | None, Sequence[bytes]]:
+            guests = [one.device_id for one in devices.list_of_users(tx, [user_id])]
+            ended = self._devices.end(tx, user_id, guests)
+            users.set_password(tx, user_id, hashed)
+            return (self._login(tx, user_id, device)[0] if device else None), ended
+
+        session, ended = await self._database.write(write)
+        self._sessions.forget(list(ended))
+        return session
+
+    async def change_password(self, who: Requester, password: str, *, logout_devices: bool) -> None:
+        """Set the caller's password, and log all other devices out if asked to."""
+        self.check_password(password)
+        hashed = await self._passwords.hash(password)
+
+        def write(tx: WriteTx) -> Sequence[bytes]:
+            users.set_password(tx, who.user_id, hashed)
+            known = [one.device_id for one in devices.list_of_users(tx, [who.user_id])]
+            others = [device_id for device_id in known if device_id != who.device_id]
+            return self._devices.end(tx, who.user_id, others) if logout_devices and others else []
+
+        self._sessions.forget(list(await self._database.write(write)))
+
+    async def deactivate(self, user_id: UserId, *, erase: bool) -> None:
+        """End the account for good. Its rooms are left soon after (`consumers/effects.py`)."""
+
+        def write(tx: WriteTx) -> Sequence[bytes]:
+            ended = self._devices.end(tx, user_id, [one.device_id for one in devices.list_of_users(tx, [user_id])])
+            users.deactivate(tx, user_id)
+            push.remove_all_pushers(tx, user_id)
+            profiles.put(tx, user_id, {})
+            if erase:
+                account_data.remove_all(tx, user_id)
+            profiles.note_change(tx, profiles.Change(stream_rows.advance(tx), user_id))
+            tx.wake([CHANGES, user_id])
+            return ended
+
+        self._sessions.forget(list(await self._database.write(write)))
+
+    async def openid_token(self, user_id: UserId) -> tuple[str, int]:
+        """A token by which others can learn who the user is, and its life in seconds."""
+        token, now = self._randomness.token(), self._clock.now()
+        expires_ts = now + _OPENID_S * 1000
+        await self._database.write(openid_tokens.add, hash_token(token), user_id, expires_ts=expires_ts, now=now)
+        return token, _OPENID_S
 
     async def login(self, user: str, password: str, device: NewDevice) -> NewSession:
         """Log in with a full user id or a localpart. Raises `Forbidden`, the same whatever was wrong."""
@@ -113,12 +201,6 @@ class Accounts:
             return None
 
         return check
-
-    def _register(
-        self, tx: WriteTx, user_id: UserId, hashed: str | None, device: NewDevice | None, is_admin: bool
-    ) -> NewSession | None:
-        users.insert(tx, user_id, password_hash=hashed, is_guest=False, is_admin=is_admin, now=self._clock.now())
-        return self._login(tx, user_id, device)[0] if device else None
 
     def _login(self, tx: WriteTx, user_id: UserId, device: NewDevice) -> tuple[NewSession, list[bytes]]:
         device_id = self._device_id(device)

@@ -11,7 +11,7 @@ from homeserver.matrix.canonical import CanonicalJsonError, canonical_json
 from homeserver.matrix.identifiers import DeviceId, UserId, domain_of
 from homeserver.matrix.signing import SignatureError, verify_json
 from homeserver.services.auth.sessions import Requester
-from homeserver.storage import devices, e2e_keys, members
+from homeserver.storage import devices, e2e_keys, members, stream_rows
 from homeserver.storage.e2e_keys import CrossSigningKey, Device, OneTimeKey, Signature
 from homeserver.storage.engine import Database, ReadTx, WriteTx
 
@@ -141,6 +141,7 @@ def _upload(
     if fallbacks:
         e2e_keys.put_fallbacks(tx, device, fallbacks)
     if new or fallbacks:
+        stream_rows.advance(tx)
         tx.wake([device[0]])
     return {"signed_curve25519": 0, **e2e_keys.count_one_time(tx, device)}
 
@@ -174,6 +175,7 @@ def _claim(tx: WriteTx, wanted: set[tuple[UserId, DeviceId, str]]) -> dict[Devic
         for device, keys in e2e_keys.use_fallbacks(tx, missing).items():
             taken.setdefault(device, []).extend(keys)
     # The devices learn from their next sync how many keys are left.
+    stream_rows.advance(tx)
     tx.wake({user_id for user_id, _ in taken})
     return taken
 

@@ -3,14 +3,12 @@
 from typing import Any
 
 from homeserver.api.client.v3.login import session_json
-from homeserver.config.model import Config
-from homeserver.errors import BadJson, Forbidden, InvalidParam, Unsupported
+from homeserver.errors import InvalidParam
 from homeserver.http.bodies import Body, Query
 from homeserver.http.endpoint import NOBODY, Endpoint
-from homeserver.services.auth.interactive import AuthData, InteractiveAuth, dummy
+from homeserver.services.auth.interactive import AuthData
 from homeserver.services.users.accounts import Accounts, NewDevice
-
-_FLOWS = [("m.login.dummy",)]
+from homeserver.services.users.registration import Registration
 
 
 class Register(Body, frozen=True):
@@ -21,6 +19,17 @@ class Register(Body, frozen=True):
     initial_device_display_name: str | None = None
     inhibit_login: bool = False
     refresh_token: bool = False
+    guest_access_token: str | None = None
+
+
+class SharedSecret(Body, frozen=True):
+    nonce: str
+    username: str
+    password: str
+    mac: str
+    admin: bool = False
+    user_type: str | None = None
+    displayname: str | None = None
 
 
 class Kind(Query, frozen=True):
@@ -31,38 +40,58 @@ class Available(Query, frozen=True):
     username: str
 
 
-async def register(
-    body: Register, query: Kind, accounts: Accounts, interactive: InteractiveAuth, config: Config
-) -> dict[str, Any]:
-    if query.kind not in ("user", "guest"):
+class Token(Query, frozen=True):
+    token: str
+
+
+async def register(body: Register, query: Kind, registration: Registration) -> dict[str, Any]:
+    if query.kind == "guest":
+        return session_json(await registration.register_guest(body.initial_device_display_name))
+    if query.kind != "user":
         raise InvalidParam("The kind is user or guest.")
-    _check_open(config, query.kind)
-    if body.username is not None:
-        await accounts.check_available(body.username)
-    session = await interactive.require("register", body.auth, _FLOWS, {"m.login.dummy": dummy})
-    if not body.password:
-        raise BadJson("The registration needs a password.")
-    if len(body.password) < config.passwords.minimum_length:
-        raise Unsupported("M_WEAK_PASSWORD", f"A password has at least {config.passwords.minimum_length} characters.")
-    device = NewDevice(body.device_id, body.initial_device_display_name, body.refresh_token)
-    username = body.username if body.username is not None else accounts.invent_name()
-    user_id, login = await accounts.register(username, body.password, None if body.inhibit_login else device)
-    await interactive.end(session)
+    new = NewDevice(body.device_id, body.initial_device_display_name, body.refresh_token)
+    device = None if body.inhibit_login else new
+    if body.guest_access_token is not None:
+        user_id, login = await registration.upgrade_guest(body.guest_access_token, body.username, body.password, device)
+    else:
+        user_id, login = await registration.register(body.auth, body.username, body.password, device)
     return {"user_id": user_id} if login is None else session_json(login)
 
 
-async def available(query: Available, accounts: Accounts, config: Config) -> dict[str, bool]:
-    _check_open(config, "user")
+async def available(query: Available, accounts: Accounts, registration: Registration) -> dict[str, bool]:
+    registration.check_possible()
     await accounts.check_available(query.username)
     return {"available": True}
 
 
-def _check_open(config: Config, kind: str) -> None:
-    if kind == "guest" or not config.registration_is_open or config.registration.token_required:
-        raise Forbidden("Registration is not open here.")
+async def validity(query: Token, registration: Registration) -> dict[str, bool]:
+    return {"valid": await registration.is_good_token(query.token)}
+
+
+async def nonce(registration: Registration) -> dict[str, str]:
+    return {"nonce": await registration.new_nonce()}
+
+
+async def register_with_secret(body: SharedSecret, registration: Registration) -> dict[str, Any]:
+    user_id, login = await registration.register_with_secret(
+        body.nonce, body.username, body.password, body.mac, is_admin=body.admin, user_type=body.user_type
+    )
+    return {**session_json(login), "home_server": user_id.partition(":")[2]}
 
 
 ENDPOINTS = [
-    Endpoint("POST", "/register", register, auth=NOBODY, limit=None, body=Register),
-    Endpoint("GET", "/register/available", available, auth=NOBODY, limit=None, body=None),
+    Endpoint("POST", "/register", register, auth=NOBODY, limit="register", body=Register),
+    Endpoint("GET", "/register/available", available, auth=NOBODY, limit="register", body=None),
+]
+
+ENDPOINTS_V1 = [
+    Endpoint(
+        "GET", "/register/m.login.registration_token/validity", validity, auth=NOBODY, limit="register", body=None
+    ),
+]
+
+# The path by which scripts written for Synapse make accounts.
+ENDPOINTS_ADMIN = [
+    Endpoint("GET", "/register", nonce, auth=NOBODY, limit="register", body=None),
+    Endpoint("POST", "/register", register_with_secret, auth=NOBODY, limit="register", body=SharedSecret),
 ]

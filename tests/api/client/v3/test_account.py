@@ -1,0 +1,126 @@
+"""Changing the password, ending the account, proving who one is; on both databases."""
+
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from homeserver.config.model import Limits
+from tests.world import User, World, running, settings
+
+
+async def confirmed(user: User, method: str, path: str, body: dict[str, Any], password: str) -> httpx2.Response:
+    """The answer after the caller has confirmed with the password."""
+    first = await user.call(method, path, body)
+    assert first.status_code == 401, first.text
+    assert first.json()["flows"] == [{"stages": ["m.login.password"]}]
+    identifier = {"type": "m.id.user", "user": user.user_id}
+    auth = {
+        "type": "m.login.password",
+        "session": first.json()["session"],
+        "identifier": identifier,
+        "password": password,
+    }
+    return await user.call(method, path, {**body, "auth": auth})
+
+
+async def login(world: World, name: str, password: str) -> httpx2.Response:
+    body = {"type": "m.login.password", "identifier": {"type": "m.id.user", "user": name}, "password": password}
+    return await world.client.send("POST", "/_matrix/client/v3/login", json=body)
+
+
+@pytest.mark.behaviours("CS-ACCT-01", "CS-ACCT-02")
+@pytest.mark.parametrize("logout", [True, False])
+async def test_a_new_password_logs_other_devices_out_unless_asked_not_to(world: World, logout: bool) -> None:
+    alice = await world.user("alice")
+    other = await world.user("alice", device_id="OTHER")
+    body = {"new_password": "open sesame", "logout_devices": logout}
+    wrong = await confirmed(alice, "POST", "/account/password", body, "a guess")
+    assert (wrong.status_code, wrong.json()["errcode"]) == (401, "M_FORBIDDEN")
+    assert (await confirmed(alice, "POST", "/account/password", body, "alicealice")).status_code == 200
+    assert (await login(world, "alice", "alicealice")).status_code == 403
+    assert (await alice.get("/account/whoami")).status_code == 200
+    assert (await other.get("/account/whoami")).status_code == (401 if logout else 200)
+    assert (await login(world, "alice", "open sesame")).status_code == 200
+
+
+@pytest.mark.behaviours("CS-ACCT-04", "CS-ACCT-07", "CS-MEM-08")
+async def test_a_deactivated_account_is_gone_from_everywhere(world: World) -> None:
+    alice, bob = await world.user("alice"), await world.user("bob")
+    room_id = await alice.create_room(preset="public_chat")
+    await bob.join(room_id)
+    await bob.put(f"/profile/{bob.user_id}/displayname", {"displayname": "Bob"})
+    answer = await confirmed(bob, "POST", "/account/deactivate", {"erase": True}, "bobbob")
+    assert answer.json() == {"id_server_unbind_result": "no-support"}
+    assert (await bob.get("/account/whoami")).status_code == 401
+    refused = await login(world, "bob", "bobbob")
+    assert refused.status_code == 403
+    assert (await alice.get(f"/profile/{bob.user_id}")).json() == {}
+    taken = await world.client.get("/_matrix/client/v3/register/available?username=bob")
+    assert taken.json()["errcode"] == "M_USER_IN_USE"
+    since = (await alice.get("/sync")).json()["next_batch"]
+    while bob.user_id in (await alice.get(f"/rooms/{room_id}/joined_members")).json()["joined"]:
+        since = (await alice.get("/sync", since=since, timeout=5000)).json()["next_batch"]
+
+
+async def test_an_openid_token_names_its_server_and_only_oneself_gets_it(world: World) -> None:
+    alice, bob = await world.user("alice"), await world.user("bob")
+    token = (await alice.post(f"/user/{alice.user_id}/openid/request_token")).json()
+    assert (token["token_type"], token["matrix_server_name"]) == ("Bearer", "localhost")
+    assert (await bob.post(f"/user/{alice.user_id}/openid/request_token")).status_code == 403
+
+
+async def test_one_may_ask_where_one_is_logged_in_and_administrators_of_all(world: World) -> None:
+    alice, bob = await world.user("alice"), await world.user("bob")
+    assert (await bob.get(f"/admin/whois/{alice.user_id}")).status_code == 403
+    await alice.get("/account/whoami")
+    answer = (await alice.get(f"/admin/whois/{alice.user_id}")).json()
+    assert answer["devices"][""]["sessions"][0]["connections"][0]["last_seen"] == world.clock.time
+
+
+async def test_capabilities_name_all_room_versions(world: World) -> None:
+    alice = await world.user("alice")
+    found = (await alice.get("/capabilities")).json()["capabilities"]
+    assert found["m.room_versions"]["default"] == "12"
+    assert len(found["m.room_versions"]["available"]) == 12
+
+
+@pytest.mark.parametrize("path", ["/account/password", "/account/deactivate"])
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"auth": 3, "new_password": "x"}', b'{"new_password": 1}'])
+async def test_bad_bodies_are_refused(world: World, path: str, body: bytes) -> None:
+    alice = await world.user("alice")
+    headers = {"Authorization": f"Bearer {alice.token}"}
+    answer = await world.client.send("POST", f"/_matrix/client/v3{path}", headers=headers, content=body)
+    assert answer.status_code in (400, 401)
+
+
+async def test_who_asks_too_often_is_told_when_to_come_back(database_url: str, tmp_path: Path) -> None:
+    config = settings(database_url, str(tmp_path))
+    limited = config.__class__(
+        database_url=database_url, data_dir=str(tmp_path), passwords=config.passwords, limits=Limits(rate_limits=True)
+    )
+    async with running(limited) as world:
+        await world.user("alice")
+        answers = [await login(world, "alice", "a guess") for _ in range(25)]
+        assert [answer.status_code for answer in answers[:20]] == [403] * 20
+        refused = answers[-1]
+        assert (refused.status_code, refused.json()["errcode"]) == (429, "M_LIMIT_EXCEEDED")
+        assert refused.json()["retry_after_ms"] > 0
+        assert int(refused.headers["retry-after"]) >= 1
+
+
+async def test_a_new_name_reaches_the_rooms(world: World) -> None:
+    alice = await world.user("alice")
+    room_id = await alice.create_room()
+    await alice.put(f"/profile/{alice.user_id}/displayname", {"displayname": "Alice"})
+
+    async def shown() -> Any:
+        return (await alice.get(f"/rooms/{room_id}/state/m.room.member/{alice.user_id}")).json().get("displayname")
+
+    since = (await alice.get("/sync")).json()["next_batch"]
+    while await shown() != "Alice":
+        since = (await alice.get("/sync", since=since, timeout=5000)).json()["next_batch"]
+    other = await alice.create_room()
+    state = (await alice.get(f"/rooms/{other}/state/m.room.member/{alice.user_id}")).json()
+    assert state["displayname"] == "Alice"

@@ -1,0 +1,317 @@
+"""Keys for encryption: of devices, one-time, fallback, cross-signing, and who hears of changes; on both databases."""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from homeserver.kit.randomness import Randomness
+from homeserver.matrix.canonical import canonical_json
+from homeserver.matrix.signing import SigningKey
+from tests.api.client.v3.test_account import confirmed
+from tests.world import User, World, until
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key that signs, and the id under which it does; cross-signing keys are named by their public part."""
+
+    key: SigningKey
+    name: str
+
+    @property
+    def public_key(self) -> str:
+        return self.key.public_key
+
+
+def device_key(user: User) -> Key:
+    return Key(SigningKey.generate("1", Randomness().bytes(32)), user.device_id)
+
+
+def cross_key() -> Key:
+    key = SigningKey.generate("1", Randomness().bytes(32))
+    return Key(key, key.public_key)
+
+
+def signed(value: Json, user_id: str, *keys: Key) -> Json:
+    core = {name: part for name, part in value.items() if name not in ("signatures", "unsigned")}
+    given = {f"ed25519:{key.name}": key.key.sign(canonical_json(core)) for key in keys}
+    signatures = value.get("signatures", {})
+    return {**value, "signatures": {**signatures, user_id: {**signatures.get(user_id, {}), **given}}}
+
+
+def identity(user: User, key: Key) -> Json:
+    return signed(
+        {
+            "user_id": user.user_id,
+            "device_id": user.device_id,
+            "algorithms": ["m.olm.v1.curve25519-aes-sha2", "m.megolm.v1.aes-sha2"],
+            "keys": {f"ed25519:{user.device_id}": key.public_key, f"curve25519:{user.device_id}": "abc"},
+        },
+        user.user_id,
+        key,
+    )
+
+
+def one_time(*names: str, fallback: bool = False) -> Json:
+    extra = {"fallback": True} if fallback else {}
+    return {f"signed_curve25519:{name}": {"key": f"key {name}", "signatures": {}, **extra} for name in names}
+
+
+def cross_signing(user: User, usage: str, key: Key, *signers: Key) -> Json:
+    public = {"user_id": user.user_id, "usage": [usage], "keys": {f"ed25519:{key.public_key}": key.public_key}}
+    return signed(public, user.user_id, *signers)
+
+
+async def upload(user: User, **body: Any) -> Json:
+    answer = await user.post("/keys/upload", body)
+    assert answer.status_code == 200, answer.text
+    counts: Json = answer.json()["one_time_key_counts"]
+    return counts
+
+
+async def query(user: User, *others: User) -> Json:
+    answer = await user.post("/keys/query", {"device_keys": {other.user_id: [] for other in others}})
+    assert answer.status_code == 200, answer.text
+    body: Json = answer.json()
+    return body
+
+
+async def claim(user: User, other: User) -> Json:
+    wanted = {other.user_id: {other.device_id: "signed_curve25519"}}
+    answer = await user.post("/keys/claim", {"one_time_keys": wanted})
+    assert answer.status_code == 200, answer.text
+    keys: Json = answer.json()["one_time_keys"].get(other.user_id, {}).get(other.device_id, {})
+    return keys
+
+
+async def sync(user: User, since: str | None = None, **params: Any) -> Json:
+    answer = await user.get("/sync", **({} if since is None else {"since": since}), **params)
+    body: Json = answer.json()
+    return body
+
+
+@pytest.mark.behaviours("CS-E2E-03", "CS-E2E-04", "CS-DEV-04")
+async def test_uploaded_keys_are_found_by_others_with_the_devices_name(world: World) -> None:
+    alice, bob = await world.user("alice"), await world.user("bob")
+    keys = identity(alice, device_key(alice))
+    assert await upload(alice, device_keys=keys, one_time_keys=one_time("a", "b")) == {"signed_curve25519": 2}
+    await alice.put(f"/devices/{alice.device_id}", {"display_name": "Alice's phone"})
+    found = await query(bob, alice, bob)
+    assert found["device_keys"][alice.user_id][alice.device_id] == {
+        **keys,
+        "unsigned": {"device_display_name": "Alice's phone"},
+    }
+    assert found["device_keys"][bob.user_id] == {}
+    absent = await bob.post("/keys/query", {"device_keys": {alice.user_id: ["NOSUCH"], "@x:elsewhere.example": []}})
+    assert absent.json()["device_keys"] == {alice.user_id: {}}
+    assert "elsewhere.example" in absent.json()["failures"]
+
+
+@pytest.mark.behaviours("CS-E2E-01", "CS-E2E-02")
+async def test_each_one_time_key_is_claimed_once_in_order_and_then_the_fallback_key(world: World) -> None:
+    alice, bob = await world.user("alice"), await world.user("bob")
+    await upload(alice, one_time_keys=one_time("b", "c"))
+    await upload(alice, one_time_keys=one_time("a"), fallback_keys=one_time("f", fallback=True))
+    first = await sync(alice)
+    assert first["device_one_time_keys_count"] == {"signed_curve25519": 3}
+    assert first["device_unused_fallback_key_types"] == ["signed_curve25519"]
+    claimed = [list(await claim(bob, alice)) for _ in range(5)]
+    assert claimed == [[f"signed_curve25519:{name}"] for name in "bcaff"]
+    after = await sync(alice, first["next_batch"])
+    assert after["device_one_time_keys_count"] == {"signed_curve25519": 0}
+    assert after["device_unused_fallback_key_types"] == []
+    await upload(alice, fallback_keys=one_time("f", fallback=True))  # The same one again stays used.
+    assert (await sync(alice))["device_unused_fallback_key_types"] == []
+    await upload(alice, fallback_keys=one_time("g", fallback=True))
+    assert (await sync(alice))["device_unused_fallback_key_types"] == ["signed_curve25519"]
+
+
+@pytest.mark.behaviours("CS-E2E-01")
+async def test_many_who_claim_at_once_never_get_the_same_key(world: World) -> None:
+    alice, bob = await world.user("alice"), await world.user("bob")
+    await upload(alice, one_time_keys=one_time(*map(str, range(20))))
+    claimed = await asyncio.gather(*(claim(bob, alice) for _ in range(25)))
+    got = [key for keys in claimed for key in keys]
+    assert len(got) == len(set(got)) == 20
+
+
+async def test_a_claim_wakes_the_device_that_waits(world: World) -> None:
+    alice, bob = await world.user("alice"), await world.user("bob")
+    await upload(alice, one_time_keys=one_time("a"))
+    since = (await sync(alice))["next_batch"]
+    waiting = asyncio.ensure_future(sync(alice, since, timeout=60_000))
+    await until(lambda: world.container.notifier.waits(alice.user_id))
+    await claim(bob, alice)
+    async with asyncio.timeout(5):
+        assert (await waiting)["device_one_time_keys_count"] == {"signed_curve25519": 0}
+
+
+async def test_a_key_cannot_change_under_its_name_but_be_uploaded_twice(world: World) -> None:
+    alice = await world.user("alice")
+    await upload(alice, one_time_keys=one_time("a"))
+    assert await upload(alice, one_time_keys=one_time("a")) == {"signed_curve25519": 1}
+    other = {"signed_curve25519:a": {"key": "another", "signatures": {}}}
+    answer = await alice.post("/keys/upload", {"one_time_keys": other})
+    assert (answer.status_code, answer.json()["errcode"]) == (400, "M_INVALID_PARAM")
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("upload", {"device_keys": {"user_id": "@bob:localhost", "device_id": "X"}}),
+        ("upload", {"device_keys": 3}),
+        ("upload", {"one_time_keys": {"nocolon": "x"}}),
+        ("upload", {"one_time_keys": {"a:b": 1.5}}),
+        ("upload", {"one_time_keys": {"a:b": {"key": "\0"}}}),
+        ("query", {}),
+        ("query", {"device_keys": {"nobody": []}}),
+        ("query", {"device_keys": {"@a:localhost": {}}}),
+        ("claim", {"one_time_keys": {"@a:localhost": []}}),
+        ("claim", {}),
+        ("device_signing/upload", {"self_signing_key": {"user_id": "@alice:localhost"}}),
+        ("device_signing/upload", {"master_key": {"user_id": "@alice:localhost", "usage": ["master"], "keys": {}}}),
+        ("signatures/upload", {"@alice:localhost": []}),
+    ],
+)
+async def test_bad_keys_are_refused(world: World, path: str, body: Json) -> None:
+    alice = await world.user("alice")
+    answer = await alice.post(f"/keys/{path}", body)
+    if body == {"one_time_keys": {"a:b": {"key": "\0"}}}:
+        assert answer.status_code < 500
+    else:
+        assert 400 <= answer.status_code < 500, answer.text
+
+
+@pytest.mark.behaviours("CS-E2E-05", "CS-E2E-07", "CS-E2E-08", "CS-E2E-10")
+async def test_cross_signing_is_set_up_signs_devices_and_other_users(world: World) -> None:
+    alice, bob = await world.user("alice"), await world.user("bob")
+    device = device_key(alice)
+    await upload(alice, device_keys=identity(alice, device))
+    keys = {user.user_id: [cross_key() for _ in range(3)] for user in (alice, bob)}
+
+    def bundle(user: User) -> Json:
+        master, self_signing, user_signing = keys[user.user_id]
+        return {
+            "master_key": cross_signing(user, "master", master),
+            "self_signing_key": cross_signing(user, "self_signing", self_signing, master),
+            "user_signing_key": cross_signing(user, "user_signing", user_signing, master),
+        }
+
+    without_master = {"self_signing_key": bundle(alice)["self_signing_key"]}
+    answer = await alice.post("/keys/device_signing/upload", without_master)
+    assert (answer.status_code, answer.json()["errcode"]) == (400, "M_MISSING_PARAM")
+    unsigned = {**bundle(alice), "self_signing_key": cross_signing(alice, "self_signing", keys[alice.user_id][1])}
+    answer = await alice.post("/keys/device_signing/upload", unsigned)
+    assert (answer.status_code, answer.json()["errcode"]) == (400, "M_INVALID_SIGNATURE")
+    for user in (alice, bob):
+        assert (await user.post("/keys/device_signing/upload", bundle(user))).status_code == 200
+        # The same keys again change nothing, so nobody need confirm them.
+        assert (await user.post("/keys/device_signing/upload", bundle(user))).status_code == 200
+
+    found = await query(bob, alice)
+    assert found["master_keys"][alice.user_id]["keys"] == bundle(alice)["master_key"]["keys"]
+    assert "self_signing_keys" in found
+    assert "user_signing_keys" not in found
+    assert alice.user_id in (await query(alice, alice))["user_signing_keys"]
+
+    signed_device = signed(identity(alice, device), alice.user_id, keys[alice.user_id][1])
+    forged = signed(identity(alice, device), alice.user_id, cross_key())
+    answer = await alice.post("/keys/signatures/upload", {alice.user_id: {alice.device_id: forged}})
+    assert answer.json()["failures"][alice.user_id][alice.device_id]["errcode"] == "M_INVALID_SIGNATURE"
+    answer = await alice.post("/keys/signatures/upload", {alice.user_id: {alice.device_id: signed_device}})
+    assert answer.json() == {"failures": {}}
+    seen = (await query(bob, alice))["device_keys"][alice.user_id][alice.device_id]
+    assert len(seen["signatures"][alice.user_id]) == 2
+
+    his_master = found_master = (await query(alice, bob))["master_keys"][bob.user_id]
+    trusted = signed(found_master, alice.user_id, keys[alice.user_id][2])
+    target = next(iter(his_master["keys"].values()))
+    answer = await alice.post("/keys/signatures/upload", {bob.user_id: {target: trusted}})
+    assert answer.json() == {"failures": {}}
+    assert alice.user_id in (await query(alice, bob))["master_keys"][bob.user_id]["signatures"]
+    assert alice.user_id not in (await query(bob, bob))["master_keys"][bob.user_id].get("signatures", {})
+
+    keys[alice.user_id] = [cross_key() for _ in range(3)]
+    answer = await confirmed(alice, "POST", "/keys/device_signing/upload", bundle(alice), "alicealice")
+    assert answer.status_code == 200
+    changed = (await query(bob, alice))["device_keys"][alice.user_id][alice.device_id]
+    assert f"ed25519:{alice.device_id}" in changed["signatures"][alice.user_id]
+
+
+@pytest.mark.behaviours("CS-E2E-06", "CS-E2E-11", "CS-E2E-12", "CS-SYNC-16", "CS-DEV-03")
+async def test_those_who_share_a_room_hear_of_changed_keys_and_of_who_comes_and_goes(world: World) -> None:
+    alice, bob, eve = [await world.user(name) for name in ("alice", "bob", "eve")]
+    room_id = await alice.create_room(preset="public_chat")
+    start = (await sync(alice))["next_batch"]
+    assert "device_lists" not in await sync(alice)
+    await bob.join(room_id)
+    joined = await sync(alice, start)
+    assert joined["device_lists"] == {"changed": [bob.user_id]}
+    seen_by_bob = await sync(bob, start)
+    assert alice.user_id in seen_by_bob["device_lists"]["changed"]
+    await upload(bob, device_keys=identity(bob, device_key(bob)))
+    await upload(eve, device_keys=identity(eve, device_key(eve)))
+    uploaded = await sync(alice, joined["next_batch"])
+    assert uploaded["device_lists"] == {"changed": [bob.user_id]}
+    changes = await alice.get("/keys/changes", **{"from": start, "to": uploaded["next_batch"]})
+    assert changes.json() == {"changed": [bob.user_id], "left": []}
+    await bob.leave(room_id)
+    left = await sync(alice, uploaded["next_batch"])
+    assert left["device_lists"] == {"left": [bob.user_id]}
+
+
+@pytest.mark.behaviours("CS-DEV-01", "CS-DEV-02")
+async def test_devices_are_listed_named_and_removed_with_the_password(world: World) -> None:
+    alice = await world.user("alice")
+    phone = await world.user("alice", device_id="PHONE")
+    bob = await world.user("bob")
+    await upload(phone, device_keys=identity(phone, device_key(phone)))
+    listed = (await alice.get("/devices")).json()["devices"]
+    assert {device["device_id"] for device in listed} == {alice.device_id, "PHONE"}
+    assert (await alice.put("/devices/PHONE", {"display_name": "Phone"})).status_code == 200
+    assert (await alice.get("/devices/PHONE")).json()["display_name"] == "Phone"
+    for missing in (await alice.get("/devices/NONE"), await alice.put("/devices/NONE", {"display_name": "x"})):
+        assert (missing.status_code, missing.json()["errcode"]) == (404, "M_NOT_FOUND")
+    assert (await confirmed(alice, "DELETE", "/devices/PHONE", {}, "alicealice")).status_code == 200
+    assert (await phone.get("/account/whoami")).status_code == 401
+    assert (await query(bob, alice))["device_keys"][alice.user_id] == {}
+    gone = await confirmed(alice, "POST", "/delete_devices", {"devices": ["PHONE", "NONE"]}, "alicealice")
+    assert gone.status_code == 200
+
+
+@pytest.mark.behaviours("CS-TD-01", "CS-TD-02", "CS-TD-04", "CS-SYNC-15", "CS-SYNC-22")
+async def test_messages_to_devices_come_in_order_once_received_and_a_hundred_at_a_time(world: World) -> None:
+    alice, bob = await world.user("alice"), await world.user("bob")
+    tablet = await world.user("bob", device_id="TABLET")
+    since = (await sync(bob))["next_batch"]
+    for number in range(102):
+        body = {"messages": {bob.user_id: {bob.device_id: {"number": number}}}}
+        assert (await alice.put(f"/sendToDevice/m.test/t{number}", body)).status_code == 200
+    await alice.put("/sendToDevice/m.test/t0", {"messages": {bob.user_id: {bob.device_id: {"number": "again"}}}})
+    first = await sync(bob, since)
+    numbers = [event["content"]["number"] for event in first["to_device"]["events"]]
+    assert numbers == list(range(100))
+    assert first["to_device"]["events"][0]["sender"] == alice.user_id
+    repeated = await sync(bob, since)  # The answer was lost: all of it comes again.
+    assert repeated["to_device"] == first["to_device"]
+    second = await sync(bob, first["next_batch"])
+    assert [event["content"]["number"] for event in second["to_device"]["events"]] == [100, 101]
+    assert "to_device" not in await sync(bob, second["next_batch"])
+    assert "to_device" not in await sync(bob)  # What was received is gone.
+    await alice.put("/sendToDevice/m.test/all", {"messages": {bob.user_id: {"*": {"number": "all"}}}})
+    for device in (bob, tablet):
+        assert [e["content"] for e in (await sync(device))["to_device"]["events"]] == [{"number": "all"}]
+    unknown: Json = {"messages": {"@nobody:localhost": {"*": {}}, bob.user_id: {"NOSUCH": {}}}}
+    assert (await alice.put("/sendToDevice/m.test/none", unknown)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "body", [{"messages": []}, {"messages": {"bob": {}}}, {"messages": {"@b:localhost": {"X": 1}}}]
+)
+async def test_bad_messages_to_devices_are_refused(world: World, body: Json) -> None:
+    alice = await world.user("alice")
+    assert (await alice.put("/sendToDevice/m.test/t", body)).status_code == 400

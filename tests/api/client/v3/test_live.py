@@ -1,0 +1,132 @@
+"""Receipts, read markers, typing and presence; on both databases."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from tests.world import User, World, until
+
+Json = dict[str, Any]
+
+
+async def sync(user: User, since: str | None = None, **params: Any) -> Json:
+    answer = await user.get("/sync", **({} if since is None else {"since": since}), **params)
+    assert answer.status_code == 200, answer.text
+    body: Json = answer.json()
+    return body
+
+
+def ephemeral(answer: Json, room_id: str, type_: str) -> list[Json]:
+    events = answer.get("rooms", {}).get("join", {}).get(room_id, {}).get("ephemeral", {}).get("events", [])
+    return [event["content"] for event in events if event["type"] == type_]
+
+
+async def two_in_a_room(world: World) -> tuple[User, User, str]:
+    alice, bob = await world.user("alice"), await world.user("bob")
+    room_id = await alice.create_room(preset="public_chat")
+    await bob.join(room_id)
+    return alice, bob, room_id
+
+
+@pytest.mark.behaviours("CS-RCPT-01", "CS-RCPT-02", "CS-RCPT-06", "CS-RCPT-07", "CS-SYNC-18")
+async def test_public_receipts_reach_others_and_private_ones_do_not(world: World) -> None:
+    alice, bob, room_id = await two_in_a_room(world)
+    first, second = await alice.send(room_id, "one"), await alice.send(room_id, "two")
+    since = (await sync(alice))["next_batch"]
+    own = (await sync(bob))["next_batch"]
+    assert (await bob.post(f"/rooms/{room_id}/receipt/m.read/{first}")).status_code == 200
+    assert (await bob.post(f"/rooms/{room_id}/receipt/m.read.private/{second}")).status_code == 200
+    receipt = {"ts": world.clock.time}
+    news = await sync(alice, since)
+    assert ephemeral(news, room_id, "m.receipt") == [{first: {"m.read": {bob.user_id: receipt}}}]
+    assert ephemeral(await sync(bob, own), room_id, "m.receipt") == [
+        {first: {"m.read": {bob.user_id: receipt}}, second: {"m.read.private": {bob.user_id: receipt}}}
+    ]
+    await bob.post(f"/rooms/{room_id}/receipt/m.read/{second}", {"thread_id": "main"})
+    again = await sync(alice, news["next_batch"])
+    [content] = ephemeral(again, room_id, "m.receipt")
+    assert content == {second: {"m.read": {bob.user_id: {**receipt, "thread_id": "main"}}}}
+    [everything] = ephemeral(await sync(alice), room_id, "m.receipt")
+    assert everything.keys() == {first, second}
+
+
+async def test_receipts_are_for_members_and_events_of_the_room(world: World) -> None:
+    alice, bob, room_id = await two_in_a_room(world)
+    eve = await world.user("eve")
+    event_id = await alice.send(room_id, "one")
+    assert (await eve.post(f"/rooms/{room_id}/receipt/m.read/{event_id}")).status_code == 403
+    for path in ("receipt/m.read/$nothing", f"receipt/m.unread/{event_id}", "receipt/m.read/nodollar"):
+        assert (await bob.post(f"/rooms/{room_id}/{path}")).status_code == 400
+
+
+async def test_read_markers_are_account_data_and_never_go_back(world: World) -> None:
+    alice, bob, room_id = await two_in_a_room(world)
+    first, second = await alice.send(room_id, "one"), await alice.send(room_id, "two")
+    body = {"m.fully_read": second, "m.read": second, "m.read.private": first}
+    assert (await bob.post(f"/rooms/{room_id}/read_markers", body)).status_code == 200
+    assert (await bob.post(f"/rooms/{room_id}/receipt/m.fully_read/{first}")).status_code == 200
+    path = f"/user/{bob.user_id}/rooms/{room_id}/account_data/m.fully_read"
+    assert (await bob.get(path)).json() == {"event_id": second}
+    assert (await bob.post(f"/rooms/{room_id}/read_markers", {"m.read": "x"})).status_code == 400
+
+
+@pytest.mark.behaviours("CS-TYP-01", "CS-TYP-02", "CS-TYP-03")
+async def test_typing_is_shown_while_it_lasts(world: World) -> None:
+    alice, bob, room_id = await two_in_a_room(world)
+    path = f"/rooms/{room_id}/typing/{bob.user_id}"
+    since = (await sync(alice))["next_batch"]
+    waiting = asyncio.ensure_future(sync(alice, since, timeout=60_000))
+    await until(lambda: world.container.notifier.waits(room_id))
+    assert (await bob.put(path, {"typing": True, "timeout": 30_000})).status_code == 200
+    async with asyncio.timeout(5):
+        news = await waiting
+    assert ephemeral(news, room_id, "m.typing") == [{"user_ids": [bob.user_id]}]
+    assert ephemeral(await sync(alice), room_id, "m.typing") == [{"user_ids": [bob.user_id]}]
+    assert (await bob.put(path, {"typing": False})).status_code == 200
+    later = await sync(alice, news["next_batch"])
+    assert ephemeral(later, room_id, "m.typing") == [{"user_ids": []}]
+    assert ephemeral(await sync(alice, later["next_batch"]), room_id, "m.typing") == []
+    await bob.put(path, {"typing": True, "timeout": 1})
+    async with asyncio.timeout(5):
+        while ephemeral(later, room_id, "m.typing") != [{"user_ids": []}] or later["next_batch"] == since:
+            since = later["next_batch"]
+            later = await sync(alice, since, timeout=5000)
+
+
+async def test_typing_is_only_for_oneself_where_one_is(world: World) -> None:
+    alice, bob, room_id = await two_in_a_room(world)
+    eve = await world.user("eve")
+    for user, path in ((alice, bob.user_id), (eve, eve.user_id)):
+        body = {"typing": True, "timeout": 1000}
+        assert (await user.put(f"/rooms/{room_id}/typing/{path}", body)).status_code == 403
+    for bad in ({}, {"typing": True}, {"typing": "yes"}, {"typing": True, "timeout": -1}):
+        assert (await bob.put(f"/rooms/{room_id}/typing/{bob.user_id}", bad)).status_code == 400
+
+
+@pytest.mark.behaviours("CS-PRES-01", "CS-PRES-02", "CS-PRES-04", "CS-PRES-05", "CS-SYNC-07")
+async def test_presence_follows_what_people_do(world: World) -> None:
+    alice, bob, _ = await two_in_a_room(world)
+    eve = await world.user("eve")
+
+    async def presence() -> Json:
+        found: Json = (await alice.get(f"/presence/{bob.user_id}/status")).json()
+        return found
+
+    assert (await presence())["presence"] == "offline"
+    since = (await sync(alice, set_presence="offline"))["next_batch"]
+    await sync(bob)
+    assert (await presence())["presence"] == "online"
+    news = await sync(alice, since, set_presence="offline")
+    [event] = [one for one in news["presence"]["events"] if one["sender"] == bob.user_id]
+    assert event["content"]["presence"] == "online"
+    assert "presence" not in await sync(alice, news["next_batch"], set_presence="offline")
+    await bob.put(f"/presence/{bob.user_id}/status", {"presence": "unavailable", "status_msg": "tea"})
+    assert (await presence())["status_msg"] == "tea"
+    world.clock.time += 31_000
+    await world.container.presence.sweep()
+    assert (await presence())["presence"] == "offline"
+    assert (await eve.get(f"/presence/{bob.user_id}/status")).status_code == 403
+    assert (await alice.get("/presence/@nobody:localhost/status")).status_code == 404
+    assert (await alice.put(f"/presence/{bob.user_id}/status", {"presence": "online"})).status_code == 403
+    assert (await bob.put(f"/presence/{bob.user_id}/status", {"presence": "away"})).status_code == 400

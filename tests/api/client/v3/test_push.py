@@ -1,0 +1,227 @@
+"""Push rules, pushers and unread counts; on both databases."""
+
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from homeserver.matrix.push_rules import Circumstances, Ruleset, default_rules
+from tests.world import User, World
+
+Json = dict[str, Any]
+
+
+async def sync(user: User, since: str | None = None, **params: Any) -> Json:
+    answer = await user.get("/sync", **({} if since is None else {"since": since}), **params)
+    assert answer.status_code == 200, answer.text
+    body: Json = answer.json()
+    return body
+
+
+async def rules(user: User, kind: str) -> list[str]:
+    found = (await user.get("/pushrules/")).json()["global"][kind]
+    return [rule["rule_id"] for rule in found]
+
+
+@pytest.mark.behaviours("CS-PUSH-02", "CS-PUSH-03", "CS-PUSH-09", "CS-PUSH-10", "CS-PUSH-11")
+async def test_rules_are_added_in_order_changed_and_removed(world: World) -> None:
+    alice = await world.user("alice")
+    predefined = await rules(alice, "override")
+    assert predefined[0] == ".m.rule.master"
+    since = (await sync(alice))["next_batch"]
+    condition = {"kind": "event_match", "key": "type", "pattern": "m.x"}
+    body: Json = {"actions": ["notify"], "conditions": [condition]}
+    path = "/pushrules/global/override"
+    for rule_id in ("one", "two"):
+        assert (await alice.put(f"{path}/{rule_id}", body)).status_code == 200
+    assert (await alice.call("PUT", f"{path}/three?after=two", body)).status_code == 200
+    assert (await alice.call("PUT", f"{path}/four?before=one", body)).status_code == 200
+    assert await rules(alice, "override") == [".m.rule.master", "two", "three", "four", "one", *predefined[1:]]
+    [event] = (await sync(alice, since))["account_data"]["events"]
+    assert event["type"] == "m.push_rules"
+    assert (await alice.get(f"{path}/one")).json() == {
+        "rule_id": "one",
+        "default": False,
+        "enabled": True,
+        **body,
+    }
+    assert (await alice.put(f"{path}/one/enabled", {"enabled": False})).status_code == 200
+    assert (await alice.get(f"{path}/one/enabled")).json() == {"enabled": False}
+    assert (await alice.put(f"{path}/.m.rule.master/enabled", {"enabled": True})).status_code == 200
+    assert (await alice.put(f"{path}/.m.rule.reaction/actions", {"actions": ["notify"]})).status_code == 200
+    assert (await alice.get(f"{path}/.m.rule.reaction/actions")).json() == {"actions": ["notify"]}
+    assert (await alice.call("DELETE", f"{path}/two")).status_code == 200
+    assert "two" not in await rules(alice, "override")
+
+    refused = [
+        (await alice.put(f"{path}/.mine", body), 400),
+        (await alice.put(f"{path}/{quote('a/b', safe='')}", body), 400),
+        (await alice.put("/pushrules/global/nokind/x", body), 400),
+        (await alice.put("/pushrules/global/content/x", {"actions": []}), 400),
+        (await alice.put(f"{path}/x", {}), 400),
+        (await alice.put(f"{path}/x", {"actions": [3]}), 400),
+        (await alice.call("PUT", f"{path}/x?before=none", body), 404),
+        (await alice.call("PUT", f"{path}/x?before=.m.rule.reaction", body), 400),
+        (await alice.call("DELETE", f"{path}/.m.rule.reaction"), 400),
+        (await alice.call("DELETE", f"{path}/none"), 404),
+        (await alice.get(f"{path}/none"), 404),
+        (await alice.put(f"{path}/none/enabled", {"enabled": True}), 404),
+        (await alice.put(f"{path}/.m.rule.none/enabled", {"enabled": True}), 404),
+        (await alice.put(f"{path}/one/enabled", {"enabled": "yes"}), 400),
+    ]
+    assert [answer.status_code for answer, _ in refused] == [status for _, status in refused]
+
+
+@pytest.mark.behaviours("CS-PUSH-13", "CS-PUSH-14")
+async def test_pushers_are_set_moved_and_removed(world: World) -> None:
+    alice, bob = await world.user("alice"), await world.user("bob")
+    pusher: Json = {
+        "app_id": "org.example",
+        "pushkey": "key",
+        "kind": "http",
+        "app_display_name": "Example",
+        "device_display_name": "Phone",
+        "lang": "en",
+        "data": {"url": "https://push.example.org/_matrix/push/v1/notify"},
+    }
+    assert (await alice.post("/pushers/set", pusher)).status_code == 200
+    assert (await alice.get("/pushers")).json() == {"pushers": [pusher]}
+    await bob.post("/pushers/set", {**pusher, "append": True})
+    assert len((await alice.get("/pushers")).json()["pushers"]) == 1
+    await bob.post("/pushers/set", pusher)
+    assert (await alice.get("/pushers")).json() == {"pushers": []}
+    await bob.post("/pushers/set", {"app_id": "org.example", "pushkey": "key", "kind": None})
+    assert (await bob.get("/pushers")).json() == {"pushers": []}
+    for change in ({"data": {"url": "http://x"}}, {"app_id": "x" * 65}, {"pushkey": "x" * 513}, {"lang": 3}):
+        assert (await alice.post("/pushers/set", {**pusher, **change})).status_code == 400
+    del pusher["lang"]
+    assert (await alice.post("/pushers/set", pusher)).json()["errcode"] == "M_MISSING_PARAM"
+
+
+@pytest.mark.behaviours("CS-PUSH-12", "CS-SYNC-13", "CS-RCPT-03", "CS-PUSH-04")
+async def test_unread_counts_rise_with_messages_and_fall_with_receipts(world: World) -> None:
+    alice, bob = await world.user("alice"), await world.user("bob")
+    room_id = await alice.create_room(preset="public_chat")
+    await bob.join(room_id)
+
+    async def counts() -> tuple[int, int]:
+        found = (await sync(alice, full_state="true"))["rooms"]["join"][room_id]["unread_notifications"]
+        return found["notification_count"], found["highlight_count"]
+
+    assert await counts() == (0, 0)
+    first = await bob.send(room_id, "one")
+    mention = {"msgtype": "m.text", "body": "alice", "m.mentions": {"user_ids": [alice.user_id]}}
+    second = await bob.send(room_id, mention)
+    await bob.send(room_id, {"msgtype": "m.notice", "body": "nobody cares"})
+    assert await counts() == (2, 1)
+    since = (await sync(alice))["next_batch"]
+    assert (await alice.post(f"/rooms/{room_id}/receipt/m.read.private/{first}")).status_code == 200
+    news = await sync(alice, since)
+    assert news["rooms"]["join"][room_id]["unread_notifications"] == {"notification_count": 1, "highlight_count": 1}
+    assert (await alice.post(f"/rooms/{room_id}/receipt/m.read/{second}")).status_code == 200
+    assert await counts() == (0, 0)
+    assert (await alice.post(f"/rooms/{room_id}/receipt/m.read.private/{first}")).status_code == 200
+    assert await counts() == (0, 0)
+    await bob.send(room_id, "three")
+    assert await counts() == (1, 0)
+    await alice.send(room_id, "I am here.")
+    assert await counts() == (0, 0)
+
+
+@pytest.mark.behaviours("CS-SYNC-13", "CS-RCPT-04", "CS-RCPT-05")
+async def test_threads_are_counted_and_read_apart(world: World) -> None:
+    alice, bob = await world.user("alice"), await world.user("bob")
+    room_id = await alice.create_room(preset="public_chat")
+    await bob.join(room_id)
+    root = await alice.send(room_id, "root")
+    relation = {"rel_type": "m.thread", "event_id": root}
+    inside = await bob.send(room_id, {"msgtype": "m.text", "body": "in", "m.relates_to": relation})
+    outside = await bob.send(room_id, "out")
+    apart = '{"room": {"timeline": {"unread_thread_notifications": true}}}'
+
+    async def room() -> Json:
+        found: Json = (await sync(alice, filter=apart))["rooms"]["join"][room_id]
+        return found
+
+    one = {"notification_count": 1, "highlight_count": 0}
+    assert (await room())["unread_notifications"] == one
+    assert (await room())["unread_thread_notifications"] == {root: one}
+    together = (await sync(alice))["rooms"]["join"][room_id]
+    assert together["unread_notifications"]["notification_count"] == 2
+    path = f"/rooms/{room_id}/receipt/m.read"
+    for event_id, thread in ((inside, "main"), (outside, root), (inside, ""), (inside, 3)):
+        answer = await alice.post(f"{path}/{event_id}", {"thread_id": thread})
+        assert (answer.status_code, answer.json()["errcode"]) == (400, "M_INVALID_PARAM"), (event_id, thread)
+    assert (await alice.post(f"{path}/{inside}", {"thread_id": root})).status_code == 200
+    assert "unread_thread_notifications" not in await room()
+    assert (await room())["unread_notifications"] == one
+    assert (await alice.post(f"{path}/{outside}", {"thread_id": "main"})).status_code == 200
+    assert (await room())["unread_notifications"]["notification_count"] == 0
+
+
+EVENT: Json = {
+    "type": "m.room.message",
+    "sender": "@bob:localhost",
+    "room_id": "!room:localhost",
+    "content": {"msgtype": "m.text", "body": "An exciting triple-whammy", "m.x": {"n": 1, "list": ["a", 2, None]}},
+}
+ROOM = Circumstances(3, 50, lambda key: 50, "Alice")
+
+
+@pytest.mark.behaviours("CS-PUSH-05", "CS-PUSH-06", "CS-PUSH-07", "CS-PUSH-08")
+@pytest.mark.parametrize(
+    ("condition", "met"),
+    [
+        ({"kind": "event_match", "key": "content.body", "pattern": "ex*ple"}, True),
+        ({"kind": "event_match", "key": "content.body", "pattern": "EXCITING"}, True),
+        ({"kind": "event_match", "key": "content.body", "pattern": "excit"}, False),
+        ({"kind": "event_match", "key": "content.body", "pattern": "whamm?"}, True),
+        ({"kind": "event_match", "key": "type", "pattern": "m.room.*"}, True),
+        ({"kind": "event_match", "key": "type", "pattern": "room"}, False),
+        ({"kind": "event_match", "key": "content.absent", "pattern": "*"}, False),
+        ({"kind": "event_match", "key": r"content.m\.x.n", "pattern": "1"}, False),
+        ({"kind": "event_match", "key": "content.body", "pattern": "a" + "*a" * 50}, False),
+        ({"kind": "event_property_is", "key": r"content.m\.x.n", "value": 1}, True),
+        ({"kind": "event_property_is", "key": r"content.m\.x.n", "value": True}, False),
+        ({"kind": "event_property_is", "key": r"content.m\.x.n", "value": "1"}, False),
+        ({"kind": "event_property_contains", "key": r"content.m\.x.list", "value": 2}, True),
+        ({"kind": "event_property_contains", "key": r"content.m\.x.list", "value": None}, True),
+        ({"kind": "event_property_contains", "key": r"content.m\.x.list", "value": "2"}, False),
+        ({"kind": "contains_display_name"}, False),
+        ({"kind": "room_member_count", "is": "3"}, True),
+        ({"kind": "room_member_count", "is": "==3"}, True),
+        ({"kind": "room_member_count", "is": "<3"}, False),
+        ({"kind": "room_member_count", "is": ">=3"}, True),
+        ({"kind": "room_member_count", "is": "three"}, False),
+        ({"kind": "sender_notification_permission", "key": "room"}, True),
+        ({"kind": "org.example.unknown"}, False),
+        ({"kind": "event_match"}, False),
+        ({}, False),
+    ],
+)
+def test_a_condition_is_met_or_not(condition: Json, met: bool) -> None:
+    rule = {"rule_id": "x", "enabled": True, "conditions": [condition], "actions": ["notify"]}
+    none: dict[str, list[Json]] = {"content": [], "room": [], "sender": [], "underride": []}
+    assert Ruleset({"override": [rule], **none}).evaluate(EVENT, ROOM).notify is met
+
+
+@pytest.mark.behaviours("CS-PUSH-01", "CS-PUSH-03")
+@pytest.mark.parametrize(
+    ("change", "notify", "highlight"),
+    [
+        ({}, True, False),
+        ({"content": {"msgtype": "m.notice", "body": "x"}}, False, False),
+        ({"content": {"body": "x", "m.mentions": {"user_ids": ["@alice:localhost"]}}}, True, True),
+        ({"content": {"body": "x", "m.mentions": {"room": True}}}, True, True),
+        ({"type": "m.reaction", "content": {}}, False, False),
+        ({"type": "m.room.encrypted", "content": {}}, True, False),
+        ({"type": "m.room.topic", "state_key": "", "content": {}}, False, False),
+        ({"type": "m.room.tombstone", "state_key": "", "content": {}}, True, True),
+        ({"type": "m.room.member", "state_key": "@alice:localhost", "content": {"membership": "invite"}}, True, False),
+        ({"type": "m.room.member", "state_key": "@bob:localhost", "content": {"membership": "join"}}, False, False),
+        ({"content": {"body": "*", "m.relates_to": {"rel_type": "m.replace"}}}, False, False),
+    ],
+)
+def test_the_predefined_rules_decide(change: Json, notify: bool, highlight: bool) -> None:
+    outcome = Ruleset(default_rules("@alice:localhost")).evaluate({**EVENT, **change}, ROOM)
+    assert (outcome.notify, outcome.highlight) == (notify, highlight)
