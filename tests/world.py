@@ -1,11 +1,11 @@
 """A server with users in it: what most tests of the HTTP interface begin with."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import httpx2
@@ -16,6 +16,8 @@ from homeserver.config.model import Config, Limits, Passwords
 from homeserver.kit.clock import Clock
 from homeserver.services.users.accounts import NewDevice
 from tests.client import Client, client_of
+
+T = TypeVar("T")
 
 
 class StoppedClock(Clock):
@@ -96,6 +98,13 @@ async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
         while not condition():  # noqa: ASYNC110 - the condition is a plain look, nobody could set an event for it
             await asyncio.sleep(0)
+
+
+async def eventually(look: Callable[[], Awaitable[T]], holds: Callable[[T], bool]) -> None:
+    """Look again and again, through the server, until this holds of what is seen."""
+    async with asyncio.timeout(10):
+        while not holds(await look()):
+            pass
 
 
 @dataclass
