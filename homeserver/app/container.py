@@ -28,6 +28,7 @@ from homeserver.services.media.store import MediaStore
 from homeserver.services.media.thumbnails import Thumbnails
 from homeserver.services.rooms.create import RoomCreation
 from homeserver.services.rooms.directory import Directory
+from homeserver.services.rooms.hierarchy import Hierarchy
 from homeserver.services.rooms.hot import HotRooms
 from homeserver.services.rooms.members import Members
 from homeserver.services.rooms.persist import EventWriter
@@ -35,6 +36,10 @@ from homeserver.services.rooms.read import RoomReader
 from homeserver.services.rooms.relations import Relations
 from homeserver.services.rooms.send import Author, Sender
 from homeserver.services.rooms.state import StateTrees
+from homeserver.services.rooms.state_events import StateEvents
+from homeserver.services.rooms.succession import Succession
+from homeserver.services.rooms.summaries import Summaries
+from homeserver.services.rooms.upgrade import RoomUpgrade
 from homeserver.services.sync.v2 import Sync
 from homeserver.services.users.account_data import UserData
 from homeserver.services.users.accounts import Accounts
@@ -78,8 +83,11 @@ class Container:
     members: Members
     room_creation: RoomCreation
     room_reader: RoomReader
+    room_upgrade: RoomUpgrade
     directory: Directory
     relations: Relations
+    hierarchy: Hierarchy
+    state_events: StateEvents
     receipts: Receipts
     typing: Typing
     presence: Presence
@@ -130,9 +138,11 @@ async def build(config: Config, *, clock: Clock, randomness: Randomness, metrics
         trees = StateTrees()
         hot = HotRooms(database, trees)
         sender = Sender(database, clock, hot, EventWriter(database, hot, trees, background), author)
-        members = Members(database, sender, config.server_name)
+        members = Members(database, sender, Succession(database, trees), config.server_name)
         room_creation = RoomCreation(clock, sender, members, author, default_version=config.default_room_version)
         room_reader = RoomReader(database, clock, trees)
+        summaries = Summaries(trees)
+        directory = Directory(database, clock, sender, summaries, config.server_name)
 
         blobs = DiskBlobs(Path(config.data_dir) / "media")
         thumbnails = Thumbnails(blobs)
@@ -184,7 +194,10 @@ async def build(config: Config, *, clock: Clock, randomness: Randomness, metrics
             room_creation=room_creation,
             room_reader=room_reader,
             relations=Relations(database, clock, trees, room_reader),
-            directory=Directory(database, clock, sender, room_reader, trees, config.server_name),
+            room_upgrade=RoomUpgrade(database, sender, members, room_creation, author),
+            directory=directory,
+            hierarchy=Hierarchy(database, trees, summaries),
+            state_events=StateEvents(sender, members, directory),
             receipts=Receipts(database, clock),
             typing=typing,
             presence=presence,

@@ -41,6 +41,7 @@ class Room:
 
 _INSERT = insert(rooms)
 _BY_ID = select(rooms).where(rooms.c.room_id == bindparam("room_id"))
+_BY_IDS = select(rooms).where(rooms.c.room_id.in_(bindparam("room_ids", expanding=True)))
 _NID = select(rooms.c.room_nid).where(rooms.c.room_id == bindparam("room_id"))
 _BY_NIDS = select(rooms).where(rooms.c.room_nid.in_(bindparam("room_nids", expanding=True)))
 _SET_ROOT = update(rooms).where(rooms.c.room_nid == bindparam("nid")).values(state_root=bindparam("root"))
@@ -90,6 +91,14 @@ def find_many(tx: ReadTx, room_nids: Iterable[int]) -> dict[int, Room]:
     found: dict[int, Room] = {}
     for part in chunks(room_nids):
         found.update((row.room_nid, Room(*row)) for row in tx.connection.execute(_BY_NIDS, {"room_nids": part}))
+    return found
+
+
+def find_many_by_id(tx: ReadTx, room_ids: Iterable[RoomId]) -> dict[RoomId, Room]:
+    """Those of the rooms that this server knows."""
+    found: dict[RoomId, Room] = {}
+    for part in chunks(room_ids):
+        found.update((row.room_id, Room(*row)) for row in tx.connection.execute(_BY_IDS, {"room_ids": part}))
     return found
 
 

@@ -1,5 +1,6 @@
 """Accounts of this server."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sqlalchemy import BigInteger, Boolean, Column, Table, bindparam, select, update
@@ -8,7 +9,7 @@ from sqlalchemy.exc import IntegrityError
 from homeserver.errors import Unsupported
 from homeserver.matrix.identifiers import UserId
 from homeserver.storage.engine import ReadTx, WriteTx
-from homeserver.storage.tables import Text, metadata
+from homeserver.storage.tables import Text, chunks, metadata
 
 users = Table(
     "users",
@@ -39,12 +40,21 @@ _SET_PASSWORD = (
 )
 _DEACTIVATE = update(users).where(users.c.user_id == bindparam("user")).values(password_hash=None, is_deactivated=True)
 _FIND = select(*users.c).where(users.c.user_id == bindparam("user_id"))
+_FIND_MANY = select(*users.c).where(users.c.user_id.in_(bindparam("user_ids", expanding=True)))
 
 
 def find(tx: ReadTx, user_id: UserId) -> User | None:
     """The account, or None if there never was one; a deactivated one is still found."""
     row = tx.connection.execute(_FIND, {"user_id": user_id}).one_or_none()
     return User(*row) if row else None
+
+
+def find_many(tx: ReadTx, user_ids: Iterable[UserId]) -> dict[UserId, User]:
+    """The accounts of those who have one, or had one."""
+    found: dict[UserId, User] = {}
+    for part in chunks(user_ids):
+        found.update((row.user_id, User(*row)) for row in tx.connection.execute(_FIND_MANY, {"user_ids": part}))
+    return found
 
 
 def set_password(tx: WriteTx, user_id: UserId, password_hash: str) -> None:

@@ -4,6 +4,7 @@
 make. Nothing changes until the batch is written, so a refusal half way leaves no trace.
 """
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from homeserver.kit.randomness import Randomness
 from homeserver.matrix import event_auth
 from homeserver.matrix.canonical import CanonicalJsonError
 from homeserver.matrix.event_auth import AuthError
+from homeserver.matrix.event_content import BadContent, check_content
 from homeserver.matrix.events import Event, EventTooLarge, MalformedEvent, build_event
 from homeserver.matrix.identifiers import EventId, RoomId, UserId, domain_of
 from homeserver.matrix.signing import SigningKey
@@ -91,6 +93,7 @@ class Author:
         content = draft.content if isinstance(draft.content, bytes) else _encode(draft.content)
         is_create = draft.type == "m.room.create" and not latest
         try:
+            check_content(draft.type, content, is_state=draft.state_key is not None)
             keys = event_auth.auth_event_keys(
                 version.identifier,
                 type=draft.type,
@@ -124,7 +127,7 @@ class Author:
             raise Forbidden(str(error)) from None
         except EventTooLarge as error:
             raise TooLarge(str(error)) from None
-        except (CanonicalJsonError, MalformedEvent) as error:
+        except (BadContent, CanonicalJsonError, MalformedEvent) as error:
             raise BadJson(str(error)) from None
         return event
 
@@ -178,6 +181,28 @@ class Sender:
     ) -> list[StoredEvent]:
         """Write the drafts. No await may lie between building and this. Raises `Superseded`."""
         return await self._writer.write(Batch(drafts.room, drafts.events, transaction, also, now=self._clock.now()))
+
+    async def write_both(self, old: Drafts, new: Drafts, *, also: Callable[[WriteTx, int], None]) -> None:
+        """Write drafts for a room and for the new one that follows it; neither is written without the other.
+
+        `also` is of the new room. No await may lie between building and this. Raises `Superseded`.
+        """
+        first = EventId(old.events[0].event.event_id)
+
+        def only_together(tx: WriteTx, room_nid: int) -> None:
+            if not events.find_many_by_id(tx, [first]):
+                raise Superseded
+            also(tx, room_nid)
+
+        now = self._clock.now()
+        # Handed over one behind the other, they are in one group and so in one transaction.
+        waiting = [
+            self._writer.write(Batch(old.room, old.events, now=now)),
+            self._writer.write(Batch(new.room, new.events, also=only_together, now=now)),
+        ]
+        for outcome in await asyncio.gather(*waiting, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
 
     async def change(
         self,

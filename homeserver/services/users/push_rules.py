@@ -145,6 +145,18 @@ def _change(tx: WriteTx, user_id: UserId, change: Callable[[Json], None]) -> Non
     tx.wake([user_id])
 
 
+def copy_room_rule(tx: WriteTx, user_id: UserId, old_id: str, new_id: str) -> None:
+    """Let a rule of a room hold in another one too, unless that has one of its own."""
+    changes = _decode(push.find(tx, user_id))
+    rules: list[Json] = changes["own"].get("room", [])
+    known = {rule["rule_id"]: rule for rule in rules}
+    if old_id not in known or new_id in known:
+        return
+    changes["own"]["room"] = [*rules, {**known[old_id], "rule_id": new_id}]
+    push.put(tx, user_id, Changes(msgspec.json.encode(changes).decode(), stream_rows.advance(tx)))
+    tx.wake([user_id])
+
+
 def _setter(user_id: UserId, kind: str, rule_id: str, name: str, value: Any) -> Callable[[Json], None]:
     def change(changes: Json) -> None:
         if rule_id.startswith("."):
