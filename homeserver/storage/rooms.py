@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import BigInteger, Boolean, Column, Table, bindparam, delete, false, insert, select, true, update
+from sqlalchemy import BigInteger, Boolean, Column, Index, Table, bindparam, delete, false, insert, select, text, update
 
 from homeserver.matrix.identifiers import RoomId
 from homeserver.storage.engine import ReadTx, WriteTx
@@ -18,6 +18,8 @@ rooms = Table(
     Column("version", Text, nullable=False),
     Column("is_public", Boolean, nullable=False, server_default=false()),
     Column("state_root", BigInteger, nullable=False),
+    # The directory: few of many rooms.
+    Index("ix_rooms_public", "room_nid", postgresql_where=text("is_public"), sqlite_where=text("is_public")),
 )
 
 forward_extremities = Table(
@@ -46,7 +48,7 @@ _NID = select(rooms.c.room_nid).where(rooms.c.room_id == bindparam("room_id"))
 _BY_NIDS = select(rooms).where(rooms.c.room_nid.in_(bindparam("room_nids", expanding=True)))
 _SET_ROOT = update(rooms).where(rooms.c.room_nid == bindparam("nid")).values(state_root=bindparam("root"))
 _SET_PUBLIC = update(rooms).where(rooms.c.room_nid == bindparam("nid")).values(is_public=bindparam("public"))
-_PUBLIC = select(rooms).where(rooms.c.is_public == true())
+_PUBLIC = select(rooms).where(text("is_public"))
 _EXTREMITIES = select(forward_extremities.c.position).where(forward_extremities.c.room_nid == bindparam("room_nid"))
 _CHANGED = select(forward_extremities.c.room_nid).where(
     forward_extremities.c.room_nid.in_(bindparam("room_nids", expanding=True)),

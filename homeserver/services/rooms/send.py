@@ -25,7 +25,8 @@ from homeserver.matrix.signing import SigningKey
 from homeserver.services.auth.sessions import Requester
 from homeserver.services.rooms.hot import HotRoom, HotRooms, Transaction, parse
 from homeserver.services.rooms.persist import Batch, EventWriter, NewEvent, Redaction, Superseded
-from homeserver.storage import events, rooms, transactions
+from homeserver.services.rooms.power import may_act
+from homeserver.storage import events, rooms, transactions, users
 from homeserver.storage.engine import Database, ReadTx, WriteTx
 from homeserver.storage.events import StoredEvent
 from homeserver.storage.transactions import Repeated
@@ -251,6 +252,7 @@ class Sender:
         transaction = Transaction(who.user_id, who.device_id, scope, txn_id)
         room_nid = await self.nid_of(room_id)
         target = await self._database.read(events.find_by_id, room_nid, EventId(target_id))
+        guests = await self._guests_to_go(room_nid, target_id)
 
         def build(drafts: Drafts) -> None:
             if drafts.room.membership_of(who.user_id) != "join":
@@ -261,8 +263,19 @@ class Sender:
             _check_redaction(drafts, who.user_id, event)
             redaction = Redaction(target.position, event.redacted())
             drafts.add(Draft("m.room.redaction", who.user_id, content, redacts=target_id), redaction)
+            for guest in guests & drafts.room.joined:
+                drafts.add(Draft("m.room.member", guest, {"membership": "leave"}, state_key=guest))
 
         return await self._once(transaction, room_id, build)
+
+    async def _guests_to_go(self, room_nid: int, target_id: str) -> set[UserId]:
+        """Whom the redaction puts out: what is left of a guest access event lets no guest in (Guest Access)."""
+        room = await self._hot.get(room_nid)
+        access = room.state.get(("m.room.guest_access", ""))
+        if access is None or access.event_id != target_id:
+            return set()
+        accounts = await self._database.read(users.find_many, room.joined)
+        return {account.user_id for account in accounts.values() if account.is_guest}
 
     async def _once(self, transaction: Transaction, room_id: RoomId, build: Callable[[Drafts], object]) -> EventId:
         if (sent := self._sent.get(transaction)) is not None:
@@ -295,8 +308,7 @@ def _check_redaction(drafts: Drafts, sender: UserId, target: Event) -> None:
     power_levels = drafts.state("m.room.power_levels")
     create = drafts.state("m.room.create")
     assert create is not None
-    have = event_auth.power_level_of(sender, power_levels, create)
-    if have is not None and have < event_auth.level_for_action("redact", power_levels):
+    if not may_act(sender, "redact", power_levels, create):
         raise Forbidden("You may only redact your own events in this room.")
 
 

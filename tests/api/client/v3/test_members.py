@@ -361,6 +361,24 @@ async def test_guests_join_where_they_may_and_leave_when_they_may_no_longer(worl
     assert (await bob.get("/joined_rooms")).json() == {"joined_rooms": [room_id]}
 
 
+@pytest.mark.behaviours("CS-GUEST-03", "CS-SEND-03")
+@pytest.mark.parametrize("path", ["redact", "send"])
+async def test_guests_leave_when_what_let_them_in_is_redacted(world: World, path: str) -> None:
+    alice, guest = await world.user("alice"), await world.guest("guest")
+    room_id = await alice.create_room(preset="public_chat")
+    access = await alice.set_state(room_id, "m.room.guest_access", {"guest_access": "can_join"})
+    await guest.join(room_id)
+    said = await guest.send(room_id, "Hello.")
+    for event_id in (said, access):
+        if path == "redact":
+            answer = await alice.put(f"/rooms/{room_id}/redact/{quote(event_id, safe='')}/{event_id[1:9]}")
+        else:
+            answer = await alice.put(f"/rooms/{room_id}/send/m.room.redaction/{event_id[1:9]}", {"redacts": event_id})
+        assert answer.status_code == 200, answer.text
+        joined = (await guest.get("/joined_rooms")).json()["joined_rooms"]
+        assert joined == ([room_id] if event_id == said else [])
+
+
 @pytest.mark.behaviours("CS-GUEST-02")
 async def test_guest_with_an_invite_does_not_join_where_guests_may_not(world: World) -> None:
     alice, guest = await world.user("alice"), await world.guest("guest")

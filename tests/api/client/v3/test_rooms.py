@@ -1,6 +1,8 @@
 """Making rooms, in every version; on both databases."""
 
+import asyncio
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -290,6 +292,48 @@ async def test_invitee_who_wants_no_invites_is_not_invited_to_a_new_room(world: 
 @pytest.mark.behaviours("CS-GUEST-01")
 async def test_guests_make_no_rooms(world: World) -> None:
     await refused(await world.guest("gast"), 403, "M_GUEST_ACCESS_FORBIDDEN")
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.behaviours("CS-SEND-07", "CS-SEND-03")
+async def test_redaction_needs_its_level_and_that_of_others_events_one_more(world: World, version: str) -> None:
+    alice, bob = await world.user("alice"), await world.user("bob")
+    room_id = await alice.create_room(preset="public_chat", room_version=version)
+    await bob.join(room_id)
+    levels = (await state(alice, room_id))["m.room.power_levels", ""]
+
+    async def redact(user: User, event_id: str, path: str) -> int:
+        if path == "redact":
+            answer = await user.put(f"/rooms/{room_id}/redact/{quote(event_id, safe='')}/t{next(user.transactions)}")
+        else:
+            name = f"m.room.redaction/t{next(user.transactions)}"
+            answer = await user.put(f"/rooms/{room_id}/send/{name}", {"redacts": event_id})
+        return answer.status_code
+
+    for path in ("redact", "send"):
+        await alice.set_state(room_id, "m.room.power_levels", levels)
+        assert await redact(bob, await bob.send(room_id, "mine"), path) == 200
+        assert await redact(bob, await alice.send(room_id, "hers"), path) == 403
+        assert await redact(alice, await bob.send(room_id, "his"), path) == 200
+        moderator = {**levels, "users": {**levels["users"], bob.user_id: 50}}
+        await alice.set_state(room_id, "m.room.power_levels", moderator)
+        assert await redact(bob, await alice.send(room_id, "hers"), path) == 200
+        strict = {**moderator, "events": {**levels["events"], "m.room.redaction": 51}}
+        await alice.set_state(room_id, "m.room.power_levels", strict)
+        assert await redact(bob, await bob.send(room_id, "mine"), path) == 403
+        assert await redact(bob, await alice.send(room_id, "hers"), path) == 403
+
+
+@pytest.mark.behaviours("CS-ROOM-05")
+async def test_of_many_who_want_one_alias_at_once_one_gets_it(world: World) -> None:
+    alice = await world.user("alice")
+    wishes = [alice.post("/createRoom", {"room_alias_name": "den", "name": str(number)}) for number in range(12)]
+    others = asyncio.gather(*(alice.create_room() for _ in range(4)))
+    answers = await asyncio.gather(*wishes)
+    [won] = [answer.json()["room_id"] for answer in answers if answer.status_code == 200]
+    assert {answer.json().get("errcode") for answer in answers} == {None, "M_ROOM_IN_USE"}
+    assert (await alice.get("/directory/room/%23den:localhost")).json()["room_id"] == won
+    assert sorted((await alice.get("/joined_rooms")).json()["joined_rooms"]) == sorted([won, *await others])
 
 
 @pytest.mark.behaviours("CS-EV-12", "CS-SEND-06")
