@@ -14,6 +14,7 @@ KINDS = ("override", "content", "room", "sender", "underride")
 _SOUND = {"set_tweak": "sound", "value": "default"}
 _HIGHLIGHT = {"set_tweak": "highlight"}
 _MASTER = ".m.rule.master"
+_HISTORICAL = ("dont_notify", "coalesce")
 
 
 def _match(key: str, pattern: str) -> Json:
@@ -121,6 +122,8 @@ class Outcome:
 
     notify: bool
     highlight: bool
+    actions: Sequence[Any] = ()
+    """What the rule says, without what means nothing any more."""
 
 
 NOTHING = Outcome(notify=False, highlight=False)
@@ -134,7 +137,7 @@ def _outcome(actions: Sequence[Any]) -> Outcome:
         isinstance(action, dict) and action.get("set_tweak") == "highlight" and action.get("value", True) is not False
         for action in actions
     )
-    return Outcome(notify, notify and highlight)
+    return Outcome(notify, notify and highlight, [action for action in actions if action not in _HISTORICAL])
 
 
 def _conditions(kind: str, rule: Json) -> list[_Condition]:

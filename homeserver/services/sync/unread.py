@@ -71,6 +71,12 @@ class Unread:
         tally = self._tally(tx, user_id, room, member, read, since=unthreaded, upto=upto)
         return _shown(tally, upto=upto, by_thread=by_thread)
 
+    def positions(self, tx: ReadTx, user_id: UserId, room: Room, member: Member, *, upto: int) -> frozenset[int]:
+        """Where the events are that are counted in a room that the user is in."""
+        read = _read_positions(tx, user_id, room.room_nid)
+        tally = self._tally(tx, user_id, room, member, read, since=read.get(UNTHREADED, 0), upto=upto)
+        return frozenset(notice.position for notice in _unread(tally, upto=upto))
+
     def glance(self, user_id: UserId, room: HotRoom, ruleset: Ruleset, *, upto: int, by_thread: bool) -> Json | None:
         """The same out of memory, for somebody whose receipts are as they were the last time; None if unsure."""
         assert room.room_nid is not None
@@ -78,7 +84,7 @@ class Unread:
         if tally is None or room.known_since > tally.upto:
             return None
         notices = list(tally.notices)
-        circumstances: _Place | None = None
+        circumstances: Place | None = None
         for recent in room.recent:
             if not tally.upto < recent.stored.position <= upto:
                 continue
@@ -88,8 +94,8 @@ class Unread:
             if recent.event.sender == user_id:
                 notices = [notice for notice in notices if notice.thread != thread]
                 continue
-            circumstances = circumstances or _Place.of_hot(room, user_id)
-            outcome = ruleset.evaluate(_as_client(recent.event), circumstances.of(recent.event.sender))
+            circumstances = circumstances or Place.of_hot(room, user_id)
+            outcome = ruleset.evaluate(as_client(recent.event), circumstances.of(recent.event.sender))
             if outcome.notify:
                 notices.append(Notice(recent.stored.position, thread, outcome.highlight))
         before, tally = tally, _Tally(max(upto, tally.upto), tuple(notices), tally.read)
@@ -126,12 +132,12 @@ class Unread:
     def _scan(
         self, tx: ReadTx, user_id: UserId, room: Room, notices: list[Notice], *, after: int, upto: int
     ) -> list[Notice]:
-        circumstances: _Place | None = None
+        circumstances: Place | None = None
         ruleset = None
         for _ in range(_MOST_PAGES):
             rows = events.list_forwards(tx, room.room_nid, after=after, upto=upto, limit=_PAGE)
             if rows and (circumstances is None or ruleset is None):
-                circumstances = _Place.of_stored(tx, self._trees, room, user_id)
+                circumstances = Place.of_stored(tx, self._trees, room, user_id)
                 ruleset = self._push_rules.ruleset(tx, user_id)
             for row in rows:
                 assert circumstances is not None
@@ -142,7 +148,7 @@ class Unread:
                     # Whoever says something has read what was said before.
                     notices = [notice for notice in notices if notice.thread != thread]
                     continue
-                outcome = ruleset.evaluate(_as_client(event), circumstances.of(event.sender))
+                outcome = ruleset.evaluate(as_client(event), circumstances.of(event.sender))
                 if outcome.notify:
                     notices.append(Notice(row.position, thread, outcome.highlight))
             if len(rows) < _PAGE:
@@ -151,7 +157,7 @@ class Unread:
         return notices
 
 
-class _Place:
+class Place:
     """What push rules ask of a room, as it is now."""
 
     def __init__(
@@ -165,7 +171,7 @@ class _Place:
         self._member_count = member_count
 
     @classmethod
-    def of_stored(cls, tx: ReadTx, trees: StateTrees, room: Room, user_id: UserId) -> "_Place":
+    def of_stored(cls, tx: ReadTx, trees: StateTrees, room: Room, user_id: UserId) -> "Place":
         """The room as the database has it."""
         create, levels, own = ("m.room.create", ""), ("m.room.power_levels", ""), ("m.room.member", user_id)
         positions = trees.find(tx, room.state_root, [create, levels, own])
@@ -175,7 +181,7 @@ class _Place:
         return cls(found.get(create), found.get(levels), found.get(own), member_count=count)
 
     @classmethod
-    def of_hot(cls, room: HotRoom, user_id: UserId) -> "_Place":
+    def of_hot(cls, room: HotRoom, user_id: UserId) -> "Place":
         """The room as it is in memory."""
         own = room.state.get(("m.room.member", user_id))
         return cls(room.create, room.power_levels, own, member_count=len(room.joined))
@@ -199,12 +205,7 @@ class _Place:
 
 
 def _shown(tally: _Tally, *, upto: int, by_thread: bool) -> Json:
-    everywhere = tally.read.get(UNTHREADED, 0)
-    unread = [
-        notice
-        for notice in tally.notices
-        if max(everywhere, tally.read.get(notice.thread, 0)) < notice.position <= upto
-    ]
+    unread = _unread(tally, upto=upto)
     if not by_thread:
         return {"unread_notifications": _count(unread)}
     answer: Json = {"unread_notifications": _count([one for one in unread if one.thread == MAIN])}
@@ -216,6 +217,15 @@ def _shown(tally: _Tally, *, upto: int, by_thread: bool) -> Json:
     return answer
 
 
+def _unread(tally: _Tally, *, upto: int) -> list[Notice]:
+    everywhere = tally.read.get(UNTHREADED, 0)
+    return [
+        notice
+        for notice in tally.notices
+        if max(everywhere, tally.read.get(notice.thread, 0)) < notice.position <= upto
+    ]
+
+
 def _thread_at_a_glance(event: Event) -> str | None:
     """The thread of an event, if it can be told from the event alone."""
     related = relates_to(event)
@@ -224,7 +234,7 @@ def _thread_at_a_glance(event: Event) -> str | None:
     return related.event_id if related.rel_type == THREAD else None
 
 
-def _as_client(event: Event) -> Json:
+def as_client(event: Event) -> Json:
     shown: Json = {
         "type": event.type,
         "sender": event.sender,

@@ -225,3 +225,66 @@ def test_a_condition_is_met_or_not(condition: Json, met: bool) -> None:
 def test_the_predefined_rules_decide(change: Json, notify: bool, highlight: bool) -> None:
     outcome = Ruleset(default_rules("@alice:localhost")).evaluate({**EVENT, **change}, ROOM)
     assert (outcome.notify, outcome.highlight) == (notify, highlight)
+
+
+async def notifications(user: User, **params: Any) -> Json:
+    answer = await user.get("/notifications", **params)
+    assert answer.status_code == 200, answer.text
+    body: Json = answer.json()
+    return body
+
+
+def bodies(answer: Json) -> list[str]:
+    return [one["event"]["content"].get("body", one["event"]["type"]) for one in answer["notifications"]]
+
+
+@pytest.mark.behaviours("CS-PUSH-15", "CS-PUSH-04")
+async def test_notifications_are_listed_by_page_and_highlight_with_what_is_read(world: World) -> None:
+    alice, bob = await world.user("alice"), await world.user("bob")
+    assert await notifications(alice) == {"notifications": []}
+    one, two = await bob.create_room(preset="public_chat"), await bob.create_room(preset="public_chat")
+    await bob.send(one, "before alice came")
+    await alice.join(one)
+    await alice.join(two)
+    first = await bob.send(one, "first")
+    await bob.send(two, {"msgtype": "m.notice", "body": "notice"})
+    await bob.send(two, {"msgtype": "m.text", "body": "mention", "m.mentions": {"user_ids": [alice.user_id]}})
+    await bob.send(one, "last")
+    everything = await notifications(alice)
+    assert bodies(everything) == ["last", "mention", "first"]
+    assert "next_token" not in everything
+    assert [one["read"] for one in everything["notifications"]] == [False] * 3
+    found = everything["notifications"][-1]
+    assert found["room_id"] == one
+    assert found["event"]["event_id"] == first
+    assert "room_id" not in found["event"]
+    assert found["ts"] == found["event"]["origin_server_ts"]
+    assert found["actions"] == ["notify", {"set_tweak": "sound", "value": "default"}]
+    assert bodies(await notifications(alice, only="highlight")) == ["mention"]
+
+    page = await notifications(alice, limit="2")
+    assert bodies(page) == ["last", "mention"]
+    rest = await notifications(alice, limit="2", **{"from": page["next_token"]})
+    assert bodies(rest) == ["first"]
+    assert (await alice.post(f"/rooms/{one}/receipt/m.read/{first}")).status_code == 200
+    assert [one["read"] for one in (await notifications(alice))["notifications"]] == [False, False, True]
+    await alice.send(one, "I answer.")
+    assert [one["read"] for one in (await notifications(alice))["notifications"]] == [True, False, True]
+    for params in ({"from": "x"}, {"limit": "0"}, {"limit": "x"}):
+        assert (await alice.get("/notifications", **params)).status_code == 400
+
+
+@pytest.mark.behaviours("CS-PUSH-15", "CS-IGN-02")
+async def test_notifications_name_invites_and_leave_out_the_ignored(world: World) -> None:
+    alice, bob, eve = await world.user("alice"), await world.user("bob"), await world.user("eve")
+    shared = await alice.create_room(preset="public_chat")
+    await eve.join(shared)
+    ignored: Json = {"ignored_users": {eve.user_id: {}}}
+    await alice.put(f"/user/{alice.user_id}/account_data/m.ignored_user_list", ignored)
+    await eve.send(shared, "Do you hear me?")
+    room_id = await bob.create_room(invite=[alice.user_id])
+    await bob.send(room_id, "You do not hear this yet.")
+    assert await notifications(alice) == {"notifications": []}
+    await alice.join(room_id)
+    [invite] = (await notifications(alice))["notifications"]
+    assert (invite["room_id"], invite["event"]["type"], invite["read"]) == (room_id, "m.room.member", True)
