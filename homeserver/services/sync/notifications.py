@@ -17,7 +17,7 @@ from homeserver.services.rooms.client_events import show
 from homeserver.services.rooms.hot import parse
 from homeserver.services.rooms.state import StateTrees
 from homeserver.services.rooms.visibility import visible
-from homeserver.services.sync.unread import Place, Unread, as_client
+from homeserver.services.sync.unread import Place, Unread
 from homeserver.services.users.account_data import ignored_users
 from homeserver.services.users.push_rules import PushRules
 from homeserver.storage import events, members, rooms, stream_rows
@@ -96,7 +96,7 @@ class Notifications:
             place = search.places.get(row.room_nid)
             if place is None:
                 place = search.places[row.room_nid] = Place.of_stored(tx, self._trees, room, search.user_id)
-            outcome = search.ruleset.evaluate(as_client(event), place.of(event.sender))
+            outcome = place.outcome(search.ruleset, event)
             if outcome.highlight if only_highlights else outcome.notify:
                 outcomes[row.position] = outcome
                 by_room.setdefault(row.room_nid, []).append(row)
