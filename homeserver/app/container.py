@@ -40,6 +40,8 @@ from homeserver.services.rooms.state_events import StateEvents
 from homeserver.services.rooms.succession import Succession
 from homeserver.services.rooms.summaries import Summaries
 from homeserver.services.rooms.upgrade import RoomUpgrade
+from homeserver.services.sync.notifications import Notifications
+from homeserver.services.sync.unread import Unread
 from homeserver.services.sync.v2 import Sync
 from homeserver.services.users.account_data import UserData
 from homeserver.services.users.accounts import Accounts
@@ -76,6 +78,7 @@ class Container:
     user_data: UserData
     push_rules: PushRules
     pushers: Pushers
+    notifications: Notifications
     e2e_keys: E2eKeys
     to_device: ToDevice
     key_backups: KeyBackups
@@ -158,11 +161,12 @@ async def build(config: Config, *, clock: Clock, randomness: Randomness, metrics
             largest=config.limits.upload_bytes,
         )
 
+        unread = Unread(trees, push_rules)
         counter = LiveCounter(clock)
         typing = Typing(database, notifier, counter)
         stack.callback(typing.close)
         presence = Presence(database, clock, notifier, counter)
-        sync = Sync(database, clock, notifier, trees, counter, typing, presence, push_rules, hot)
+        sync = Sync(database, clock, notifier, trees, counter, typing, presence, push_rules, unread, hot)
         housekeeping = Housekeeping(database, clock, presence, sessions)
         stack.push_async_callback(housekeeping.tidy)
         stack.callback(notifier.wake_all)
@@ -186,6 +190,7 @@ async def build(config: Config, *, clock: Clock, randomness: Randomness, metrics
             user_data=UserData(database),
             push_rules=push_rules,
             pushers=Pushers(database, clock),
+            notifications=Notifications(database, clock, trees, push_rules, unread),
             e2e_keys=E2eKeys(database, config.server_name),
             to_device=ToDevice(database, clock),
             key_backups=KeyBackups(database),
