@@ -1,11 +1,12 @@
 """Receipts, read markers, typing and presence; on both databases."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.world import User, World, until
+from tests.world import User, World, running, settings, until
 
 Json = dict[str, Any]
 
@@ -130,3 +131,92 @@ async def test_presence_follows_what_people_do(world: World) -> None:
     assert (await alice.get("/presence/@nobody:localhost/status")).status_code == 404
     assert (await alice.put(f"/presence/{bob.user_id}/status", {"presence": "online"})).status_code == 403
     assert (await bob.put(f"/presence/{bob.user_id}/status", {"presence": "away"})).status_code == 400
+
+
+def presence_of(answer: Json, user: User) -> list[Json]:
+    events = answer.get("presence", {}).get("events", [])
+    return [event["content"] for event in events if event["sender"] == user.user_id]
+
+
+@pytest.mark.behaviours("CS-PRES-01", "CS-PRES-02", "CS-PRES-03", "CS-PRES-04")
+async def test_presence_is_collated_and_told_when_it_changes(world: World) -> None:
+    alice, bob, room_id = await two_in_a_room(world)
+    phone = await world.user("bob", device_id="PHONE")
+
+    async def shown() -> Json:
+        found: Json = (await alice.get(f"/presence/{bob.user_id}/status")).json()
+        return found
+
+    since = (await sync(alice, set_presence="offline"))["next_batch"]
+    await sync(bob)
+    await sync(phone, set_presence="unavailable")
+    assert (await shown())["presence"] == "online"
+    news = await sync(alice, since, set_presence="offline")
+    [told] = presence_of(news, bob)
+    assert (told["presence"], told["currently_active"], told["last_active_ago"]) == ("online", True, 0)
+    world.clock.time += 20_000
+    await sync(bob)
+    await bob.send(room_id, "I am here.")
+    world.clock.time += 5_000
+    assert (await shown())["last_active_ago"] == 5_000
+    news = await sync(alice, news["next_batch"], set_presence="offline")
+    assert presence_of(news, bob) == []
+
+    for _ in range(4):
+        world.clock.time += 20_000
+        await sync(bob)
+        await world.container.presence.sweep()
+    news = await sync(alice, news["next_batch"], set_presence="offline")
+    [told] = presence_of(news, bob)
+    assert (told["presence"], told["currently_active"], told["last_active_ago"]) == ("online", False, 85_000)
+    for _ in range(12):
+        world.clock.time += 20_000
+        await sync(bob)
+        await world.container.presence.sweep()
+    assert (await shown())["presence"] == "unavailable"
+    await bob.send(room_id, "I was elsewhere.")
+    assert await shown() == {"presence": "online", "currently_active": True, "last_active_ago": 0}
+    world.clock.time += 31_000
+    await world.container.presence.sweep()
+    assert (await shown())["presence"] == "offline"
+    await sync(bob)
+    assert (await shown())["presence"] == "online"
+
+
+async def test_presence_that_is_not_enabled_shows_nobody(database_url: str, tmp_path: Path) -> None:
+    async with running(settings(database_url, str(tmp_path), presence=False)) as world:
+        alice, bob, _ = await two_in_a_room(world)
+        since = (await sync(alice))["next_batch"]
+        await sync(bob)
+        assert (await bob.put(f"/presence/{bob.user_id}/status", {"presence": "online"})).status_code == 200
+        assert (await alice.get(f"/presence/{bob.user_id}/status")).json() == {"presence": "offline"}
+        await bob.put(f"/profile/{bob.user_id}/displayname", {"displayname": "Bob"})
+        assert "presence" not in await sync(alice, since)
+
+
+@pytest.mark.behaviours("CS-PROF-05")
+async def test_a_new_name_reaches_rooms_and_presence(world: World) -> None:
+    alice, bob, room_id = await two_in_a_room(world)
+    await sync(bob)
+    start = news = await sync(alice)
+    name = {"displayname": "Bob", "avatar_url": "mxc://localhost/bob"}
+    for field in name:
+        assert (await bob.put(f"/profile/{bob.user_id}/{field}", {field: name[field]})).status_code == 200
+    seen: list[Json] = []
+    told: list[Json] = []
+    async with asyncio.timeout(10):
+        while not seen or seen[-1] != {"membership": "join", **name} or not told or name.items() > told[-1].items():
+            news = await sync(alice, news["next_batch"], timeout=5000)
+            timeline = news.get("rooms", {}).get("join", {}).get(room_id, {}).get("timeline", {"events": []})
+            seen += [event["content"] for event in timeline["events"] if event["type"] == "m.room.member"]
+            told += presence_of(news, bob)
+    assert told[-1] == {**told[-1], **name, "presence": "online"}
+    assert presence_of(start, bob)[0].keys().isdisjoint(name)
+    # A removed name leaves the rooms too.
+    assert (await bob.call("DELETE", f"/profile/{bob.user_id}/displayname")).status_code == 200
+    async with asyncio.timeout(10):
+        while "displayname" in seen[-1]:
+            news = await sync(alice, news["next_batch"], timeout=5000)
+            timeline = news.get("rooms", {}).get("join", {}).get(room_id, {}).get("timeline", {"events": []})
+            seen += [event["content"] for event in timeline["events"] if event["type"] == "m.room.member"]
+    assert seen[-1] == {"membership": "join", "avatar_url": name["avatar_url"]}

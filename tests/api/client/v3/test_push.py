@@ -98,7 +98,11 @@ async def test_pushers_are_set_moved_and_removed(world: World) -> None:
     assert (await alice.get("/pushers")).json() == {"pushers": []}
     await bob.post("/pushers/set", {"app_id": "org.example", "pushkey": "key", "kind": None})
     assert (await bob.get("/pushers")).json() == {"pushers": []}
-    for change in ({"data": {"url": "http://x"}}, {"app_id": "x" * 65}, {"pushkey": "x" * 513}, {"lang": 3}):
+    gateway = "/_matrix/push/v1/notify"
+    urls = ["http://x" + gateway, "https://x", "https://x/y" + gateway, "https://x/?" + gateway, "https://[x" + gateway]
+    changes: list[Json] = [{"data": {"url": url}} for url in [*urls, "https://" + gateway, 3]]
+    changes += [{"data": {}}, {"data": 3}, {"app_id": "x" * 65}, {"pushkey": "x" * 513}, {"pushkey": "é" * 257}]
+    for change in [*changes, {"lang": 3}]:
         assert (await alice.post("/pushers/set", {**pusher, **change})).status_code == 400
     del pusher["lang"]
     assert (await alice.post("/pushers/set", pusher)).json()["errcode"] == "M_MISSING_PARAM"

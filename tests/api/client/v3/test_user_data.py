@@ -2,6 +2,7 @@
 
 import json
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -46,6 +47,12 @@ async def test_profile_fields_are_set_read_and_removed(world: World) -> None:
     large = await alice.put(f"{path}/org.example.large", {"org.example.large": "x" * 65_536})
     assert (large.status_code, large.json()["errcode"]) == (400, "M_PROFILE_TOO_LARGE")
     assert (await alice.put(f"{path}/displayname", {"displayname": 3})).status_code == 400
+    for name in ("org.example.nothing", "m.tz"):
+        assert (await alice.put(f"{path}/{name}", {name: None})).status_code == 200
+        assert (await alice.get(f"{path}/{name}")).json() == {name: None}
+    for name in ("plain", "Org.Example", "org.", ".example", "org.exämple", "1.x", "org example.x"):
+        refused = await alice.put(f"{path}/{quote(name)}", {name: 1})
+        assert (refused.status_code, refused.json()["errcode"]) == (400, "M_INVALID_PARAM"), name
     nul = await alice.put(f"{path}/displayname", {"displayname": "a\0b"})
     assert nul.status_code in (200, 400)
 
@@ -153,3 +160,66 @@ async def test_ignored_users_are_neither_heard_nor_can_they_invite(world: World)
     events = news["rooms"]["join"][room_id]["timeline"]["events"]
     assert [event["content"]["body"] for event in events] == ["Silence."]
     assert news["rooms"]["join"][room_id]["unread_notifications"]["notification_count"] == 0
+
+
+@pytest.mark.behaviours("CS-FILT-02", "CS-FILT-03", "CS-FILT-04", "CS-FILT-07")
+async def test_filters_limit_choose_and_bring_left_rooms(world: World) -> None:
+    alice = await world.user("alice")
+    room_id, other = await alice.create_room(), await alice.create_room()
+    left = await alice.create_room()
+    await alice.leave(left)
+    for number in range(3):
+        await alice.send(room_id, str(number), "org.example.a")
+        await alice.send(room_id, str(number), "org.example.b")
+
+    async def types(**timeline: Any) -> list[str]:
+        wanted = json.dumps({"room": {"timeline": timeline}})
+        room = (await sync(alice, filter=wanted))["rooms"]["join"][room_id]
+        return [event["type"] for event in room["timeline"]["events"]]
+
+    assert await types(limit=2) == ["org.example.a", "org.example.b"]
+    assert await types(types=["org.*.a"]) == ["org.example.a"] * 3
+    assert await types(types=["org.*"], not_types=["*.a"]) == ["org.example.b"] * 3
+    assert await types(types=[]) == []
+    assert await types(senders=["@nobody:localhost"]) == []
+    assert await types(not_senders=[alice.user_id]) == []
+    assert len(await types(limit=100_000)) >= 6
+    for limit in (0, -1, "x", 1.5):
+        bad = json.dumps({"room": {"timeline": {"limit": limit}}})
+        assert (await alice.get("/sync", filter=bad)).status_code == 400
+    for rooms in ({"rooms": [room_id]}, {"not_rooms": [other]}, {"rooms": [room_id, other], "not_rooms": [other]}):
+        assert (await sync(alice, filter=json.dumps({"room": rooms})))["rooms"]["join"].keys() == {room_id}
+    assert "leave" not in (await sync(alice))["rooms"]
+    with_left = await sync(alice, filter=json.dumps({"room": {"include_leave": True}}))
+    assert with_left["rooms"]["leave"].keys() == {left}
+
+
+@pytest.mark.behaviours("CS-IGN-01", "CS-IGN-02")
+async def test_ignoring_acts_at_once_and_spares_state(world: World) -> None:
+    alice, bob = await world.user("alice"), await world.user("bob")
+    room_id = await bob.create_room(preset="public_chat")
+    await alice.join(room_id)
+    news = await sync(alice)
+
+    async def hears() -> list[Any]:
+        nonlocal news
+        news = await sync(alice, news["next_batch"])
+        events = news.get("rooms", {}).get("join", {}).get(room_id, {}).get("timeline", {"events": []})["events"]
+        return [event["content"].get("body") or event["content"].get("topic") for event in events]
+
+    path = f"/user/{alice.user_id}/account_data/m.ignored_user_list"
+    await bob.send(room_id, "one")
+    assert await hears() == ["one"]
+    assert (await alice.put(path, {"ignored_users": {bob.user_id: {}, alice.user_id: {}}})).status_code == 200
+    await bob.send(room_id, "two")
+    await bob.set_state(room_id, "m.room.topic", {"topic": "three"})
+    await alice.send(room_id, "four")
+    assert await hears() == ["three", "four"]
+    assert (await alice.put(path, {"ignored_users": {}})).status_code == 200
+    await bob.send(room_id, "five")
+    assert await hears() == ["five"]
+    odd: Json
+    for odd in ({}, {"ignored_users": []}, {"ignored_users": {"x": 3}}):
+        await alice.put(path, odd)
+        await bob.send(room_id, "still here")
+        assert await hears() == ["still here"]
