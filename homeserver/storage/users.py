@@ -1,5 +1,6 @@
 """Accounts of this server."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sqlalchemy import BigInteger, Boolean, Column, Table, bindparam, select, update
@@ -8,7 +9,7 @@ from sqlalchemy.exc import IntegrityError
 from homeserver.errors import Unsupported
 from homeserver.matrix.identifiers import UserId
 from homeserver.storage.engine import ReadTx, WriteTx
-from homeserver.storage.tables import Text, metadata
+from homeserver.storage.tables import Text, chunks, metadata
 
 users = Table(
     "users",
@@ -38,13 +39,28 @@ _SET_PASSWORD = (
     update(users).where(users.c.user_id == bindparam("user")).values(password_hash=bindparam("hash"), is_guest=False)
 )
 _DEACTIVATE = update(users).where(users.c.user_id == bindparam("user")).values(password_hash=None, is_deactivated=True)
+_LOCK = select(users.c.user_id).where(users.c.user_id == bindparam("user_id")).with_for_update(key_share=True)
 _FIND = select(*users.c).where(users.c.user_id == bindparam("user_id"))
+_KNOWN = select(users.c.user_id).where(users.c.user_id.in_(bindparam("user_ids", expanding=True)))
 
 
 def find(tx: ReadTx, user_id: UserId) -> User | None:
     """The account, or None if there never was one; a deactivated one is still found."""
     row = tx.connection.execute(_FIND, {"user_id": user_id}).one_or_none()
     return User(*row) if row else None
+
+
+def find_known(tx: ReadTx, user_ids: Iterable[UserId]) -> set[UserId]:
+    """Those of the users who have an account."""
+    found: set[UserId] = set()
+    for part in chunks(user_ids):
+        found.update(tx.connection.execute(_KNOWN, {"user_ids": part}).scalars())
+    return found
+
+
+def lock(tx: WriteTx, user_id: UserId) -> None:
+    """Let nobody else who locks this user go on before this transaction has ended."""
+    tx.connection.execute(_LOCK, {"user_id": user_id}).all()
 
 
 def set_password(tx: WriteTx, user_id: UserId, password_hash: str) -> None:

@@ -16,6 +16,7 @@ from homeserver.services.users.profiles import CHANGES
 from homeserver.storage import (
     account_data,
     devices,
+    e2e_keys,
     openid_tokens,
     profiles,
     push,
@@ -204,6 +205,9 @@ class Accounts:
 
     def _login(self, tx: WriteTx, user_id: UserId, device: NewDevice) -> tuple[NewSession, list[bytes]]:
         device_id = self._device_id(device)
+        users.lock(tx, user_id)
+        if any(key.public_key == device_id for key in e2e_keys.find_cross_signing(tx, [user_id]).values()):
+            raise InvalidParam("A device cannot be named like a cross-signing key.")
         # A known device is taken over: the tokens that it had end.
         ended = self._sessions.end(tx, user_id, device_id=device_id)
         devices.ensure(tx, user_id, device_id, display_name=device.display_name, now=self._clock.now())
