@@ -122,8 +122,11 @@ impl<'a> AuthGraph<'a> {
         if missing.is_empty() { Ok(numbers) } else { Err(Missing::new(missing)) }
     }
 
+    /// The events in the order in which they were given: what lies beside each other in memory is read faster.
     fn events_of(&self, entries: &[Entry<'a>]) -> Result<Vec<&'a Event>, Missing<'a>> {
-        Ok(self.numbers(entries)?.into_iter().map(|event| self.events[event as usize]).collect())
+        let mut numbers = self.numbers(entries)?;
+        numbers.sort_unstable();
+        Ok(numbers.into_iter().map(|event| self.events[event as usize]).collect())
     }
 
     fn cited_by(&self, event: Index) -> &[Index] {
