@@ -12,6 +12,7 @@ mod event_auth_rules;
 mod events;
 mod push_rules;
 mod signing;
+mod state_trees;
 
 use pyo3::prelude::*;
 
@@ -19,13 +20,14 @@ type Register = fn(&Bound<'_, PyModule>) -> PyResult<()>;
 
 #[pymodule]
 fn _rust(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    let submodules: [(&str, Register); 6] = [
+    let submodules: [(&str, Register); 7] = [
         ("canonical", canonical_json::register),
         ("errors", errors::register),
         ("event_auth", event_auth_rules::register),
         ("events", events::register),
         ("push", push_rules::register),
         ("signing", signing::register),
+        ("state_tree", state_trees::register),
     ];
     let py = module.py();
     // An extension module is no package: what it contains must be put where `import` looks.
