@@ -62,15 +62,10 @@ class WriteTx(ReadTx):
 
     def take(self, first: int, last: int) -> None:
         """Positions were taken: until this transaction is over, nobody may believe to know what is at them."""
-        if self.position == 0:
+        if self.position == 0 and self._unsettled is not None:
+            self._unsettled.add(first)
             self._first = first
-            if self._unsettled is not None:
-                self._unsettled.add(first)
         self.position = last
-
-    def has_taken(self, position: int) -> bool:
-        """Whether the position is one that this transaction took, and nobody else ever will."""
-        return 0 < self._first <= position <= self.position
 
     def on_commit(self, action: Callable[[], None]) -> None:
         """Do this in the event loop after the commit, before anybody is woken."""

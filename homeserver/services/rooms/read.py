@@ -116,7 +116,7 @@ class RoomReader:
             if parse(stored, room.version).content.get("history_visibility") == "world_readable":
                 return room.state_root
         if member is not None and member.membership in ("leave", "ban") and not member.forgotten:
-            row = events.find_many(tx, [member.position])[member.position]
+            row = events.find_many(tx, [member.event])[member.event]
             if last_join(tx, room.version, row.replaces):
                 return row.state_after
         raise Forbidden("You are not in this room.")
@@ -261,7 +261,7 @@ class RoomReader:
 
     def _joined_members(self, tx: ReadTx, who: Requester, room_id: RoomId) -> Json:
         room = self.room(tx, room_id)
-        joined = {member.user_id: member.position for member in _joined(tx, room)}
+        joined = {member.user_id: member.event for member in _joined(tx, room)}
         if who.user_id not in joined:
             raise Forbidden("You are not in this room.")
         stored = events.find_many(tx, joined.values())

@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from homeserver.matrix import state_tree
 from homeserver.matrix.state_tree import Cache, Walk, Writer
-from homeserver.storage import state, stream_rows
+from homeserver.storage import state
 from homeserver.storage.engine import ReadTx, WriteTx
 from homeserver.storage.state import Pair
 
@@ -34,7 +34,7 @@ class StateTrees:
         if root is None:
             return {}
         found = run(tx, state_tree.items(self._pages, [root]))[root]
-        pairs = self.known_pairs(tx, found)
+        pairs = self.pairs(tx, found)
         return {pairs[pair_id]: position for pair_id, position in found.items()}
 
     def find(self, tx: ReadTx, root: int | None, pairs: Iterable[Pair]) -> dict[Pair, int]:
@@ -43,7 +43,7 @@ class StateTrees:
 
     def find_many(self, tx: ReadTx, roots: Iterable[int], pairs: Iterable[Pair]) -> dict[int, dict[Pair, int]]:
         """The same in several states, by root, with no more statements."""
-        ids = self.known_ids(tx, pairs)
+        ids = self.pair_ids(tx, pairs)
         found = run(tx, state_tree.find(self._pages, list(roots), list(ids.values())))
         return {
             root: {pair: of_root[pair_id] for pair, pair_id in ids.items() if pair_id in of_root}
@@ -53,7 +53,7 @@ class StateTrees:
     def items_of_type(self, tx: ReadTx, roots: Iterable[int], type_: str) -> dict[int, dict[str, int]]:
         """The state of one type in several states, by root: positions of events by state key."""
         found = run(tx, state_tree.items(self._pages, list(roots)))
-        pairs = self.known_pairs(tx, {pair_id for of_root in found.values() for pair_id in of_root})
+        pairs = self.pairs(tx, {pair_id for of_root in found.values() for pair_id in of_root})
         return {
             root: {pairs[pair_id][1]: position for pair_id, position in of_root.items() if pairs[pair_id][0] == type_}
             for root, of_root in found.items()
@@ -61,13 +61,21 @@ class StateTrees:
 
     def difference(self, tx: ReadTx, old: int | None, new: int | None) -> dict[Pair, tuple[int | None, int | None]]:
         """The pairs whose events differ, with the positions of the old and the new event."""
-        return {pair: (before, after) for pair, (before, after) in self.differences(tx, [old, new]).items()}
+        found = self.differing_ids(tx, old, new)
+        pairs = self.pairs(tx, found)
+        return {pairs[pair_id]: change for pair_id, change in found.items()}
 
-    def differences(self, tx: ReadTx, roots: Sequence[int | None]) -> dict[Pair, tuple[int | None, ...]]:
-        """The pairs whose events are not the same in all of these states, with the position of the event in each."""
-        found = run(tx, state_tree.difference(self._pages, list(roots)))
-        pairs = self.known_pairs(tx, found)
-        return {pairs[pair_id]: values for pair_id, values in found.items()}
+    def find_ids(self, tx: ReadTx, roots: Iterable[int], pair_ids: Iterable[int]) -> dict[int, dict[int, int]]:
+        """Positions by pair id of those of the pairs which are in these states, by root."""
+        return run(tx, state_tree.find(self._pages, list(roots), list(pair_ids)))
+
+    def differing_ids(self, tx: ReadTx, old: int | None, new: int | None) -> dict[int, tuple[int | None, int | None]]:
+        """The pairs, by id, whose events differ, with the positions of the old and the new event."""
+        return {pair_id: (before, after) for pair_id, (before, after) in self.conflicts(tx, [old, new]).items()}
+
+    def conflicts(self, tx: ReadTx, roots: Sequence[int | None]) -> dict[int, tuple[int | None, ...]]:
+        """The pairs, by id, whose events are not the same in all of these states, with the position in each."""
+        return run(tx, state_tree.difference(self._pages, list(roots)))
 
     def unreachable(self, tx: ReadTx, given_up: Iterable[int], kept: Iterable[int]) -> list[int]:
         """The pages that the states with the roots given up need, and none of those kept: they may be deleted.
@@ -84,14 +92,14 @@ class StateTrees:
         missing = [pair for pair in pairs if pair not in ids]
         if missing:
             ids.update(state.ensure_pairs(tx, missing))
-        return StateWriter(self, tx, ids, Writer(self._pages))
+        return StateWriter(tx, ids, Writer(self._pages))
 
     def keep(self, writer: "StateWriter") -> None:
         """Cache what the writer wrote; to be called after its commit."""
         writer.pages.keep()
         self._keep_pairs({pair_id: pair for pair, pair_id in writer.ids.items()})
 
-    def known_ids(self, tx: ReadTx, pairs: Iterable[Pair]) -> dict[Pair, int]:
+    def pair_ids(self, tx: ReadTx, pairs: Iterable[Pair]) -> dict[Pair, int]:
         """The numbers of those pairs that have one."""
         pairs = list(pairs)
         found = {pair: pair_id for pair in pairs if (pair_id := self._ids.get(pair)) is not None}
@@ -103,7 +111,7 @@ class StateTrees:
             found.update(read)
         return found
 
-    def known_pairs(self, tx: ReadTx, pair_ids: Iterable[int]) -> dict[int, Pair]:
+    def pairs(self, tx: ReadTx, pair_ids: Iterable[int]) -> dict[int, Pair]:
         """The pairs with these numbers."""
         pair_ids = list(pair_ids)
         found = {pair_id: pair for pair_id in pair_ids if (pair := self._pairs.get(pair_id)) is not None}
@@ -124,63 +132,42 @@ class StateTrees:
 
 
 class StateWriter:
-    """State changes of one transaction. What it reads includes what it has written, stored or not."""
+    """State changes of one transaction, by the ids of pairs. What it reads includes what it has written."""
 
-    def __init__(self, trees: StateTrees, tx: WriteTx, ids: dict[Pair, int], pages: Writer) -> None:
+    def __init__(self, tx: WriteTx, ids: dict[Pair, int], pages: Writer) -> None:
         self.ids = ids
         self.pages = pages
-        self._trees = trees
         self._tx = tx
 
     def current(self, root: int | None, pair: Pair) -> int | None:
         """The position of the pair's event in the state of this root."""
-        return self._find(root, [self.ids[pair]]).get(self.ids[pair])
+        return self.find(root, [self.ids[pair]]).get(self.ids[pair])
 
-    def find(self, root: int | None, pairs: Iterable[Pair]) -> dict[Pair, int]:
-        """Positions of the events of those pairs, any pairs, which are in the state."""
-        pairs = list(pairs)
-        ids = {pair: self.ids[pair] for pair in pairs if pair in self.ids}
-        ids.update(self._trees.known_ids(self._tx, [pair for pair in pairs if pair not in ids]))
-        found = self._find(root, ids.values())
-        return {pair: found[pair_id] for pair, pair_id in ids.items() if pair_id in found}
+    def find(self, root: int | None, pair_ids: Iterable[int]) -> dict[int, int]:
+        """Positions of the events of those pairs which are in the state."""
+        return {} if root is None else run(self._tx, state_tree.find(self.pages, [root], list(pair_ids)))[root]
 
-    def items(self, root: int | None) -> dict[Pair, int]:
-        """The whole state: positions of events by type and state key."""
-        if root is None:
-            return {}
-        found = run(self._tx, state_tree.items(self.pages, [root]))[root]
-        pairs = self._trees.known_pairs(self._tx, found)
-        return {pairs[pair_id]: position for pair_id, position in found.items()}
+    def items(self, root: int | None) -> dict[int, int]:
+        """The whole state."""
+        return {} if root is None else run(self._tx, state_tree.items(self.pages, [root]))[root]
 
-    def difference(self, roots: Sequence[int | None]) -> dict[Pair, tuple[int | None, ...]]:
-        """The pairs whose events are not the same in all of these states, with the position of the event in each."""
-        found = run(self._tx, state_tree.difference(self.pages, list(roots)))
-        pairs = self._trees.known_pairs(self._tx, found)
-        return {pairs[pair_id]: values for pair_id, values in found.items()}
+    def conflicts(self, roots: Sequence[int | None]) -> dict[int, tuple[int | None, ...]]:
+        """The pairs whose events are not the same in all of these states, with the position in each."""
+        return run(self._tx, state_tree.difference(self.pages, list(roots)))
 
-    def set(self, root: int | None, pair: Pair, position: int) -> int:
-        """The root of the state in which the pair's event is the one at the position."""
-        return self.change(root, {pair: position}, position)
+    def change(self, root: int | None, changes: Mapping[int, int | None], page: int) -> int:
+        """The root of the state with these pairs, by id, at these positions, or without them.
 
-    def change(self, root: int | None, changes: Mapping[Pair, int | None], position: int) -> int:
-        """The root of the state in which the pairs' events are those at these positions, or none where that is None.
-
-        Its pages are written under this position, or under the transaction's last if it is another's. A state that
-        the changes leave as it is keeps its root.
+        The new nodes are numbered by `page`, a position that this transaction has taken, or are in the page of `root`
+        if that is as new as they are. A state that the changes leave as it is keeps its root.
         """
-        numbered = [(self.ids[pair], value) for pair, value in changes.items()]
-        self._find(root, [pair_id for pair_id, _ in numbered])
-        if not self._tx.has_taken(position):
-            position = self._tx.position or stream_rows.advance(self._tx)
-        return self.pages.change(root, numbered, position)
+        self.find(root, changes)  # A change needs the pages that a look-up needs.
+        return self.pages.change(root, list(changes.items()), page)
 
     def store(self, tx: WriteTx) -> None:
         """Store the new pages."""
         if pages := self.pages.take():
             state.insert_pages(tx, pages)
-
-    def _find(self, root: int | None, pair_ids: Iterable[int]) -> dict[int, int]:
-        return {} if root is None else run(self._tx, state_tree.find(self.pages, [root], list(pair_ids)))[root]
 
 
 def run(tx: ReadTx, walk: Walk[T]) -> T:

@@ -35,7 +35,7 @@ def visible(tx: ReadTx, trees: StateTrees, version: str, user_id: UserId, stored
     roots = {root for event in stored for root in (event.state_before, event.state_after) if root is not None}
     moments = _moments(tx, trees, version, own, roots)
     member = members.find(tx, stored[0].room_nid, user_id)
-    joined = 0 if member is None else last_join(tx, version, member.position)
+    joined = 0 if member is None else last_join(tx, version, member.event)
     seen = []
     for row in stored:
         event = parse(row, version)

@@ -68,7 +68,7 @@ def joined_room(
     tx: ReadTx, trees: StateTrees, view: View, room: Room, member: Member, *, since: int | None, upto: int
 ) -> Json | None:
     """The entry of a room that the user is in, or None if nothing changed in it after `since`."""
-    began = joined_since(tx, room.version, member.position)
+    began = joined_since(tx, room.version, member.event)
     base = since if since is not None and began is not None and began <= since else None
     if base is not None and not view.full_state and not _changed(tx, room, base, upto):
         return None
@@ -88,11 +88,11 @@ def joined_room(
 
 def left_room(tx: ReadTx, trees: StateTrees, view: View, room: Room, member: Member, *, since: int | None) -> Json:
     """The entry of a room that the user has left, up to the leave."""
-    leave = events.find_many(tx, [member.position])[member.position]
+    leave = events.find_many(tx, [member.event])[member.event]
     was_joined = last_join(tx, room.version, leave.replaces) > 0
     base = since if since is not None and was_joined else None
     if was_joined:
-        timeline = _timeline(tx, trees, view, room, base=base, upto=leave.position)
+        timeline = _timeline(tx, trees, view, room, base=base, upto=member.position)
         state, _ = _state(tx, trees, view, room, timeline, base=base, end=leave.state_after)
     else:
         # An invite that was rejected, or a knock that came to nothing: nothing but the end of it is theirs to see.
@@ -106,7 +106,7 @@ def left_room(tx: ReadTx, trees: StateTrees, view: View, room: Room, member: Mem
 
 def stripped_room(tx: ReadTx, trees: StateTrees, room: Room, member: Member) -> list[msgspec.Raw]:
     """What somebody who is invited, or knocks, is told of the room: its stripped state at that moment."""
-    event = events.find_many(tx, [member.position])[member.position]
+    event = events.find_many(tx, [member.event])[member.event]
     pairs: list[Pair] = [(kind, "") for kind in _STRIPPED]
     positions = trees.find(tx, event.state_after, [*pairs, ("m.room.member", member.user_id)])
     stored = events.find_many(tx, positions.values())

@@ -29,7 +29,8 @@ def write(tx: WriteTx, trees: StateTrees, root: int | None, changes: list[dict[P
     writer = trees.begin(tx, [pair for change in changes for pair in change])
     roots = []
     for number, change in enumerate(changes, 1):
-        root = writer.change(root, change, position + number)
+        numbered = {writer.ids[pair]: value for pair, value in change.items()}
+        root = writer.change(root, numbered, position + number)
         roots.append(root)
     writer.store(tx)
     tx.on_commit(lambda: trees.keep(writer))
@@ -57,9 +58,10 @@ async def test_states_of_several_transactions_are_read_at_any_root(database: Dat
         found = await database.read(reader.find_many, [roots[9], roots[-1]], asked)
         assert found == {roots[9]: {member(5): 1005}, roots[-1]: {member(5): 1005, member(200): 1200}}
         assert await database.read(reader.difference, roots[100], roots[101]) == {member(101): (None, 1101)}
-        assert await database.read(reader.differences, [roots[0], roots[1], None]) == {
-            member(0): (1000, 1000, None),
-            member(1): (None, 1001, None),
+        ids = await database.read(reader.pair_ids, [member(0), member(1)])
+        assert await database.read(reader.conflicts, [roots[0], roots[1], None]) == {
+            ids[member(0)]: (1000, 1000, None),
+            ids[member(1)]: (None, 1001, None),
         }
 
 
@@ -69,35 +71,20 @@ async def test_a_writer_reads_what_it_has_not_stored_yet(database: Database) -> 
 
     def unit(tx: WriteTx) -> None:
         position = stream_rows.advance(tx)
-        writer = trees.begin(tx, [NAME, member(2)])
-        once = writer.set(root, NAME, position)
-        twice = writer.change(once, {member(2): 7, NAME: None}, position)
+        writer = trees.begin(tx, [NAME, member(1), member(2)])
+        name, one, two = (writer.ids[pair] for pair in (NAME, member(1), member(2)))
+        once = writer.change(root, {name: position}, position)
+        twice = writer.change(once, {two: 7, name: None}, position)
         assert once != twice
         assert writer.current(once, NAME) == position
-        assert writer.find(twice, [NAME, member(1), member(2), member(3)]) == {member(1): 2, member(2): 7}
-        assert writer.items(twice) == {member(1): 2, member(2): 7}
-        assert writer.difference([root, twice]) == {NAME: (1, None), member(2): (None, 7)}
-        assert writer.change(twice, {member(2): 7}, position) == twice
+        assert writer.find(twice, [name, one, two, 99]) == {one: 2, two: 7}
+        assert writer.items(twice) == {one: 2, two: 7}
+        assert writer.conflicts([root, twice]) == {name: (1, None), two: (None, 7)}
+        assert writer.change(twice, {two: 7}, position) == twice
         writer.store(tx)
         assert trees.items(tx, twice) == {member(1): 2, member(2): 7}
 
     await database.write(unit)
-
-
-async def test_a_state_written_for_an_older_event_overwrites_nothing(database: Database) -> None:
-    trees = StateTrees()
-    [one] = await database.write(write, trees, None, [{NAME: 1}])
-
-    def unit(tx: WriteTx) -> int:
-        writer = trees.begin(tx, [NAME])
-        root = writer.change(None, {NAME: 2}, 1)
-        writer.store(tx)
-        return root
-
-    other = await database.write(unit)
-    fresh = StateTrees()
-    assert await database.read(fresh.items, one) == {NAME: 1}
-    assert await database.read(fresh.items, other) == {NAME: 2}
 
 
 async def test_what_was_rolled_back_is_remembered_by_nobody(database: Database) -> None:
