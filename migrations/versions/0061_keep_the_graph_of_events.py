@@ -9,7 +9,7 @@ from alembic import op
 from homeserver.matrix.auth_graph import pack
 
 revision = "0061"
-down_revision = "0050"
+down_revision = "0060"
 branch_labels = None
 depends_on = None
 
