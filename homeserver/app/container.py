@@ -114,6 +114,7 @@ async def build(config: Config, *, clock: Clock, randomness: Randomness, metrics
         passwords = Passwords(config.passwords)
         stack.callback(passwords.close)
         devices = Devices(database, sessions)
+        limits = Limits(clock, enabled=config.limits.rate_limits)
         accounts = Accounts(
             database,
             clock,
@@ -121,6 +122,7 @@ async def build(config: Config, *, clock: Clock, randomness: Randomness, metrics
             sessions,
             passwords,
             devices,
+            limits,
             config.server_name,
             shortest_password=config.passwords.minimum_length,
         )
@@ -181,7 +183,7 @@ async def build(config: Config, *, clock: Clock, randomness: Randomness, metrics
             notifier=notifier,
             sessions=sessions,
             passwords=passwords,
-            limits=Limits(clock, enabled=config.limits.rate_limits),
+            limits=limits,
             interactive=interactive,
             devices=devices,
             accounts=accounts,

@@ -50,12 +50,19 @@ _ERASED = select(users.c.user_id).where(
     users.c.user_id.in_(bindparam("user_ids", expanding=True)), users.c.is_erased == true()
 )
 _FIND = select(*users.c).where(users.c.user_id == bindparam("user_id"))
+_LOCK = _FIND.with_for_update()
 _FIND_MANY = select(*users.c).where(users.c.user_id.in_(bindparam("user_ids", expanding=True)))
 
 
 def find(tx: ReadTx, user_id: UserId) -> User | None:
     """The account, or None if there never was one; a deactivated one is still found."""
     row = tx.connection.execute(_FIND, {"user_id": user_id}).one_or_none()
+    return User(*row) if row else None
+
+
+def lock(tx: WriteTx, user_id: UserId) -> User | None:
+    """The account, as it is until the transaction ends: whoever changes it waits."""
+    row = tx.connection.execute(_LOCK, {"user_id": user_id}).one_or_none()
     return User(*row) if row else None
 
 
