@@ -144,6 +144,14 @@ async def test_one_may_ask_where_one_is_logged_in_and_administrators_of_all(worl
     assert answer["devices"][alice.device_id]["sessions"][0]["connections"][0]["last_seen"] == world.clock.time
 
 
+async def test_there_are_no_bridges_to_other_networks(world: World) -> None:
+    alice = await world.user("alice")
+    assert (await alice.get("/thirdparty/protocols")).json() == {}
+    for kind in ("protocol", "location", "user"):
+        answer = await alice.get(f"/thirdparty/{kind}/irc")
+        assert (answer.status_code, answer.json()["errcode"]) == (404, "M_NOT_FOUND")
+
+
 async def test_capabilities_name_all_room_versions(world: World) -> None:
     alice = await world.user("alice")
     found = (await alice.get("/capabilities")).json()["capabilities"]
