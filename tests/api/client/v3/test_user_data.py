@@ -6,16 +6,9 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.world import User, World
+from tests.world import World
 
 Json = dict[str, Any]
-
-
-async def sync(user: User, since: str | None = None, **params: Any) -> Json:
-    answer = await user.get("/sync", **({} if since is None else {"since": since}), **params)
-    assert answer.status_code == 200, answer.text
-    body: Json = answer.json()
-    return body
 
 
 def of_type(events: list[Json], type_: str) -> list[Json]:
@@ -62,18 +55,18 @@ async def test_account_data_is_kept_and_reaches_all_devices(world: World) -> Non
     alice, bob = await world.user("alice"), await world.user("bob")
     other = await world.user("alice", device_id="OTHER")
     room_id = await alice.create_room()
-    since = (await sync(other))["next_batch"]
+    since = (await other.sync())["next_batch"]
     path = f"/user/{alice.user_id}/account_data/org.example"
     of_room = f"/user/{alice.user_id}/rooms/{room_id}/account_data/org.example"
     assert (await alice.put(path, {"a": 1})).status_code == 200
     assert (await alice.get(of_room)).status_code == 404
     assert (await alice.put(of_room, {"b": 2})).status_code == 200
     assert (await alice.get(path)).json() == {"a": 1}
-    news = await sync(other, since)
+    news = await other.sync(since)
     assert of_type(news["account_data"]["events"], "org.example") == [{"a": 1}]
     assert of_type(news["rooms"]["join"][room_id]["account_data"]["events"], "org.example") == [{"b": 2}]
-    assert "account_data" not in await sync(other, news["next_batch"])
-    everything = await sync(other)
+    assert "account_data" not in await other.sync(news["next_batch"])
+    everything = await other.sync()
     assert of_type(everything["account_data"]["events"], "m.push_rules")
     assert of_type(everything["account_data"]["events"], "org.example") == [{"a": 1}]
     for answer in (await bob.get(path), await bob.put(path, {})):
@@ -96,7 +89,7 @@ async def test_rooms_are_tagged_and_untagged(world: World) -> None:
     assert (await alice.put(f"{path}/m.favourite", {"order": 0.5})).status_code == 200
     assert (await alice.put(f"{path}/u.work", {})).status_code == 200
     assert (await alice.get(path)).json() == {"tags": {"m.favourite": {"order": 0.5}, "u.work": {}}}
-    room = (await sync(alice))["rooms"]["join"][room_id]
+    room = (await alice.sync())["rooms"]["join"][room_id]
     assert of_type(room["account_data"]["events"], "m.tag") == [{"tags": {"m.favourite": {"order": 0.5}, "u.work": {}}}]
     assert (await alice.call("DELETE", f"{path}/u.work")).status_code == 200
     assert (await alice.get(path)).json() == {"tags": {"m.favourite": {"order": 0.5}}}
@@ -115,7 +108,7 @@ async def test_filters_are_stored_and_named_in_a_sync(world: World) -> None:
     filter_id = (await alice.post(f"/user/{alice.user_id}/filter", wanted)).json()["filter_id"]
     assert not filter_id.startswith("{")
     assert (await alice.get(f"/user/{alice.user_id}/filter/{filter_id}")).json() == wanted
-    room = (await sync(alice, filter=filter_id))["rooms"]["join"][room_id]
+    room = (await alice.sync(filter=filter_id))["rooms"]["join"][room_id]
     assert len(room["timeline"]["events"]) == 1
     assert room["state"]["events"] == []
     assert (await alice.get(f"/user/{alice.user_id}/filter/nosuch")).status_code == 404
@@ -134,7 +127,7 @@ async def test_filters_by_url_and_in_federation_format(world: World) -> None:
     await alice.send(room_id, {"msgtype": "m.image", "body": "picture", "url": "mxc://localhost/a"})
     await alice.send(room_id, "text")
     with_url = json.dumps({"room": {"timeline": {"contains_url": True}}})
-    events = (await sync(alice, filter=with_url))["rooms"]["join"][room_id]["timeline"]["events"]
+    events = (await alice.sync(filter=with_url))["rooms"]["join"][room_id]["timeline"]["events"]
     assert [event["content"]["body"] for event in events] == ["picture"]
     raw = json.dumps({"event_format": "federation"})
     response = await world.client._http.get(
@@ -151,11 +144,11 @@ async def test_ignored_users_are_neither_heard_nor_can_they_invite(world: World)
     await bob.join(room_id)
     ignored: Json = {"ignored_users": {bob.user_id: {}}}
     await alice.put(f"/user/{alice.user_id}/account_data/m.ignored_user_list", ignored)
-    since = (await sync(alice))["next_batch"]
+    since = (await alice.sync())["next_batch"]
     await bob.send(room_id, "Do you hear me?")
     await bob.create_room(invite=[alice.user_id])
     await alice.send(room_id, "Silence.")
-    news = await sync(alice, since)
+    news = await alice.sync(since)
     assert "invite" not in news["rooms"]
     events = news["rooms"]["join"][room_id]["timeline"]["events"]
     assert [event["content"]["body"] for event in events] == ["Silence."]
@@ -174,7 +167,7 @@ async def test_filters_limit_choose_and_bring_left_rooms(world: World) -> None:
 
     async def types(**timeline: Any) -> list[str]:
         wanted = json.dumps({"room": {"timeline": timeline}})
-        room = (await sync(alice, filter=wanted))["rooms"]["join"][room_id]
+        room = (await alice.sync(filter=wanted))["rooms"]["join"][room_id]
         return [event["type"] for event in room["timeline"]["events"]]
 
     assert await types(limit=2) == ["org.example.a", "org.example.b"]
@@ -188,9 +181,9 @@ async def test_filters_limit_choose_and_bring_left_rooms(world: World) -> None:
         bad = json.dumps({"room": {"timeline": {"limit": limit}}})
         assert (await alice.get("/sync", filter=bad)).status_code == 400
     for rooms in ({"rooms": [room_id]}, {"not_rooms": [other]}, {"rooms": [room_id, other], "not_rooms": [other]}):
-        assert (await sync(alice, filter=json.dumps({"room": rooms})))["rooms"]["join"].keys() == {room_id}
-    assert "leave" not in (await sync(alice))["rooms"]
-    with_left = await sync(alice, filter=json.dumps({"room": {"include_leave": True}}))
+        assert (await alice.sync(filter=json.dumps({"room": rooms})))["rooms"]["join"].keys() == {room_id}
+    assert "leave" not in (await alice.sync())["rooms"]
+    with_left = await alice.sync(filter=json.dumps({"room": {"include_leave": True}}))
     assert with_left["rooms"]["leave"].keys() == {left}
 
 
@@ -199,11 +192,11 @@ async def test_ignoring_acts_at_once_and_spares_state(world: World) -> None:
     alice, bob = await world.user("alice"), await world.user("bob")
     room_id = await bob.create_room(preset="public_chat")
     await alice.join(room_id)
-    news = await sync(alice)
+    news = await alice.sync()
 
     async def hears() -> list[Any]:
         nonlocal news
-        news = await sync(alice, news["next_batch"])
+        news = await alice.sync(news["next_batch"])
         events = news.get("rooms", {}).get("join", {}).get(room_id, {}).get("timeline", {"events": []})["events"]
         return [event["content"].get("body") or event["content"].get("topic") for event in events]
 
