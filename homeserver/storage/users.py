@@ -50,7 +50,7 @@ _ERASED = select(users.c.user_id).where(
     users.c.user_id.in_(bindparam("user_ids", expanding=True)), users.c.is_erased == true()
 )
 _FIND = select(*users.c).where(users.c.user_id == bindparam("user_id"))
-_LOCK = _FIND.with_for_update()
+_LOCK = _FIND.with_for_update(key_share=True)
 _FIND_MANY = select(*users.c).where(users.c.user_id.in_(bindparam("user_ids", expanding=True)))
 
 
@@ -61,7 +61,7 @@ def find(tx: ReadTx, user_id: UserId) -> User | None:
 
 
 def lock(tx: WriteTx, user_id: UserId) -> User | None:
-    """The account, as it is until the transaction ends: whoever changes it waits."""
+    """The account, as it is until the transaction ends: whoever changes or locks it waits."""
     row = tx.connection.execute(_LOCK, {"user_id": user_id}).one_or_none()
     return User(*row) if row else None
 
