@@ -88,7 +88,10 @@ class MediaStore:
             if (await self._find(server_name, media_id)).size is not None:
                 raise Unsupported("M_CANNOT_OVERWRITE_MEDIA", "The file has its bytes already.", status=409)
             size = await self._blobs.put(media_id, self._capped(chunks))
-            await self._database.write(media.fill, media_id, size=size, content_type=content_type, filename=filename)
+            if not await self._database.write(
+                media.fill, media_id, size=size, content_type=content_type, filename=filename
+            ):
+                raise Unsupported("M_CANNOT_OVERWRITE_MEDIA", "The file has its bytes already.", status=409)
         self._notifier.wake([_key(media_id)])
 
     async def find(self, server_name: str, media_id: str, *, timeout_ms: int) -> Media:

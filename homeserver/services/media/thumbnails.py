@@ -172,7 +172,7 @@ def _fitted(picture: Image.Image, size: Thumbnail) -> Image.Image:
     if size.method == "crop":
         width, height = min(size.width, picture.width), min(size.height, picture.height)
         return ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
-    # One side may be smaller than was asked, never both, and nothing is made larger.
+    # No side becomes smaller than was asked, and none larger than it is.
     ratio = min(1.0, max(size.width / picture.width, size.height / picture.height))
     wanted = (max(1, round(picture.width * ratio)), max(1, round(picture.height * ratio)))
     return picture.resize(wanted, Image.Resampling.LANCZOS)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from homeserver.errors import BadJson, Forbidden, InvalidParam, Unsupported
+from homeserver.errors import BadJson, Forbidden, InvalidParam, UnknownToken, Unsupported
 from homeserver.kit.clock import Clock
 from homeserver.kit.randomness import Randomness
 from homeserver.matrix import identifiers
@@ -13,7 +13,7 @@ from homeserver.services.auth.limits import Limits
 from homeserver.services.auth.passwords import Passwords
 from homeserver.services.auth.sessions import Requester, Sessions, Tokens, hash_token
 from homeserver.services.users.devices import Devices
-from homeserver.services.users.profiles import CHANGES
+from homeserver.services.users.profiles import CHANGES, set_in
 from homeserver.storage import (
     account_data,
     devices,
@@ -111,7 +111,7 @@ class Accounts:
             self._use(tx, token)
             users.insert(tx, user_id, password_hash=hashed, is_guest=is_guest, is_admin=is_admin, now=self._clock.now())
             if display_name:
-                profiles.put(tx, user_id, {"displayname": display_name})
+                set_in(tx, user_id, "displayname", display_name)
             return self._login(tx, user_id, device)[0] if device else None
 
         return user_id, await self._database.write(write)
@@ -130,6 +130,9 @@ class Accounts:
         hashed = await self._passwords.hash(password)
 
         def write(tx: WriteTx) -> tuple[NewSession | None, Sequence[bytes]]:
+            account = users.lock(tx, user_id)
+            if account is None or not account.is_guest or account.is_deactivated:
+                raise Forbidden("The token is not that of a guest any more.")
             self._use(tx, token)
             users.set_password(tx, user_id, hashed)
             guests = [one.device_id for one in devices.list_of_users(tx, [user_id])]
@@ -146,6 +149,9 @@ class Accounts:
         hashed = await self._passwords.hash(password)
 
         def write(tx: WriteTx) -> Sequence[bytes]:
+            account = users.lock(tx, who.user_id)
+            if account is None or account.is_deactivated:
+                raise UnknownToken
             users.set_password(tx, who.user_id, hashed)
             known = [one.device_id for one in devices.list_of_users(tx, [who.user_id])]
             others = [device_id for device_id in known if device_id != who.device_id]
@@ -181,9 +187,9 @@ class Accounts:
     async def login(self, user: str, password: str, device: NewDevice) -> NewSession:
         """Log in with a full user id or a localpart. Raises `Forbidden`, the same whatever was wrong."""
         user_id = UserId(user if user.startswith("@") else f"@{user.lower()}:{self._server_name}")
+        # Of a name that nobody has, too: a limit that only accounts meet would say which there are.
+        self._limits.take("account", user_id[: identifiers.LONGEST])
         account = None if "\0" in user else await self._database.read(users.find, user_id)
-        if account is not None:
-            self._limits.take("account", account.user_id)
         hashed = account.password_hash if account is not None else None
         if not await self._passwords.matches(password, hashed):
             raise Forbidden("The user name or the password is wrong.")
@@ -191,7 +197,7 @@ class Accounts:
         def write(tx: WriteTx) -> tuple[NewSession, list[bytes]]:
             # The password may have been changed, or the account ended, while it was compared.
             now = users.lock(tx, user_id)
-            if now is None or now.password_hash != hashed:
+            if now is None or now.is_deactivated or now.password_hash != hashed:
                 raise Forbidden("The user name or the password is wrong.")
             return self._login(tx, user_id, device)
 
@@ -213,11 +219,13 @@ class Accounts:
         async def check(auth: AuthData) -> str | None:
             identifier = auth.identifier or {}
             if identifier.get("type", "m.id.user") != "m.id.user":
-                return "Only identifiers of the type m.id.user are known here."
+                # The server knows nobody's address, and an unknown one is 403.
+                raise Forbidden("Only identifiers of the type m.id.user are known here.")
             user = identifier.get("user", auth.user)
             own = (who.user_id, identifiers.localpart_of(who.user_id))
             if user is not None and not (isinstance(user, str) and (user in own or user.lower() in own)):
                 return "The password has to be your own."
+            self._limits.take("account", who.user_id)
             account = await self._database.read(users.find, who.user_id)
             if not await self._passwords.matches(auth.password or "", account.password_hash if account else None):
                 return "The password is wrong."

@@ -79,7 +79,7 @@ field("login").addEventListener("submit", async event => {
     }
     if (given.get("refresh_token") === "true") body.refresh_token = true;
     try {
-        const answer = await fetch("/_matrix/client/v3/login", {
+        const answer = await fetch("../../../client/v3/login", {
             method: "POST", headers: {"Content-Type": "application/json"}, body: JSON.stringify(body),
         });
         const said = await answer.json();
