@@ -1,11 +1,11 @@
 """A server with users in it: what most tests of the HTTP interface begin with."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import httpx2
@@ -16,6 +16,8 @@ from homeserver.config.model import Config, Limits, Passwords
 from homeserver.kit.clock import Clock
 from homeserver.services.users.accounts import NewDevice
 from tests.client import Client, client_of
+
+T = TypeVar("T")
 
 
 class StoppedClock(Clock):
@@ -98,6 +100,13 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0)
 
 
+async def eventually(look: Callable[[], Awaitable[T]], holds: Callable[[T], bool]) -> None:
+    """Look again and again, through the server, until this holds of what is seen."""
+    async with asyncio.timeout(10):
+        while not holds(await look()):
+            pass
+
+
 @dataclass
 class World:
     """A running server."""
@@ -114,6 +123,13 @@ class World:
             _, session = await accounts.register(name, name * 2, device)
         else:
             session = await accounts.login(name, name * 2, device)
+        assert session is not None
+        return User(self.client, session.user_id, session.device_id, session.tokens.access_token)
+
+    async def guest(self, name: str) -> User:
+        """A guest, logged in."""
+        device = NewDevice(None, None, refreshable=False)
+        _, session = await self.container.accounts.register(name, None, device, is_guest=True)
         assert session is not None
         return User(self.client, session.user_id, session.device_id, session.tokens.access_token)
 

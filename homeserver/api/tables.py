@@ -57,6 +57,7 @@ _V1 = [
     *messages.ENDPOINTS_V1,
     *register.ENDPOINTS_V1,
     *relations.ENDPOINTS_V1,
+    *rooms.ENDPOINTS_V1,
 ]
 
 

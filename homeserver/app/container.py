@@ -28,6 +28,7 @@ from homeserver.services.media.store import MediaStore
 from homeserver.services.media.thumbnails import Thumbnails
 from homeserver.services.rooms.create import RoomCreation
 from homeserver.services.rooms.directory import Directory
+from homeserver.services.rooms.hierarchy import Hierarchy
 from homeserver.services.rooms.hot import HotRooms
 from homeserver.services.rooms.members import Members
 from homeserver.services.rooms.persist import EventWriter
@@ -35,6 +36,12 @@ from homeserver.services.rooms.read import RoomReader
 from homeserver.services.rooms.relations import Relations
 from homeserver.services.rooms.send import Author, Sender
 from homeserver.services.rooms.state import StateTrees
+from homeserver.services.rooms.state_events import StateEvents
+from homeserver.services.rooms.succession import Succession
+from homeserver.services.rooms.summaries import Summaries
+from homeserver.services.rooms.upgrade import RoomUpgrade
+from homeserver.services.sync.notifications import Notifications
+from homeserver.services.sync.unread import Unread
 from homeserver.services.sync.v2 import Sync
 from homeserver.services.users.account_data import UserData
 from homeserver.services.users.accounts import Accounts
@@ -71,6 +78,7 @@ class Container:
     user_data: UserData
     push_rules: PushRules
     pushers: Pushers
+    notifications: Notifications
     e2e_keys: E2eKeys
     to_device: ToDevice
     key_backups: KeyBackups
@@ -78,8 +86,11 @@ class Container:
     members: Members
     room_creation: RoomCreation
     room_reader: RoomReader
+    room_upgrade: RoomUpgrade
     directory: Directory
     relations: Relations
+    hierarchy: Hierarchy
+    state_events: StateEvents
     receipts: Receipts
     typing: Typing
     presence: Presence
@@ -130,9 +141,11 @@ async def build(config: Config, *, clock: Clock, randomness: Randomness, metrics
         trees = StateTrees()
         hot = HotRooms(database, trees)
         sender = Sender(database, clock, hot, EventWriter(database, hot, trees, background), author)
-        members = Members(database, sender, config.server_name)
+        members = Members(database, sender, Succession(database, trees), config.server_name)
         room_creation = RoomCreation(clock, sender, members, author, default_version=config.default_room_version)
         room_reader = RoomReader(database, clock, trees)
+        summaries = Summaries(trees)
+        directory = Directory(database, clock, sender, summaries, config.server_name)
 
         blobs = DiskBlobs(Path(config.data_dir) / "media")
         thumbnails = Thumbnails(blobs)
@@ -148,11 +161,12 @@ async def build(config: Config, *, clock: Clock, randomness: Randomness, metrics
             largest=config.limits.upload_bytes,
         )
 
+        unread = Unread(trees, push_rules)
         counter = LiveCounter(clock)
         typing = Typing(database, notifier, counter)
         stack.callback(typing.close)
         presence = Presence(database, clock, notifier, counter)
-        sync = Sync(database, clock, notifier, trees, counter, typing, presence, push_rules, hot)
+        sync = Sync(database, clock, notifier, trees, counter, typing, presence, push_rules, unread, hot)
         housekeeping = Housekeeping(database, clock, presence, sessions)
         stack.push_async_callback(housekeeping.tidy)
         stack.callback(notifier.wake_all)
@@ -176,6 +190,7 @@ async def build(config: Config, *, clock: Clock, randomness: Randomness, metrics
             user_data=UserData(database),
             push_rules=push_rules,
             pushers=Pushers(database, clock),
+            notifications=Notifications(database, clock, trees, push_rules, unread),
             e2e_keys=E2eKeys(database, config.server_name),
             to_device=ToDevice(database, clock),
             key_backups=KeyBackups(database),
@@ -184,7 +199,10 @@ async def build(config: Config, *, clock: Clock, randomness: Randomness, metrics
             room_creation=room_creation,
             room_reader=room_reader,
             relations=Relations(database, clock, trees, room_reader),
-            directory=Directory(database, clock, sender, room_reader, trees, config.server_name),
+            room_upgrade=RoomUpgrade(database, sender, members, room_creation, author),
+            directory=directory,
+            hierarchy=Hierarchy(database, trees, summaries),
+            state_events=StateEvents(sender, members, directory),
             receipts=Receipts(database, clock),
             typing=typing,
             presence=presence,

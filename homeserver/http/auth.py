@@ -17,6 +17,11 @@ async def requester(request: Request, sessions: Sessions, *, guests: bool) -> Re
     return found
 
 
+def has_token(request: Request) -> bool:
+    """Whether the caller says who they are, truly or not."""
+    return "authorization" in request.headers or "access_token" in request.query_params
+
+
 def token_of(request: Request) -> str:
     """The access token that came with the request. Raises `MissingToken`."""
     header = request.headers.get("authorization", "")

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from homeserver.errors import InvalidParam
-from homeserver.http.auth import requester
+from homeserver.http.auth import has_token, requester
 from homeserver.http.bodies import Body, JsonObject, Query, decode_body, decode_object, decode_query, read_capped
 from homeserver.matrix import identifiers
 from homeserver.services.auth.limits import RATES, Limits
@@ -37,6 +37,8 @@ class Auth:
 NOBODY = Auth("none")
 USER = Auth("user")
 USER_OR_GUEST = Auth("user or guest")
+ANYBODY = Auth("none, or user or guest")
+"""Somebody who may say who they are; the handler takes a `Requester | None`."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def bind(endpoint: Endpoint, services: Callable[[Request], Any], provided: Mappi
             query = kind
         elif kind is Request:
             wants_request = True
-        elif kind is Requester and endpoint.auth is not NOBODY:
+        elif endpoint.auth is not NOBODY and kind == (Requester | None if endpoint.auth is ANYBODY else Requester):
             caller = name
         elif kind in provided:
             from_services.append((name, provided[kind]))
@@ -103,10 +105,13 @@ def bind(endpoint: Endpoint, services: Callable[[Request], Any], provided: Mappi
         arguments: dict[str, Any] = {name: _parse(parser, path[name]) for name, parser in from_path}
         container = services(request)
         key = address = _address(request)
-        if endpoint.auth is not NOBODY:
+        if endpoint.auth is ANYBODY and not has_token(request):
+            assert caller is not None
+            arguments[caller] = None
+        elif endpoint.auth is not NOBODY:
             assert sessions_field is not None
             sessions: Sessions = getattr(container, sessions_field)
-            who = await requester(request, sessions, guests=endpoint.auth is USER_OR_GUEST)
+            who = await requester(request, sessions, guests=endpoint.auth is not USER)
             sessions.note_seen(who, address)
             key = who.user_id
             if caller is not None:

@@ -1,10 +1,23 @@
-"""Push rules: the predefined ones, a user's own, and which of them an event meets (client-server API, Push Rules)."""
+"""Push rules: the predefined ones, a user's own, and which of them an event meets (client-server API, Push Rules).
 
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+:class:`Ruleset` is made of JSON text: a user's rules by kind, as clients see them. What is wrong in a rule or not
+known is never met; text that is not JSON, or nested too deeply, raises CanonicalJsonError. ``len`` is the number of
+enabled rules.
+
+``evaluate(event, readers, *, member_count, power_levels, create) -> list[Outcome]``
+    What each reader's first rule that the event meets says, in one call for all who are told of the event. A reader is
+    ``(ruleset, user_id, display_name)``, with the name that the user has in the room. Nobody is notified of what they
+    did themselves. The room is described by the number of its joined members, its power levels and its create event.
+
+Of an :class:`Outcome`, ``notify`` tells whether the user is notified, ``highlight`` whether that stands out, and
+``actions`` (a new list at each access) is what the rule says, without actions that mean nothing any more.
+"""
+
 from typing import Any
+
+from homeserver._rust.push import Outcome, Ruleset, evaluate
+
+__all__ = ["KINDS", "Outcome", "Ruleset", "default_rules", "evaluate"]
 
 Json = dict[str, Any]
 
@@ -78,216 +91,3 @@ def default_rules(user_id: str) -> dict[str, list[Json]]:
             _rule(".m.rule.encrypted", [_match("type", "m.room.encrypted")], ["notify"]),
         ],
     }
-
-
-@dataclass(frozen=True, slots=True)
-class Circumstances:
-    """What an event's room has to do with the rules."""
-
-    member_count: int
-    sender_level: float
-    """The sender's power level; a creator of version 12 has infinity."""
-    notification_level: Callable[[str], int]
-    """The level that a kind of notification needs."""
-    display_name: str | None
-    """The user's name in the room."""
-
-
-class Ruleset:
-    """A user's rules, ready to be tried."""
-
-    def __init__(self, rules: Mapping[str, Sequence[Json]]) -> None:
-        self._rules = [
-            (_conditions(kind, rule), _outcome(rule["actions"]))
-            for kind in KINDS
-            for rule in rules[kind]
-            if rule["enabled"]
-        ]
-
-    def evaluate(self, event: Json, room: Circumstances) -> "Outcome":
-        """What the first rule that the event meets says; nothing if it meets none.
-
-        `event` is the event in its client format, without `unsigned`.
-        """
-        for conditions, outcome in self._rules:
-            if all(condition(event, room) for condition in conditions):
-                return outcome
-        return NOTHING
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """Whether an event notifies the user, and whether it is highlighted."""
-
-    notify: bool
-    highlight: bool
-
-
-NOTHING = Outcome(notify=False, highlight=False)
-
-_Condition = Callable[[Json, Circumstances], bool]
-
-
-def _outcome(actions: Sequence[Any]) -> Outcome:
-    notify = "notify" in actions
-    highlight = any(
-        isinstance(action, dict) and action.get("set_tweak") == "highlight" and action.get("value", True) is not False
-        for action in actions
-    )
-    return Outcome(notify, notify and highlight)
-
-
-def _conditions(kind: str, rule: Json) -> list[_Condition]:
-    if kind == "content":
-        return [_event_match("content.body", rule["pattern"])]
-    if kind == "room":
-        return [_property_is("room_id", rule["rule_id"])]
-    if kind == "sender":
-        return [_property_is("sender", rule["rule_id"])]
-    return [_condition(condition) for condition in rule.get("conditions") or []]
-
-
-def _condition(condition: Any) -> _Condition:
-    match condition:
-        case {"kind": "event_match", "key": str(key), "pattern": str(pattern)}:
-            return _event_match(key, pattern)
-        case {"kind": "event_property_is", "key": str(key), "value": value}:
-            return _property_is(key, value)
-        case {"kind": "event_property_contains", "key": str(key), "value": value}:
-            return _property_contains(key, value)
-        case {"kind": "contains_display_name"}:
-            return _contains_display_name
-        case {"kind": "room_member_count", "is": str(bound)}:
-            return _member_count(bound)
-        case {"kind": "sender_notification_permission", "key": str(key)}:
-            return lambda event, room: room.sender_level >= room.notification_level(key)
-        case _:
-            return _never
-
-
-def _never(event: Json, room: Circumstances) -> bool:
-    return False
-
-
-def _event_match(key: str, pattern: str) -> _Condition:
-    path = _path(key)
-    matches = _glob(pattern, words=key == "content.body")
-
-    def condition(event: Json, room: Circumstances) -> bool:
-        value = _look_up(event, path)
-        return isinstance(value, str) and matches(value)
-
-    return condition
-
-
-def _property_is(key: str, wanted: Any) -> _Condition:
-    path = _path(key)
-
-    def condition(event: Json, room: Circumstances) -> bool:
-        return _same(_look_up(event, path), wanted)
-
-    return condition
-
-
-def _property_contains(key: str, wanted: Any) -> _Condition:
-    path = _path(key)
-
-    def condition(event: Json, room: Circumstances) -> bool:
-        values = _look_up(event, path)
-        return isinstance(values, list) and any(_same(value, wanted) for value in values)
-
-    return condition
-
-
-def _contains_display_name(event: Json, room: Circumstances) -> bool:
-    body = _look_up(event, ("content", "body"))
-    if not isinstance(body, str) or not room.display_name:
-        return False
-    return re.search(_WORD_BEGINS + re.escape(room.display_name) + _WORD_ENDS, body, re.IGNORECASE) is not None
-
-
-def _member_count(bound: str) -> _Condition:
-    found = re.fullmatch(r"(==|<=|>=|<|>)?([0-9]{1,15})", bound)
-    if found is None:
-        return _never
-    number = int(found[2])
-    compare: dict[str | None, Callable[[int], bool]] = {
-        None: lambda count: count == number,
-        "==": lambda count: count == number,
-        "<": lambda count: count < number,
-        ">": lambda count: count > number,
-        "<=": lambda count: count <= number,
-        ">=": lambda count: count >= number,
-    }
-    wanted = compare[found[1]]
-    return lambda event, room: wanted(room.member_count)
-
-
-_ABSENT = object()
-
-
-def _look_up(event: Json, path: Sequence[str]) -> Any:
-    value: Any = event
-    for name in path:
-        if not isinstance(value, dict) or name not in value:
-            return _ABSENT
-        value = value[name]
-    return value
-
-
-def _same(value: Any, wanted: Any) -> bool:
-    """Whether two scalars are the same, of one type."""
-    if not (wanted is None or isinstance(wanted, str | bool | int)):
-        return False
-    return type(value) is type(wanted) and bool(value == wanted)
-
-
-@lru_cache(maxsize=1000)
-def _path(key: str) -> tuple[str, ...]:
-    r"""The names of a dotted path; `\.` and `\\` stand for themselves (appendices, Dot-separated property paths)."""
-    return tuple(_split(key))
-
-
-def _split(key: str) -> list[str]:
-    names, current, escaped = [], "", False
-    for char in key:
-        if escaped:
-            current += char if char in ".\\" else "\\" + char
-            escaped = False
-        elif char == "\\":
-            escaped = True
-        elif char == ".":
-            names.append(current)
-            current = ""
-        else:
-            current += char
-    return [*names, current + ("\\" if escaped else "")]
-
-
-_WORD_BEGINS = r"(?:^|(?<![A-Za-z0-9_]))"
-_WORD_ENDS = r"(?:$|(?![A-Za-z0-9_]))"
-
-
-@lru_cache(maxsize=1000)
-def _glob(pattern: str, *, words: bool) -> Callable[[str], bool]:
-    """Matches case-insensitively: `*` is any run of characters, `?` any one.
-
-    With `words` anything between word boundaries may match, else the whole value must. The pieces between the stars
-    are found one after the other, each as early as possible: one expression for the whole could take for ever.
-    """
-    begins, ends = (_WORD_BEGINS, _WORD_ENDS) if words else (r"\A", r"\Z")
-    pieces = ["".join("." if char == "?" else re.escape(char) for char in piece) for piece in pattern.split("*")]
-    pieces[0] = begins + pieces[0]
-    pieces[-1] += ends
-    compiled = [re.compile(piece, re.IGNORECASE | re.DOTALL) for piece in pieces]
-
-    def matches(value: str) -> bool:
-        at = 0
-        for piece in compiled:
-            found = piece.search(value, at)
-            if found is None:
-                return False
-            at = found.end()
-        return True
-
-    return matches

@@ -53,39 +53,52 @@ def change(root: int | None, changes: Mapping[int, int | None], load: Load, save
 
 def find(root: int | None, pair_ids: Iterable[int], load: Load) -> dict[int, int]:
     """The values of those of the pairs that are in the state, with one read for each level of the tree."""
-    found: dict[int, int] = {}
-    wanted = {} if root is None else {root: list(pair_ids)}
+    return {} if root is None else find_many([root], pair_ids, load)[root]
+
+
+def find_many(roots: Iterable[int], pair_ids: Iterable[int], load: Load) -> dict[int, dict[int, int]]:
+    """The same for several states, by root, with no more reads."""
+    found: dict[int, dict[int, int]] = {root: {} for root in roots}
+    pair_ids = list(pair_ids)
+    wanted = [(root, root, pair_ids) for root in found]
     shift = 0
     while wanted:
-        nodes = load(wanted)
-        below: dict[int, list[int]] = {}
-        for node_id, pairs in wanted.items():
+        nodes = load({node_id for _, node_id, _ in wanted})
+        below: dict[tuple[int, int], list[int]] = {}
+        for root, node_id, pairs in wanted:
             node = nodes[node_id]
             for pair_id in pairs:
                 value = node.entries.get(pair_id if node.is_leaf else pair_id >> shift & _MASK)
                 if value is None:
                     continue
                 if node.is_leaf:
-                    found[pair_id] = value
+                    found[root][pair_id] = value
                 else:
-                    below.setdefault(value, []).append(pair_id)
-        wanted = below
+                    below.setdefault((root, value), []).append(pair_id)
+        wanted = [(root, node_id, pairs) for (root, node_id), pairs in below.items()]
         shift += _BITS
     return found
 
 
 def items(root: int | None, load: Load) -> dict[int, int]:
     """The whole state."""
-    found: dict[int, int] = {}
-    level = [] if root is None else [root]
+    return {} if root is None else items_many([root], load)[root]
+
+
+def items_many(roots: Iterable[int], load: Load) -> dict[int, dict[int, int]]:
+    """Several whole states, by root, with one read for each level of the deepest."""
+    found: dict[int, dict[int, int]] = {root: {} for root in roots}
+    level = [(root, root) for root in found]
     while level:
-        nodes = load(level)
-        level = []
-        for node in nodes.values():
+        nodes = load({node_id for _, node_id in level})
+        below: list[tuple[int, int]] = []
+        for root, node_id in level:
+            node = nodes[node_id]
             if node.is_leaf:
-                found.update(node.entries)
+                found[root].update(node.entries)
             else:
-                level.extend(node.entries.values())
+                below.extend((root, child) for child in node.entries.values())
+        level = below
     return found
 
 

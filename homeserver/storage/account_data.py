@@ -1,5 +1,6 @@
 """Account data: what clients keep for their user, for all rooms or for one."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sqlalchemy import BigInteger, Column, Index, Table, bindparam, delete, select
@@ -7,7 +8,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from homeserver.matrix.identifiers import UserId
 from homeserver.storage.engine import ReadTx, WriteTx
-from homeserver.storage.tables import Text, metadata
+from homeserver.storage.tables import Text, chunks, metadata
 
 GLOBAL = ""
 """Stands for all rooms."""
@@ -42,6 +43,11 @@ _UPSERT = _INSERT.on_conflict_do_update(
 )
 _FIND = select(account_data.c.content).where(
     account_data.c.user_id == bindparam("user_id"),
+    account_data.c.room_id == bindparam("room_id"),
+    account_data.c.type == bindparam("type"),
+)
+_OF_USERS = select(account_data.c.user_id, account_data.c.content).where(
+    account_data.c.user_id.in_(bindparam("user_ids", expanding=True)),
     account_data.c.room_id == bindparam("room_id"),
     account_data.c.type == bindparam("type"),
 )
@@ -80,6 +86,15 @@ def find(tx: ReadTx, user_id: UserId, room_id: str, type_: str) -> str | None:
     """The text of the content, or None."""
     values = {"user_id": user_id, "room_id": room_id, "type": type_}
     return tx.connection.execute(_FIND, values).scalar_one_or_none()
+
+
+def find_of_users(tx: ReadTx, user_ids: Iterable[UserId], room_id: str, type_: str) -> dict[UserId, str]:
+    """The texts of one type's contents, of those users who have some."""
+    found: dict[UserId, str] = {}
+    for part in chunks(user_ids):
+        rows = tx.connection.execute(_OF_USERS, {"user_ids": part, "room_id": room_id, "type": type_})
+        found.update((row.user_id, row.content) for row in rows)
+    return found
 
 
 def list_since(tx: ReadTx, user_id: UserId, *, after: int, upto: int) -> list[AccountData]:

@@ -3,12 +3,12 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sqlalchemy import BigInteger, Column, Index, Table, bindparam, delete, select
+from sqlalchemy import BigInteger, Column, Index, Table, bindparam, delete, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from homeserver.matrix.identifiers import RoomAlias, UserId
 from homeserver.storage.engine import ReadTx, WriteTx
-from homeserver.storage.tables import Text, metadata
+from homeserver.storage.tables import Text, chunks, metadata
 
 aliases = Table(
     "aliases",
@@ -32,10 +32,11 @@ class Alias:
 
 
 _INSERT = insert(aliases).on_conflict_do_nothing()
-_FIND = select(aliases).where(aliases.c.alias == bindparam("alias"))
+_FIND_MANY = select(aliases).where(aliases.c.alias.in_(bindparam("names", expanding=True)))
 _OF_ROOMS = (
     select(aliases).where(aliases.c.room_nid.in_(bindparam("room_nids", expanding=True))).order_by(aliases.c.alias)
 )
+_MOVE = update(aliases).where(aliases.c.room_nid == bindparam("old")).values(room_nid=bindparam("new"))
 _DELETE = delete(aliases).where(aliases.c.alias == bindparam("name"))
 
 
@@ -52,13 +53,25 @@ def add(tx: WriteTx, alias: Alias) -> bool:
 
 def find(tx: ReadTx, alias: RoomAlias) -> Alias | None:
     """The alias, or None if there is none of the name."""
-    row = tx.connection.execute(_FIND, {"alias": alias}).one_or_none()
-    return None if row is None else Alias(*row)
+    return find_many(tx, [alias]).get(alias)
+
+
+def find_many(tx: ReadTx, names: Iterable[RoomAlias]) -> dict[RoomAlias, Alias]:
+    """Those of the aliases that there are."""
+    found: dict[RoomAlias, Alias] = {}
+    for part in chunks(names):
+        found.update((row.alias, Alias(*row)) for row in tx.connection.execute(_FIND_MANY, {"names": part}))
+    return found
 
 
 def list_of_rooms(tx: ReadTx, room_nids: Iterable[int]) -> list[Alias]:
     """The aliases that point to these rooms."""
     return [Alias(*row) for row in tx.connection.execute(_OF_ROOMS, {"room_nids": list(room_nids)})]
+
+
+def move(tx: WriteTx, old_nid: int, new_nid: int) -> None:
+    """Let all aliases of one room point to another one."""
+    tx.connection.execute(_MOVE, {"old": old_nid, "new": new_nid})
 
 
 def remove(tx: WriteTx, alias: RoomAlias) -> None:

@@ -71,7 +71,15 @@ _BACKWARDS = (
     .order_by(events.c.position.desc())
     .limit(bindparam("limit"))
 )
-
+_BACKWARDS_IN_ROOMS = (
+    _ALL.where(
+        events.c.room_nid.in_(bindparam("room_nids", expanding=True)),
+        events.c.status == OK,
+        events.c.position <= bindparam("upto"),
+    )
+    .order_by(events.c.position.desc())
+    .limit(bindparam("limit"))
+)
 _FROM_TIME = (
     _IN_ROOM.where(events.c.origin_server_ts >= bindparam("ts"))
     .order_by(events.c.origin_server_ts, events.c.position)
@@ -137,6 +145,15 @@ def list_forwards(tx: ReadTx, room_nid: int, *, after: int, upto: int, limit: in
 def list_backwards(tx: ReadTx, room_nid: int, *, after: int, upto: int, limit: int) -> list[StoredEvent]:
     """The room's events in (after, upto], the newest first."""
     return _list(tx, _BACKWARDS, room_nid, after, upto, limit)
+
+
+def list_backwards_in_rooms(tx: ReadTx, room_nids: Iterable[int], *, upto: int, limit: int) -> list[StoredEvent]:
+    """The newest events of these rooms up to a position, the newest first."""
+    found: list[StoredEvent] = []
+    for part in chunks(room_nids):
+        values = {"room_nids": part, "upto": upto, "limit": limit}
+        found.extend(StoredEvent(*row) for row in tx.connection.execute(_BACKWARDS_IN_ROOMS, values))
+    return sorted(found, key=lambda event: event.position, reverse=True)[:limit]
 
 
 def list_by_time(tx: ReadTx, room_nid: int, *, ts: int, forwards: bool, limit: int) -> list[StoredEvent]:

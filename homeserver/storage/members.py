@@ -69,6 +69,11 @@ _COUNTS = (
     .where(memberships.c.room_nid == bindparam("room_nid"))
     .group_by(memberships.c.membership)
 )
+_JOINED_COUNTS = (
+    select(memberships.c.room_nid, func.count().label("joined"))
+    .where(memberships.c.room_nid.in_(bindparam("room_nids", expanding=True)), memberships.c.membership == "join")
+    .group_by(memberships.c.room_nid)
+)
 _FIRST = (
     select(memberships.c.user_id)
     .where(
@@ -154,6 +159,15 @@ def list_changed(tx: ReadTx, room_nids: Iterable[int], *, after: int, upto: int)
 def count(tx: ReadTx, room_nid: int) -> dict[str, int]:
     """How many users have each kind of membership."""
     return {row[0]: row[1] for row in tx.connection.execute(_COUNTS, {"room_nid": room_nid})}
+
+
+def count_joined(tx: ReadTx, room_nids: Iterable[int]) -> dict[int, int]:
+    """How many users are in each of the rooms; empty rooms are left out."""
+    found: dict[int, int] = {}
+    for part in chunks(room_nids):
+        rows = tx.connection.execute(_JOINED_COUNTS, {"room_nids": part})
+        found.update((row.room_nid, row.joined) for row in rows)
+    return found
 
 
 def list_first(tx: ReadTx, room_nid: int, kinds: Iterable[str], *, but: UserId, limit: int) -> list[UserId]:

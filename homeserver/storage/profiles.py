@@ -10,7 +10,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from homeserver.matrix.identifiers import UserId
 from homeserver.storage.engine import ReadTx, WriteTx
-from homeserver.storage.tables import Text, metadata
+from homeserver.storage.tables import Text, chunks, metadata
 
 profiles = Table(
     "profiles",
@@ -44,8 +44,11 @@ class Change:
 
 def find_many(tx: ReadTx, user_ids: Iterable[UserId]) -> dict[UserId, dict[str, Any]]:
     """The profiles, field by field; users without one are left out."""
-    rows = tx.connection.execute(_FIND, {"user_ids": list(user_ids)})
-    return {row.user_id: msgspec.json.decode(row.fields) for row in rows}
+    found: dict[UserId, dict[str, Any]] = {}
+    for part in chunks(user_ids):
+        rows = tx.connection.execute(_FIND, {"user_ids": part})
+        found.update((row.user_id, msgspec.json.decode(row.fields)) for row in rows)
+    return found
 
 
 def put(tx: WriteTx, user_id: UserId, fields: Mapping[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import BigInteger, Boolean, Column, Table, bindparam, delete, false, insert, select, true, update
+from sqlalchemy import BigInteger, Boolean, Column, Index, Table, bindparam, delete, false, insert, select, text, update
 
 from homeserver.matrix.identifiers import RoomId
 from homeserver.storage.engine import ReadTx, WriteTx
@@ -18,6 +18,8 @@ rooms = Table(
     Column("version", Text, nullable=False),
     Column("is_public", Boolean, nullable=False, server_default=false()),
     Column("state_root", BigInteger, nullable=False),
+    # The directory: few of many rooms.
+    Index("ix_rooms_public", "room_nid", postgresql_where=text("is_public"), sqlite_where=text("is_public")),
 )
 
 forward_extremities = Table(
@@ -41,11 +43,12 @@ class Room:
 
 _INSERT = insert(rooms)
 _BY_ID = select(rooms).where(rooms.c.room_id == bindparam("room_id"))
+_BY_IDS = select(rooms).where(rooms.c.room_id.in_(bindparam("room_ids", expanding=True)))
 _NID = select(rooms.c.room_nid).where(rooms.c.room_id == bindparam("room_id"))
 _BY_NIDS = select(rooms).where(rooms.c.room_nid.in_(bindparam("room_nids", expanding=True)))
 _SET_ROOT = update(rooms).where(rooms.c.room_nid == bindparam("nid")).values(state_root=bindparam("root"))
 _SET_PUBLIC = update(rooms).where(rooms.c.room_nid == bindparam("nid")).values(is_public=bindparam("public"))
-_PUBLIC = select(rooms).where(rooms.c.is_public == true())
+_PUBLIC = select(rooms).where(text("is_public"))
 _EXTREMITIES = select(forward_extremities.c.position).where(forward_extremities.c.room_nid == bindparam("room_nid"))
 _CHANGED = select(forward_extremities.c.room_nid).where(
     forward_extremities.c.room_nid.in_(bindparam("room_nids", expanding=True)),
@@ -90,6 +93,14 @@ def find_many(tx: ReadTx, room_nids: Iterable[int]) -> dict[int, Room]:
     found: dict[int, Room] = {}
     for part in chunks(room_nids):
         found.update((row.room_nid, Room(*row)) for row in tx.connection.execute(_BY_NIDS, {"room_nids": part}))
+    return found
+
+
+def find_many_by_id(tx: ReadTx, room_ids: Iterable[RoomId]) -> dict[RoomId, Room]:
+    """Those of the rooms that this server knows."""
+    found: dict[RoomId, Room] = {}
+    for part in chunks(room_ids):
+        found.update((row.room_id, Room(*row)) for row in tx.connection.execute(_BY_IDS, {"room_ids": part}))
     return found
 
 

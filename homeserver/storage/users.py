@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sqlalchemy import BigInteger, Boolean, Column, Table, bindparam, select, update
+from sqlalchemy import BigInteger, Boolean, Column, Table, bindparam, false, select, true, update
 from sqlalchemy.exc import IntegrityError
 
 from homeserver.errors import Unsupported
@@ -20,6 +20,8 @@ users = Table(
     Column("is_admin", Boolean, nullable=False),
     Column("is_deactivated", Boolean, nullable=False),
     Column("created_ts", BigInteger, nullable=False),
+    # Whoever comes to a room later is shown this user's events redacted.
+    Column("is_erased", Boolean, nullable=False, server_default=false()),
 )
 
 
@@ -33,15 +35,23 @@ class User:
     is_admin: bool
     is_deactivated: bool
     created_ts: int
+    is_erased: bool
 
 
 _SET_PASSWORD = (
     update(users).where(users.c.user_id == bindparam("user")).values(password_hash=bindparam("hash"), is_guest=False)
 )
-_DEACTIVATE = update(users).where(users.c.user_id == bindparam("user")).values(password_hash=None, is_deactivated=True)
+_DEACTIVATE = (
+    update(users)
+    .where(users.c.user_id == bindparam("user"))
+    .values(password_hash=None, is_deactivated=True, is_erased=bindparam("erase"))
+)
+_ERASED = select(users.c.user_id).where(
+    users.c.user_id.in_(bindparam("user_ids", expanding=True)), users.c.is_erased == true()
+)
 _LOCK = select(users.c.user_id).where(users.c.user_id == bindparam("user_id")).with_for_update(key_share=True)
 _FIND = select(*users.c).where(users.c.user_id == bindparam("user_id"))
-_KNOWN = select(users.c.user_id).where(users.c.user_id.in_(bindparam("user_ids", expanding=True)))
+_FIND_MANY = select(*users.c).where(users.c.user_id.in_(bindparam("user_ids", expanding=True)))
 
 
 def find(tx: ReadTx, user_id: UserId) -> User | None:
@@ -50,11 +60,11 @@ def find(tx: ReadTx, user_id: UserId) -> User | None:
     return User(*row) if row else None
 
 
-def find_known(tx: ReadTx, user_ids: Iterable[UserId]) -> set[UserId]:
-    """Those of the users who have an account."""
-    found: set[UserId] = set()
+def find_many(tx: ReadTx, user_ids: Iterable[UserId]) -> dict[UserId, User]:
+    """The accounts of those who have one, or had one."""
+    found: dict[UserId, User] = {}
     for part in chunks(user_ids):
-        found.update(tx.connection.execute(_KNOWN, {"user_ids": part}).scalars())
+        found.update((row.user_id, User(*row)) for row in tx.connection.execute(_FIND_MANY, {"user_ids": part}))
     return found
 
 
@@ -68,9 +78,17 @@ def set_password(tx: WriteTx, user_id: UserId, password_hash: str) -> None:
     tx.connection.execute(_SET_PASSWORD, {"user": user_id, "hash": password_hash})
 
 
-def deactivate(tx: WriteTx, user_id: UserId) -> None:
+def deactivate(tx: WriteTx, user_id: UserId, *, erase: bool) -> None:
     """Nobody can log in to the account any more, and nobody else gets its name."""
-    tx.connection.execute(_DEACTIVATE, {"user": user_id})
+    tx.connection.execute(_DEACTIVATE, {"user": user_id, "erase": erase})
+
+
+def find_erased(tx: ReadTx, user_ids: Iterable[UserId]) -> set[UserId]:
+    """Those of the users whose events are not for people who come later."""
+    found: set[UserId] = set()
+    for part in chunks(user_ids):
+        found.update(tx.connection.execute(_ERASED, {"user_ids": part}).scalars())
+    return found
 
 
 def insert(

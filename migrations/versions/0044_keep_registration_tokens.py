@@ -1,4 +1,4 @@
-"""Keep registration tokens and OpenID tokens."""
+"""Keep registration tokens and OpenID tokens, and who is erased."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -26,4 +26,5 @@ def upgrade() -> None:
         sa.Column("expires_ts", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("token_hash", name="pk_openid_tokens"),
     )
+    op.add_column("users", sa.Column("is_erased", sa.Boolean(), server_default=sa.false(), nullable=False))
     op.create_index("ix_openid_tokens_expires_ts", "openid_tokens", ["expires_ts"])

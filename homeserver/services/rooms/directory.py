@@ -1,41 +1,26 @@
-"""Aliases and the published directory (client-server API, Room aliases, Published room directory)."""
+"""Aliases and the published directory (client-server API, Room aliases, Published room directory, Room Summaries)."""
 
-from collections.abc import Iterable, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from homeserver.errors import Conflict, Forbidden, InvalidParam, NotFound, Unsupported
+from homeserver.errors import Conflict, Forbidden, InvalidParam, NotFound, RequestError, Unsupported
 from homeserver.kit.clock import Clock
-from homeserver.matrix import event_auth, identifiers
-from homeserver.matrix.events import Event
+from homeserver.matrix import identifiers
 from homeserver.matrix.identifiers import RoomAlias, RoomId, UserId, domain_of
 from homeserver.services.auth.sessions import Requester
-from homeserver.services.rooms.hot import HotRoom, parse
-from homeserver.services.rooms.read import RoomReader
+from homeserver.services.rooms.hot import HotRoom
+from homeserver.services.rooms.power import may_set
 from homeserver.services.rooms.send import Draft, Drafts, Sender
-from homeserver.services.rooms.state import StateTrees
-from homeserver.storage import aliases, events, members, rooms
+from homeserver.services.rooms.summaries import Summaries
+from homeserver.storage import aliases, members, rooms
 from homeserver.storage.aliases import Alias
 from homeserver.storage.engine import Database, ReadTx
-from homeserver.storage.rooms import Room
-from homeserver.storage.state import Pair
 
 MOST_ROOMS = 500
 _CANONICAL = "m.room.canonical_alias"
-_SHOWN: tuple[Pair, ...] = tuple(
-    (kind, "")
-    for kind in (
-        "m.room.create",
-        "m.room.name",
-        "m.room.topic",
-        "m.room.avatar",
-        _CANONICAL,
-        "m.room.join_rules",
-        "m.room.history_visibility",
-        "m.room.guest_access",
-        "m.room.encryption",
-    )
-)
+_LONGEST_TOKEN = 40
 
 Json = dict[str, Any]
 
@@ -44,29 +29,22 @@ Json = dict[str, Any]
 class DirectoryPage:
     """What a client wants to see of the directory."""
 
-    limit: int
+    limit: int | None
     since: str | None
-    search: str | None
-    room_types: Sequence[str | None] | None
+    search: str | None = None
+    room_types: Sequence[str | None] | None = None
 
 
 class Directory:
     """Names of rooms, and the rooms that are listed."""
 
     def __init__(
-        self,
-        database: Database,
-        clock: Clock,
-        sender: Sender,
-        reader: RoomReader,
-        trees: StateTrees,
-        server_name: str,
+        self, database: Database, clock: Clock, sender: Sender, summaries: Summaries, server_name: str
     ) -> None:
         self._database = database
         self._clock = clock
         self._sender = sender
-        self._reader = reader
-        self._trees = trees
+        self._summaries = summaries
         self.server_name = server_name
 
     async def room_of(self, name: str) -> RoomId:
@@ -80,7 +58,7 @@ class Directory:
 
     async def resolve(self, alias: RoomAlias) -> RoomId:
         """The room that the alias points to. Raises `NotFound`."""
-        room_id = await self._database.read(_resolve, alias)
+        room_id = (await self._database.read(_resolve_many, [alias])).get(alias)
         if room_id is None:
             raise NotFound("There is no room of this alias.")
         return room_id
@@ -89,6 +67,7 @@ class Directory:
         """Point a new alias to a room that one is in. Raises `Conflict` if it is taken."""
         if domain_of(alias) != self.server_name:
             raise InvalidParam("This server makes aliases of its own name only.")
+        check_new_alias(alias)
         room = await self._sender.room(room_id)
         if room.membership_of(who.user_id) != "join":
             raise Forbidden("You are not in this room.")
@@ -104,24 +83,14 @@ class Directory:
             raise NotFound("There is no such alias.")
         room = (await self._database.read(rooms.find_many, [found.room_nid]))[found.room_nid]
         hot = await self._sender.room(room.room_id)
-        if found.creator != who.user_id and not who.is_admin and not _may_send(hot, who.user_id, _CANONICAL):
+        if found.creator != who.user_id and not who.is_admin and not _may_name(hot, who.user_id):
             raise Forbidden("Only who made the alias, or may name the room, can remove it.")
         await self._database.write(aliases.remove, alias)
         await self._drop_from_state(who.user_id, room.room_id, alias)
 
     async def list_of_room(self, who: Requester, room_id: RoomId) -> list[RoomAlias]:
         """The local aliases of a room: for members, or for all if its history is world-readable."""
-
-        def read(tx: ReadTx) -> list[RoomAlias]:
-            room = self._reader.room(tx, room_id)
-            member = members.find(tx, room.room_nid, who.user_id)
-            if member is None or member.membership != "join":
-                rule = self._summary_events(tx, [room])[room.room_nid].get("m.room.history_visibility")
-                if rule is None or rule.content.get("history_visibility") != "world_readable":
-                    raise Forbidden("You are not in this room.")
-            return [alias.alias for alias in aliases.list_of_rooms(tx, [room.room_nid])]
-
-        return await self._database.snapshot(read)
+        return await self._database.snapshot(self._list_of_room, who.user_id, room_id)
 
     async def is_listed(self, room_id: RoomId) -> bool:
         """Whether the room is in the directory. Raises `NotFound`."""
@@ -131,10 +100,9 @@ class Directory:
         return room.is_public
 
     async def set_listed(self, who: Requester, room_id: RoomId, *, is_public: bool) -> None:
-        """List the room or not: for those who may name it, and administrators."""
+        """List the room or not: for those in it who may name it, and administrators."""
         room = await self._sender.room(room_id)
-        allowed = room.membership_of(who.user_id) == "join" and _may_send(room, who.user_id, _CANONICAL)
-        if not allowed and not who.is_admin:
+        if not who.is_admin and not _may_name(room, who.user_id):
             raise Forbidden("You have not the power to list this room.")
         assert room.room_nid is not None
         await self._database.write(rooms.set_public, room.room_nid, is_public)
@@ -147,87 +115,55 @@ class Directory:
         """A room in short, for those who are in it or could come in. Raises `NotFound` to all others."""
         return await self._database.snapshot(self._summary, who, room_id)
 
-    async def check_canonical(self, room_id: RoomId, content: Any) -> None:
+    async def check_canonical(self, room_id: RoomId, content: Json) -> None:
         """Check the aliases that a canonical alias event adds (`M_INVALID_PARAM`, `M_BAD_ALIAS`)."""
-        room = await self._sender.room(room_id)
-        before = room.state.get((_CANONICAL, ""))
-        for name in _named(content) - _named({} if before is None else before.content):
-            try:
-                alias = identifiers.room_alias(name)
-            except identifiers.InvalidIdentifier as error:
-                raise InvalidParam(str(error)) from None
-            if await self._database.read(_resolve, alias) != room_id:
-                raise Unsupported("M_BAD_ALIAS", "The alias does not point to this room.")
+        before = (await self._sender.room(room_id)).state.get((_CANONICAL, ""))
+        new = parse_aliases(named_aliases(content) - named_aliases({} if before is None else before.content))
+        resolved = await self._database.read(_resolve_many, new) if new else {}
+        if any(resolved.get(alias) != room_id for alias in new):
+            raise Unsupported("M_BAD_ALIAS", "The alias does not point to this room.")
+
+    def _list_of_room(self, tx: ReadTx, user_id: UserId, room_id: RoomId) -> list[RoomAlias]:
+        room = rooms.find(tx, room_id)
+        if room is None:
+            raise Forbidden("You are not in this room.")
+        member = members.find(tx, room.room_nid, user_id)
+        is_in = member is not None and member.membership == "join"
+        if not is_in and not self._summaries.read(tx, [room])[room.room_nid].world_readable:
+            raise Forbidden("You are not in this room.")
+        return [alias.alias for alias in aliases.list_of_rooms(tx, [room.room_nid])]
 
     def _list_public(self, tx: ReadTx, page: DirectoryPage) -> Json:
-        found = rooms.list_public(tx)
-        shown = [self._chunk(tx, room, state) for room, state in self._with_state(tx, found)]
-        wanted = [entry for entry in shown if _matches(entry, page)]
-        wanted.sort(key=lambda entry: (-entry["num_joined_members"], entry["room_id"]))
-        start = _start(page.since)
-        limit = min(page.limit or MOST_ROOMS, MOST_ROOMS)
-        answer: Json = {"chunk": wanted[start : start + limit], "total_room_count_estimate": len(wanted)}
-        if start + limit < len(wanted):
-            answer["next_batch"] = f"p{start + limit}"
-        if start > 0:
-            answer["prev_batch"] = f"p{max(0, start - limit)}"
+        listed = rooms.list_public(tx)
+        summaries = self._summaries.read(tx, listed)
+        joined = members.count_joined(tx, [room.room_nid for room in listed])
+        shown = {
+            (-joined.get(room.room_nid, 0), room.room_nid): summaries[room.room_nid].public_json(
+                room, joined.get(room.room_nid, 0)
+            )
+            for room in listed
+        }
+        keys = sorted(key for key, entry in shown.items() if _matches(entry, page))
+        start, end = _bounds(keys, page.since, min(page.limit or MOST_ROOMS, MOST_ROOMS))
+        answer: Json = {"chunk": [shown[key] for key in keys[start:end]], "total_room_count_estimate": len(keys)}
+        if start < end < len(keys):
+            answer["next_batch"] = _token("n", keys[end - 1])
+        if 0 < start < end:
+            answer["prev_batch"] = _token("p", keys[start])
         return answer
 
     def _summary(self, tx: ReadTx, who: Requester | None, room_id: RoomId) -> Json:
         room = rooms.find(tx, room_id)
-        member = None
-        if room is not None and who is not None:
-            member = members.find(tx, room.room_nid, who.user_id)
         if room is None:
             raise NotFound("There is no such room, or you may not see it.")
-        [(_, state)] = self._with_state(tx, [room])
-        entry = self._chunk(tx, room, state)
-        open_rules = ("public", "knock", "knock_restricted", "restricted")
-        known = member is not None and member.membership in ("join", "invite", "knock")
-        if not known and entry["join_rule"] not in open_rules and not entry["world_readable"]:
+        summary = self._summaries.read(tx, [room])[room.room_nid]
+        viewer = self._summaries.viewer(tx, None if who is None else who.user_id)
+        if not viewer.may_see(room, summary):
             raise NotFound("There is no such room, or you may not see it.")
-        entry["room_version"] = room.version
-        encryption = state.get("m.room.encryption")
-        if encryption is not None and isinstance(encryption.content.get("algorithm"), str):
-            entry["encryption"] = encryption.content["algorithm"]
-        if member is not None:
-            entry["membership"] = member.membership
+        entry = summary.full_json(room, members.count_joined(tx, [room.room_nid]).get(room.room_nid, 0))
+        if who is not None:
+            entry["membership"] = viewer.memberships.get(room.room_nid, "leave")
         return entry
-
-    def _with_state(self, tx: ReadTx, found: Sequence[Room]) -> list[tuple[Room, dict[str, Event]]]:
-        state = self._summary_events(tx, found)
-        return [(room, state[room.room_nid]) for room in found]
-
-    def _summary_events(self, tx: ReadTx, found: Iterable[Room]) -> dict[int, dict[str, Event]]:
-        """The state that a room is shown by, by type."""
-        found = list(found)
-        positions = {room.room_nid: self._trees.find(tx, room.state_root, _SHOWN) for room in found}
-        stored = events.find_many(tx, {at for of_room in positions.values() for at in of_room.values()})
-        return {
-            room.room_nid: {kind: parse(stored[at], room.version) for (kind, _), at in positions[room.room_nid].items()}
-            for room in found
-        }
-
-    def _chunk(self, tx: ReadTx, room: Room, state: dict[str, Event]) -> Json:
-        def text(kind: str, name: str) -> str | None:
-            value = state[kind].content.get(name) if kind in state else None
-            return value if isinstance(value, str) and value else None
-
-        optional = {
-            "name": text("m.room.name", "name"),
-            "topic": text("m.room.topic", "topic"),
-            "avatar_url": text("m.room.avatar", "url"),
-            "canonical_alias": text(_CANONICAL, "alias"),
-            "room_type": text("m.room.create", "type"),
-        }
-        return {
-            "room_id": room.room_id,
-            "num_joined_members": members.count(tx, room.room_nid).get("join", 0),
-            "world_readable": text("m.room.history_visibility", "history_visibility") == "world_readable",
-            "guest_can_join": text("m.room.guest_access", "guest_access") == "can_join",
-            "join_rule": text("m.room.join_rules", "join_rule") or "invite",
-            **{name: value for name, value in optional.items() if value is not None},
-        }
 
     async def _drop_from_state(self, user_id: UserId, room_id: RoomId, alias: RoomAlias) -> None:
         """Take a removed alias out of the room's canonical alias event, if the user may."""
@@ -235,21 +171,24 @@ class Directory:
         def build(drafts: Drafts) -> None:
             event = drafts.state(_CANONICAL)
             content = {} if event is None else event.content
-            others = content.get("alt_aliases")
-            kept = [other for other in others if other != alias] if isinstance(others, list) else None
-            changed = {key: value for key, value in content.items() if key != "alias" or value != alias}
-            if kept is not None:
-                changed["alt_aliases"] = kept
+            changed = without_aliases(content, [alias])
             if changed != content:
                 drafts.add(Draft(_CANONICAL, user_id, changed, state_key=""))
 
         try:
             await self._sender.change(room_id, build)
-        except Forbidden:
+        except RequestError:
             return  # The alias is gone all the same.
 
 
-def _named(content: Any) -> set[str]:
+def check_new_alias(alias: RoomAlias) -> None:
+    """Raise `InvalidParam` for an alias that is well formed but that nobody could type."""
+    localpart = identifiers.localpart_of(alias)
+    if not localpart or any(char.isspace() or not char.isprintable() for char in localpart):
+        raise InvalidParam("A room alias has a local part without white space.")
+
+
+def named_aliases(content: Any) -> set[str]:
     """The aliases in the content of a canonical alias event."""
     if not isinstance(content, dict):
         return set()
@@ -258,16 +197,32 @@ def _named(content: Any) -> set[str]:
     return {name for name in found if isinstance(name, str) and name}
 
 
-def _resolve(tx: ReadTx, alias: RoomAlias) -> RoomId | None:
-    found = aliases.find(tx, alias)
-    return None if found is None else rooms.find_many(tx, [found.room_nid])[found.room_nid].room_id
+def without_aliases(content: Json, gone: Collection[RoomAlias]) -> Json:
+    """The content of a canonical alias event without these aliases."""
+    changed = {key: value for key, value in content.items() if key != "alias" or value not in gone}
+    others = content.get("alt_aliases")
+    if isinstance(others, list):
+        changed["alt_aliases"] = [other for other in others if other not in gone]
+    return changed
 
 
-def _may_send(room: HotRoom, user_id: UserId, type_: str) -> bool:
-    create = room.create
-    assert create is not None
-    have = event_auth.power_level_of(user_id, room.power_levels, create)
-    return have is None or have >= event_auth.level_for_event(type_, True, room.power_levels)
+def parse_aliases(names: set[str]) -> list[RoomAlias]:
+    """The names as aliases. Raises `InvalidParam`."""
+    try:
+        return [identifiers.room_alias(name) for name in names]
+    except identifiers.InvalidIdentifier as error:
+        raise InvalidParam(str(error)) from None
+
+
+def _resolve_many(tx: ReadTx, names: Sequence[RoomAlias]) -> dict[RoomAlias, RoomId]:
+    found = aliases.find_many(tx, names)
+    pointed = rooms.find_many(tx, {alias.room_nid for alias in found.values()})
+    return {name: pointed[alias.room_nid].room_id for name, alias in found.items()}
+
+
+def _may_name(room: HotRoom, user_id: UserId) -> bool:
+    assert room.create is not None
+    return room.membership_of(user_id) == "join" and may_set(user_id, _CANONICAL, room.power_levels, room.create)
 
 
 def _matches(entry: Json, page: DirectoryPage) -> bool:
@@ -279,9 +234,26 @@ def _matches(entry: Json, page: DirectoryPage) -> bool:
     return any(term in str(entry.get(name, "")).casefold() for name in ("name", "topic", "canonical_alias"))
 
 
-def _start(since: str | None) -> int:
+Key = tuple[int, int]
+"""Of a room in the order of the directory: its size, negated, and its number."""
+
+
+def _token(direction: str, key: Key) -> str:
+    return f"{direction}{-key[0]}_{key[1]}"
+
+
+def _bounds(keys: Sequence[Key], since: str | None, limit: int) -> tuple[int, int]:
+    """Where a page begins and ends: behind the room of the token, or before it."""
     if since is None:
-        return 0
-    if not (since.startswith("p") and since[1:].isascii() and since[1:].isdigit() and len(since) < 12):
+        return 0, min(limit, len(keys))
+    if len(since) > _LONGEST_TOKEN:
         raise InvalidParam("This is no token of the directory.")
-    return int(since[1:])
+    size, _, number = since[1:].partition("_")
+    if since[:1] not in ("n", "p") or not all(part.isascii() and part.isdigit() for part in (size, number)):
+        raise InvalidParam("This is no token of the directory.")
+    key = (-int(size), int(number))
+    if since[0] == "n":
+        start = bisect_right(keys, key)
+        return start, min(start + limit, len(keys))
+    end = bisect_left(keys, key)
+    return max(0, end - limit), end

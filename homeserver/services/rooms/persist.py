@@ -98,23 +98,29 @@ class EventWriter:
         room.pending += 1
         self._queue.append(batch)
         if not self._is_writing:
-            self._is_writing = True
-            self._background.start(self._write_all())
+            self._begin()
         return asyncio.shield(batch.done)
+
+    def _begin(self) -> None:
+        self._is_writing = True
+        self._background.start(self._write_all())
 
     async def _write_all(self) -> None:
         try:
             while self._queue:
                 group, self._queue = self._queue[:_GROUP], self._queue[_GROUP:]
                 try:
-                    if not await self._try(group):
-                        await self._write_singly(group)
+                    if (error := await self._try(group)) is not None:
+                        await self._write_singly(group, error)
                 finally:
                     self._abandon(group)
         finally:
             self._is_writing = False
+            if self._queue:
+                self._begin()  # Whatever went wrong, what was handed over meanwhile has its turn.
 
-    async def _write_singly(self, group: list[Batch]) -> None:
+    async def _write_singly(self, group: list[Batch], error: BaseException) -> None:
+        """Write the batches of a group that failed with this error, one by one; a batch alone has had its turn."""
         there = await self._found(group)
         for batch in group:
             ids = [EventId(new.event.event_id) for new in batch.events]
@@ -125,7 +131,10 @@ class EventWriter:
             elif batch.room.is_stale:
                 self._fail(batch, Superseded())
             else:
-                await self._try([batch])
+                failure = error if len(group) == 1 else await self._try([batch])
+                if failure is not None:
+                    self._rooms.drop(batch.room)
+                    self._fail(batch, failure)
         # What gathered meanwhile may stand on a batch that failed.
         waiting, self._queue = self._queue, []
         for batch in waiting:
@@ -141,16 +150,10 @@ class EventWriter:
                 self._rooms.drop(batch.room)
                 self._fail(batch, Unavailable("The events could not be written."))
 
-    async def _try(self, group: list[Batch]) -> bool:
-        """Whether the group was written. A single batch that was not gets its error here."""
+    async def _try(self, group: list[Batch]) -> BaseException | None:
+        """Write the group; None if that went well."""
         [outcome] = await asyncio.gather(self._database.write(self._write, group), return_exceptions=True)
-        if outcome is None:
-            return True
-        if len(group) == 1:
-            assert isinstance(outcome, BaseException)
-            self._rooms.drop(group[0].room)
-            self._fail(group[0], outcome)
-        return False
+        return outcome
 
     async def _found(self, group: list[Batch]) -> dict[EventId, StoredEvent] | None:
         ids = [EventId(new.event.event_id) for batch in group for new in batch.events]

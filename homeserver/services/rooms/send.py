@@ -4,6 +4,7 @@
 make. Nothing changes until the batch is written, so a refusal half way leaves no trace.
 """
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,13 +18,15 @@ from homeserver.kit.randomness import Randomness
 from homeserver.matrix import event_auth
 from homeserver.matrix.canonical import CanonicalJsonError
 from homeserver.matrix.event_auth import AuthError
+from homeserver.matrix.event_content import BadContent, check_content
 from homeserver.matrix.events import Event, EventTooLarge, MalformedEvent, build_event
 from homeserver.matrix.identifiers import EventId, RoomId, UserId, domain_of
 from homeserver.matrix.signing import SigningKey
 from homeserver.services.auth.sessions import Requester
 from homeserver.services.rooms.hot import HotRoom, HotRooms, Transaction, parse
 from homeserver.services.rooms.persist import Batch, EventWriter, NewEvent, Redaction, Superseded
-from homeserver.storage import events, rooms, transactions
+from homeserver.services.rooms.power import may_act
+from homeserver.storage import events, rooms, transactions, users
 from homeserver.storage.engine import Database, ReadTx, WriteTx
 from homeserver.storage.events import StoredEvent
 from homeserver.storage.transactions import Repeated
@@ -91,6 +94,7 @@ class Author:
         content = draft.content if isinstance(draft.content, bytes) else _encode(draft.content)
         is_create = draft.type == "m.room.create" and not latest
         try:
+            check_content(draft.type, content, is_state=draft.state_key is not None)
             keys = event_auth.auth_event_keys(
                 version.identifier,
                 type=draft.type,
@@ -124,7 +128,7 @@ class Author:
             raise Forbidden(str(error)) from None
         except EventTooLarge as error:
             raise TooLarge(str(error)) from None
-        except (CanonicalJsonError, MalformedEvent) as error:
+        except (BadContent, CanonicalJsonError, MalformedEvent) as error:
             raise BadJson(str(error)) from None
         return event
 
@@ -179,6 +183,28 @@ class Sender:
         """Write the drafts. No await may lie between building and this. Raises `Superseded`."""
         return await self._writer.write(Batch(drafts.room, drafts.events, transaction, also, now=self._clock.now()))
 
+    async def write_both(self, old: Drafts, new: Drafts, *, also: Callable[[WriteTx, int], None]) -> None:
+        """Write drafts for a room and for the new one that follows it; neither is written without the other.
+
+        `also` is of the new room. No await may lie between building and this. Raises `Superseded`.
+        """
+        first = EventId(old.events[0].event.event_id)
+
+        def only_together(tx: WriteTx, room_nid: int) -> None:
+            if not events.find_many_by_id(tx, [first]):
+                raise Superseded
+            also(tx, room_nid)
+
+        now = self._clock.now()
+        # Handed over one behind the other, they are in one group and so in one transaction.
+        waiting = [
+            self._writer.write(Batch(old.room, old.events, now=now)),
+            self._writer.write(Batch(new.room, new.events, also=only_together, now=now)),
+        ]
+        for outcome in await asyncio.gather(*waiting, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
+
     async def change(
         self,
         room_id: RoomId,
@@ -226,6 +252,7 @@ class Sender:
         transaction = Transaction(who.user_id, who.device_id, scope, txn_id)
         room_nid = await self.nid_of(room_id)
         target = await self._database.read(events.find_by_id, room_nid, EventId(target_id))
+        guests = await self._guests_to_go(room_nid, target_id)
 
         def build(drafts: Drafts) -> None:
             if drafts.room.membership_of(who.user_id) != "join":
@@ -236,8 +263,19 @@ class Sender:
             _check_redaction(drafts, who.user_id, event)
             redaction = Redaction(target.position, event.redacted())
             drafts.add(Draft("m.room.redaction", who.user_id, content, redacts=target_id), redaction)
+            for guest in guests & drafts.room.joined:
+                drafts.add(Draft("m.room.member", guest, {"membership": "leave"}, state_key=guest))
 
         return await self._once(transaction, room_id, build)
+
+    async def _guests_to_go(self, room_nid: int, target_id: str) -> set[UserId]:
+        """Whom the redaction puts out: what is left of a guest access event lets no guest in (Guest Access)."""
+        room = await self._hot.get(room_nid)
+        access = room.state.get(("m.room.guest_access", ""))
+        if access is None or access.event_id != target_id:
+            return set()
+        accounts = await self._database.read(users.find_many, room.joined)
+        return {account.user_id for account in accounts.values() if account.is_guest}
 
     async def _once(self, transaction: Transaction, room_id: RoomId, build: Callable[[Drafts], object]) -> EventId:
         if (sent := self._sent.get(transaction)) is not None:
@@ -270,8 +308,7 @@ def _check_redaction(drafts: Drafts, sender: UserId, target: Event) -> None:
     power_levels = drafts.state("m.room.power_levels")
     create = drafts.state("m.room.create")
     assert create is not None
-    have = event_auth.power_level_of(sender, power_levels, create)
-    if have is not None and have < event_auth.level_for_action("redact", power_levels):
+    if not may_act(sender, "redact", power_levels, create):
         raise Forbidden("You may only redact your own events in this room.")
 
 

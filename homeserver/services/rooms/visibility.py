@@ -1,7 +1,7 @@
 """The one function by which everybody who reads a room learns which of its events a user may see."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from homeserver.matrix import visibility
 from homeserver.matrix.events import Event
@@ -9,7 +9,7 @@ from homeserver.matrix.identifiers import UserId
 from homeserver.matrix.visibility import Moment
 from homeserver.services.rooms.hot import parse
 from homeserver.services.rooms.state import StateTrees
-from homeserver.storage import events, members
+from homeserver.storage import events, members, users
 from homeserver.storage.engine import ReadTx
 from homeserver.storage.events import StoredEvent
 from homeserver.storage.state import Pair
@@ -43,7 +43,19 @@ def visible(tx: ReadTx, trees: StateTrees, version: str, user_id: UserId, stored
             considered.append(moments[row.state_before] if row.state_before is not None else _NOTHING)
         if any(visibility.may_see(moment, joined_later=last_join > row.position) for moment in considered):
             seen.append(Seen(row, event, after.membership))
-    return seen
+    return _without_erased(tx, seen)
+
+
+def _without_erased(tx: ReadTx, seen: list[Seen]) -> list[Seen]:
+    """The events as they are for somebody who was not there: those of users who are erased are redacted."""
+    senders = {UserId(one.event.sender) for one in seen if one.membership != "join"}
+    erased = users.find_erased(tx, senders) if senders else set()
+    return [
+        replace(one, event=one.event.redacted())
+        if one.membership != "join" and UserId(one.event.sender) in erased
+        else one
+        for one in seen
+    ]
 
 
 _NOTHING = Moment(visibility.SHARED, "leave")

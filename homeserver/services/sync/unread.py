@@ -10,11 +10,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from homeserver.matrix import event_auth
-from homeserver.matrix.event_auth import AuthError
 from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import UserId
-from homeserver.matrix.push_rules import Circumstances, Ruleset
+from homeserver.matrix.push_rules import Outcome, Ruleset, evaluate
 from homeserver.matrix.relations import THREAD, relates_to
 from homeserver.services.live.receipts import MAIN, thread_of
 from homeserver.services.rooms.hot import HotRoom, parse
@@ -71,6 +69,12 @@ class Unread:
         tally = self._tally(tx, user_id, room, member, read, since=unthreaded, upto=upto)
         return _shown(tally, upto=upto, by_thread=by_thread)
 
+    def positions(self, tx: ReadTx, user_id: UserId, room: Room, member: Member, *, upto: int) -> frozenset[int]:
+        """Where the events are that are counted in a room that the user is in."""
+        read = _read_positions(tx, user_id, room.room_nid)
+        tally = self._tally(tx, user_id, room, member, read, since=read.get(UNTHREADED, 0), upto=upto)
+        return frozenset(notice.position for notice in _unread(tally, upto=upto))
+
     def glance(self, user_id: UserId, room: HotRoom, ruleset: Ruleset, *, upto: int, by_thread: bool) -> Json | None:
         """The same out of memory, for somebody whose receipts are as they were the last time; None if unsure."""
         assert room.room_nid is not None
@@ -78,7 +82,7 @@ class Unread:
         if tally is None or room.known_since > tally.upto:
             return None
         notices = list(tally.notices)
-        circumstances: _Place | None = None
+        place: Place | None = None
         for recent in room.recent:
             if not tally.upto < recent.stored.position <= upto:
                 continue
@@ -88,8 +92,8 @@ class Unread:
             if recent.event.sender == user_id:
                 notices = [notice for notice in notices if notice.thread != thread]
                 continue
-            circumstances = circumstances or _Place.of_hot(room, user_id)
-            outcome = ruleset.evaluate(_as_client(recent.event), circumstances.of(recent.event.sender))
+            place = place or Place.of_hot(room, user_id)
+            outcome = place.outcome(ruleset, recent.event)
             if outcome.notify:
                 notices.append(Notice(recent.stored.position, thread, outcome.highlight))
         before, tally = tally, _Tally(max(upto, tally.upto), tuple(notices), tally.read)
@@ -126,15 +130,15 @@ class Unread:
     def _scan(
         self, tx: ReadTx, user_id: UserId, room: Room, notices: list[Notice], *, after: int, upto: int
     ) -> list[Notice]:
-        circumstances: _Place | None = None
+        place: Place | None = None
         ruleset = None
         for _ in range(_MOST_PAGES):
             rows = events.list_forwards(tx, room.room_nid, after=after, upto=upto, limit=_PAGE)
-            if rows and (circumstances is None or ruleset is None):
-                circumstances = _Place.of_stored(tx, self._trees, room, user_id)
+            if rows and (place is None or ruleset is None):
+                place = Place.of_stored(tx, self._trees, room, user_id)
                 ruleset = self._push_rules.ruleset(tx, user_id)
             for row in rows:
-                assert circumstances is not None
+                assert place is not None
                 assert ruleset is not None
                 event = parse(row, room.version)
                 thread = thread_of(tx, room, row) if b'"m.relates_to"' in row.pdu else MAIN
@@ -142,7 +146,7 @@ class Unread:
                     # Whoever says something has read what was said before.
                     notices = [notice for notice in notices if notice.thread != thread]
                     continue
-                outcome = ruleset.evaluate(_as_client(event), circumstances.of(event.sender))
+                outcome = place.outcome(ruleset, event)
                 if outcome.notify:
                     notices.append(Notice(row.position, thread, outcome.highlight))
             if len(rows) < _PAGE:
@@ -151,60 +155,56 @@ class Unread:
         return notices
 
 
-class _Place:
-    """What push rules ask of a room, as it is now."""
+class Place:
+    """What push rules ask of a room, as it is now, for one of its users."""
 
     def __init__(
-        self, create: Event | None, power_levels: Event | None, own: Event | None, *, member_count: int
+        self,
+        create: Event | None,
+        power_levels: Event | None,
+        own: Event | None,
+        user_id: UserId,
+        *,
+        member_count: int,
     ) -> None:
         assert create is not None
         self._create = create
         self._power_levels = power_levels
         name = own.content.get("displayname") if own is not None else None
         self._display_name = name if isinstance(name, str) else None
+        self._user_id = user_id
         self._member_count = member_count
 
     @classmethod
-    def of_stored(cls, tx: ReadTx, trees: StateTrees, room: Room, user_id: UserId) -> "_Place":
+    def of_stored(cls, tx: ReadTx, trees: StateTrees, room: Room, user_id: UserId) -> "Place":
         """The room as the database has it."""
         create, levels, own = ("m.room.create", ""), ("m.room.power_levels", ""), ("m.room.member", user_id)
         positions = trees.find(tx, room.state_root, [create, levels, own])
         stored = events.find_many(tx, positions.values())
         found = {pair: parse(stored[position], room.version) for pair, position in positions.items()}
         count = members.count(tx, room.room_nid).get("join", 0)
-        return cls(found.get(create), found.get(levels), found.get(own), member_count=count)
+        return cls(found.get(create), found.get(levels), found.get(own), user_id, member_count=count)
 
     @classmethod
-    def of_hot(cls, room: HotRoom, user_id: UserId) -> "_Place":
+    def of_hot(cls, room: HotRoom, user_id: UserId) -> "Place":
         """The room as it is in memory."""
         own = room.state.get(("m.room.member", user_id))
-        return cls(room.create, room.power_levels, own, member_count=len(room.joined))
+        return cls(room.create, room.power_levels, own, user_id, member_count=len(room.joined))
 
-    def of(self, sender: str) -> Circumstances:
-        """The circumstances of an event of this sender."""
-        return Circumstances(self._member_count, self._level(sender), self._needed, self._display_name)
-
-    def _level(self, sender: str) -> float:
-        try:
-            level = event_auth.power_level_of(sender, self._power_levels, self._create)
-        except AuthError:
-            return 0
-        return float("inf") if level is None else level
-
-    def _needed(self, key: str) -> int:
-        try:
-            return event_auth.notification_level(key, self._power_levels)
-        except AuthError:
-            return 50
+    def outcome(self, ruleset: Ruleset, event: Event) -> Outcome:
+        """What the user's rules say of an event here."""
+        [outcome] = evaluate(
+            event,
+            [(ruleset, self._user_id, self._display_name)],
+            member_count=self._member_count,
+            power_levels=self._power_levels,
+            create=self._create,
+        )
+        return outcome
 
 
 def _shown(tally: _Tally, *, upto: int, by_thread: bool) -> Json:
-    everywhere = tally.read.get(UNTHREADED, 0)
-    unread = [
-        notice
-        for notice in tally.notices
-        if max(everywhere, tally.read.get(notice.thread, 0)) < notice.position <= upto
-    ]
+    unread = _unread(tally, upto=upto)
     if not by_thread:
         return {"unread_notifications": _count(unread)}
     answer: Json = {"unread_notifications": _count([one for one in unread if one.thread == MAIN])}
@@ -216,25 +216,21 @@ def _shown(tally: _Tally, *, upto: int, by_thread: bool) -> Json:
     return answer
 
 
+def _unread(tally: _Tally, *, upto: int) -> list[Notice]:
+    everywhere = tally.read.get(UNTHREADED, 0)
+    return [
+        notice
+        for notice in tally.notices
+        if max(everywhere, tally.read.get(notice.thread, 0)) < notice.position <= upto
+    ]
+
+
 def _thread_at_a_glance(event: Event) -> str | None:
     """The thread of an event, if it can be told from the event alone."""
     related = relates_to(event)
     if related is None:
         return MAIN
     return related.event_id if related.rel_type == THREAD else None
-
-
-def _as_client(event: Event) -> Json:
-    shown: Json = {
-        "type": event.type,
-        "sender": event.sender,
-        "room_id": event.room_id,
-        "event_id": event.event_id,
-        "content": event.content,
-    }
-    if event.state_key is not None:
-        shown["state_key"] = event.state_key
-    return shown
 
 
 def _read_positions(tx: ReadTx, user_id: UserId, room_nid: int) -> Mapping[str, int]:

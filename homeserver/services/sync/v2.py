@@ -96,6 +96,7 @@ class Sync:
         typing: Typing,
         presence: Presence,
         push_rules: PushRules,
+        unread: Unread,
         hot: HotRooms,
     ) -> None:
         self._hot = hot
@@ -107,7 +108,7 @@ class Sync:
         self._typing = typing
         self._presence = presence
         self._push_rules = push_rules
-        self._unread = Unread(trees, push_rules)
+        self._unread = unread
         # Up to where devices were given messages; these are deleted when the device comes back with that position.
         self._standings: Lru[UserId, _Standing] = Lru(_STANDINGS)
         self._handed: dict[tuple[UserId, DeviceId], int] = {}

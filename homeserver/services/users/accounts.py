@@ -150,7 +150,7 @@ class Accounts:
 
         def write(tx: WriteTx) -> Sequence[bytes]:
             ended = self._devices.end(tx, user_id, [one.device_id for one in devices.list_of_users(tx, [user_id])])
-            users.deactivate(tx, user_id)
+            users.deactivate(tx, user_id, erase=erase)
             push.remove_all_pushers(tx, user_id)
             profiles.put(tx, user_id, {})
             if erase:
@@ -207,7 +207,7 @@ class Accounts:
         device_id = self._device_id(device)
         users.lock(tx, user_id)
         if any(key.public_key == device_id for key in e2e_keys.find_cross_signing(tx, [user_id]).values()):
-            raise InvalidParam("A device cannot be named like a cross-signing key.")
+            raise Forbidden("A device cannot be named like a cross-signing key.")
         # A known device is taken over: the tokens that it had end.
         ended = self._sessions.end(tx, user_id, device_id=device_id)
         devices.ensure(tx, user_id, device_id, display_name=device.display_name, now=self._clock.now())

@@ -173,7 +173,7 @@ def _query(tx: ReadTx, requester: UserId, wanted: Mapping[UserId, Sequence[Devic
     signatures: dict[tuple[str, str], list[Signature]] = {}
     for signature in e2e_keys.list_signatures(tx, wanted, requester=requester):
         signatures.setdefault((signature.user_id, signature.target), []).append(signature)
-    shown: dict[str, Json] = {user_id: {} for user_id in users.find_known(tx, wanted)}
+    shown: dict[str, Json] = {user_id: {} for user_id in users.find_many(tx, wanted)}
     for (user_id, device_id), body in e2e_keys.find_devices(tx, wanted).items():
         if wanted[user_id] and device_id not in wanted[user_id]:
             continue

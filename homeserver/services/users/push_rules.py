@@ -9,6 +9,7 @@ import msgspec
 from homeserver.errors import BadJson, InvalidParam, MissingParam, NotFound
 from homeserver.kit.caching import Lru
 from homeserver.kit.clock import Clock
+from homeserver.matrix.canonical import CanonicalJsonError
 from homeserver.matrix.identifiers import UserId
 from homeserver.matrix.push_rules import KINDS, Ruleset, default_rules
 from homeserver.storage import push, stream_rows
@@ -16,6 +17,8 @@ from homeserver.storage.engine import Database, ReadTx, WriteTx
 from homeserver.storage.push import Changes
 
 _LONGEST_ID = 255
+# Both hold down what trying the rules on an event may cost.
+_LONGEST_PATTERN = 1024
 _MOST_RULES = 1000
 _RULESETS = 5000
 
@@ -93,7 +96,7 @@ class PushRules:
         key = (user_id, 0 if found is None else found.position)
         ruleset = self._rulesets.get(key)
         if ruleset is None:
-            ruleset = Ruleset(_all_rules(user_id, found))
+            ruleset = Ruleset(msgspec.json.encode(_all_rules(user_id, found)))
             self._rulesets.put(key, ruleset)
         return ruleset
 
@@ -141,6 +144,23 @@ def _all_rules(user_id: UserId, found: Changes | None) -> dict[str, list[Json]]:
 def _change(tx: WriteTx, user_id: UserId, change: Callable[[Json], None]) -> None:
     changes = _decode(push.find(tx, user_id))
     change(changes)
+    changed = Changes(msgspec.json.encode(changes).decode(), stream_rows.advance(tx))
+    try:
+        Ruleset(msgspec.json.encode(_all_rules(user_id, changed)))
+    except CanonicalJsonError:
+        raise BadJson("The rule is nested too deeply.") from None
+    push.put(tx, user_id, changed)
+    tx.wake([user_id])
+
+
+def copy_room_rule(tx: WriteTx, user_id: UserId, old_id: str, new_id: str) -> None:
+    """Let a rule of a room hold in another one too, unless that has one of its own."""
+    changes = _decode(push.find(tx, user_id))
+    rules: list[Json] = changes["own"].get("room", [])
+    known = {rule["rule_id"]: rule for rule in rules}
+    if old_id not in known or new_id in known:
+        return
+    changes["own"]["room"] = [*rules, {**known[old_id], "rule_id": new_id}]
     push.put(tx, user_id, Changes(msgspec.json.encode(changes).decode(), stream_rows.advance(tx)))
     tx.wake([user_id])
 
@@ -192,6 +212,9 @@ def _made(kind: str, rule_id: str, rule: Json) -> Json:
         made["pattern"] = rule["pattern"]
     elif kind in ("override", "underride"):
         made["conditions"] = rule.get("conditions") or []
+    patterns = [made.get("pattern"), *(condition.get("pattern") for condition in made.get("conditions", []))]
+    if any(isinstance(pattern, str) and len(pattern) > _LONGEST_PATTERN for pattern in patterns):
+        raise InvalidParam(f"A pattern has {_LONGEST_PATTERN} characters at most.")
     return made
 
 

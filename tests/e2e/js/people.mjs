@@ -180,6 +180,15 @@ export class Device {
     }
 
     /** Wait until this device knows that a device is signed by the person whose it is. */
+    /** Wait until this device has the keys of another one. */
+    async knows(device) {
+        const events = [CryptoEvent.DevicesUpdated, CryptoEvent.KeysChanged, sdk.ClientEvent.Sync];
+        await eventually(`${device.deviceId} known`, this.client, events, async () => {
+            const known = await this.crypto.getUserDeviceInfo([device.userId], true);
+            return known.get(device.userId)?.has(device.deviceId);
+        });
+    }
+
     async seesSigned(device) {
         const events = [CryptoEvent.DevicesUpdated, CryptoEvent.KeysChanged, CryptoEvent.UserTrustStatusChanged, sdk.ClientEvent.Sync];
         await eventually(`${device.deviceId} signed by its owner`, this.client, events, async () => {

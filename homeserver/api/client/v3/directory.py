@@ -7,11 +7,11 @@ from msgspec import Meta
 
 from homeserver.errors import InvalidParam, NotFound
 from homeserver.http.bodies import Body, Empty, Query
-from homeserver.http.endpoint import NOBODY, USER, USER_OR_GUEST, Endpoint
+from homeserver.http.endpoint import ANYBODY, NOBODY, USER, USER_OR_GUEST, Endpoint
 from homeserver.matrix import identifiers
 from homeserver.matrix.identifiers import RoomAlias, RoomId
 from homeserver.services.auth.sessions import Requester
-from homeserver.services.rooms.directory import MOST_ROOMS, Directory, DirectoryPage
+from homeserver.services.rooms.directory import Directory, DirectoryPage
 
 
 class Target(Body, frozen=True):
@@ -27,7 +27,7 @@ class ServerQuery(Query, frozen=True):
 
 
 class ListQuery(Query, frozen=True):
-    limit: Annotated[int, Meta(ge=0)] = MOST_ROOMS
+    limit: Annotated[int, Meta(ge=0)] | None = None
     since: str | None = None
     server: str | None = None
 
@@ -38,7 +38,7 @@ class Wanted(msgspec.Struct, frozen=True):
 
 
 class Search(Body, frozen=True):
-    limit: Annotated[int, Meta(ge=0)] = MOST_ROOMS
+    limit: Annotated[int, Meta(ge=0)] | None = None
     since: str | None = None
     filter: Wanted | None = None
     include_all_networks: bool = False
@@ -79,7 +79,7 @@ async def set_visibility(room_id: RoomId, body: Visibility, who: Requester, dire
 
 async def list_rooms(query: ListQuery, directory: Directory) -> dict[str, Any]:
     _check_server(query.server, directory)
-    return await directory.list_public(DirectoryPage(query.limit, query.since, None, None))
+    return await directory.list_public(DirectoryPage(query.limit, query.since))
 
 
 async def search(body: Search, query: ServerQuery, directory: Directory) -> dict[str, Any]:
@@ -93,7 +93,7 @@ async def search(body: Search, query: ServerQuery, directory: Directory) -> dict
     return await directory.list_public(page)
 
 
-async def summary(room_id_or_alias: str, who: Requester, directory: Directory) -> dict[str, Any]:
+async def summary(room_id_or_alias: str, who: Requester | None, directory: Directory) -> dict[str, Any]:
     return await directory.summary(who, await directory.room_of(room_id_or_alias))
 
 
@@ -114,5 +114,5 @@ ENDPOINTS = [
 ]
 
 ENDPOINTS_V1 = [
-    Endpoint("GET", "/room_summary/{room_id_or_alias}", summary, auth=USER_OR_GUEST, limit=None, body=None),
+    Endpoint("GET", "/room_summary/{room_id_or_alias}", summary, auth=ANYBODY, limit=None, body=None),
 ]

@@ -2,7 +2,9 @@
 
 from typing import Any, Literal
 
-from homeserver.errors import InvalidParam
+from msgspec import field
+
+from homeserver.errors import Forbidden, InvalidParam, MissingParam, Unsupported
 from homeserver.http.bodies import Body, Empty, Query
 from homeserver.http.endpoint import USER, USER_OR_GUEST, Endpoint
 from homeserver.matrix import identifiers
@@ -16,6 +18,18 @@ from homeserver.streams.positions import RoomToken
 
 class WithReason(Body, frozen=True):
     reason: str | None = None
+
+
+class Join(Body, frozen=True):
+    reason: str | None = None
+    third_party_signed: dict[str, Any] | None = None
+
+
+class Servers(Query, frozen=True):
+    """Servers by which to reach a room that this one does not know; `server_name` is the older name."""
+
+    via: list[str] = field(default_factory=list)
+    server_name: list[str] = field(default_factory=list)
 
 
 Membership = Literal["join", "invite", "knock", "leave", "ban"]
@@ -32,21 +46,28 @@ class Target(Body, frozen=True):
     reason: str | None = None
 
 
-async def join(room_id: RoomId, body: WithReason, who: Requester, members: Members) -> dict[str, Any]:
+class Invite(Body, frozen=True):
+    """Somebody by user id, or, in the other form of the endpoint, by an address elsewhere."""
+
+    user_id: str | None = None
+    reason: str | None = None
+    medium: str | None = None
+
+
+async def join(room_id: RoomId, body: Join, who: Requester, members: Members) -> dict[str, Any]:
+    _refuse_third_party(body)
     await members.join(who, room_id, reason=body.reason)
     return {"room_id": room_id}
 
 
 async def join_by_name(
-    room_id_or_alias: str, body: WithReason, who: Requester, members: Members, directory: Directory
+    room_id_or_alias: str, query: Servers, body: Join, who: Requester, members: Members, directory: Directory
 ) -> dict[str, Any]:
-    room_id = await directory.room_of(room_id_or_alias)
-    await members.join(who, room_id, reason=body.reason)
-    return {"room_id": room_id}
+    return await join(await directory.room_of(room_id_or_alias), body, who, members)
 
 
 async def knock(
-    room_id_or_alias: str, body: WithReason, who: Requester, members: Members, directory: Directory
+    room_id_or_alias: str, query: Servers, body: WithReason, who: Requester, members: Members, directory: Directory
 ) -> dict[str, Any]:
     room_id = await directory.room_of(room_id_or_alias)
     await members.knock(who, room_id, reason=body.reason)
@@ -63,23 +84,27 @@ async def forget(room_id: RoomId, who: Requester, members: Members) -> Empty:
     return Empty()
 
 
-async def invite(room_id: RoomId, body: Target, who: Requester, members: Members) -> Empty:
-    await members.invite(who.user_id, room_id, _user(body), reason=body.reason)
+async def invite(room_id: RoomId, body: Invite, who: Requester, members: Members) -> Empty:
+    if body.user_id is None:
+        if body.medium is not None:
+            raise Unsupported("M_THREEPID_DENIED", "This server invites nobody by e-mail or telephone.", status=403)
+        raise MissingParam("The invite needs a `user_id`.")
+    await members.invite(who.user_id, room_id, _user(body.user_id), reason=body.reason)
     return Empty()
 
 
 async def kick(room_id: RoomId, body: Target, who: Requester, members: Members) -> Empty:
-    await members.kick(who.user_id, room_id, _user(body), reason=body.reason)
+    await members.kick(who.user_id, room_id, _user(body.user_id), reason=body.reason)
     return Empty()
 
 
 async def ban(room_id: RoomId, body: Target, who: Requester, members: Members) -> Empty:
-    await members.ban(who.user_id, room_id, _user(body), reason=body.reason)
+    await members.ban(who.user_id, room_id, _user(body.user_id), reason=body.reason)
     return Empty()
 
 
 async def unban(room_id: RoomId, body: Target, who: Requester, members: Members) -> Empty:
-    await members.unban(who.user_id, room_id, _user(body), reason=body.reason)
+    await members.unban(who.user_id, room_id, _user(body.user_id), reason=body.reason)
     return Empty()
 
 
@@ -104,20 +129,25 @@ async def joined_members(room_id: RoomId, who: Requester, reader: RoomReader) ->
     return {"joined": await reader.joined_members(who, room_id)}
 
 
-def _user(body: Target) -> UserId:
+def _refuse_third_party(body: Join) -> None:
+    if body.third_party_signed is not None:
+        raise Forbidden("This server cannot verify third-party invites yet. Ask for an invite to your user id.")
+
+
+def _user(text: str) -> UserId:
     try:
-        return identifiers.user_id(body.user_id)
+        return identifiers.user_id(text)
     except identifiers.InvalidIdentifier as error:
         raise InvalidParam(str(error)) from None
 
 
 ENDPOINTS = [
-    Endpoint("POST", "/join/{room_id_or_alias}", join_by_name, auth=USER_OR_GUEST, limit="join", body=WithReason),
+    Endpoint("POST", "/join/{room_id_or_alias}", join_by_name, auth=USER_OR_GUEST, limit="join", body=Join),
     Endpoint("POST", "/knock/{room_id_or_alias}", knock, auth=USER, limit="join", body=WithReason),
-    Endpoint("POST", "/rooms/{room_id}/join", join, auth=USER_OR_GUEST, limit="join", body=WithReason),
+    Endpoint("POST", "/rooms/{room_id}/join", join, auth=USER_OR_GUEST, limit="join", body=Join),
     Endpoint("POST", "/rooms/{room_id}/leave", leave, auth=USER_OR_GUEST, limit=None, body=WithReason),
     Endpoint("POST", "/rooms/{room_id}/forget", forget, auth=USER_OR_GUEST, limit=None, body=None),
-    Endpoint("POST", "/rooms/{room_id}/invite", invite, auth=USER, limit="invite", body=Target),
+    Endpoint("POST", "/rooms/{room_id}/invite", invite, auth=USER, limit="invite", body=Invite),
     Endpoint("POST", "/rooms/{room_id}/kick", kick, auth=USER, limit="moderate", body=Target),
     Endpoint("POST", "/rooms/{room_id}/ban", ban, auth=USER, limit="moderate", body=Target),
     Endpoint("POST", "/rooms/{room_id}/unban", unban, auth=USER, limit="moderate", body=Target),

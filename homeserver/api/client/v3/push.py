@@ -9,7 +9,9 @@ from homeserver.errors import InvalidParam, MissingParam
 from homeserver.http.bodies import Body, Empty, Query
 from homeserver.http.endpoint import USER, Endpoint
 from homeserver.services.auth.sessions import Requester
+from homeserver.services.sync.notifications import Notifications
 from homeserver.services.users.push_rules import Pushers, PushRules
+from homeserver.streams.positions import RoomToken
 
 
 class Rule(Body, frozen=True):
@@ -41,6 +43,12 @@ class Pusher(Body, frozen=True):
     lang: str | None = None
     data: dict[str, Any] | None = None
     append: bool = False
+
+
+class NotificationsQuery(Query, frozen=True):
+    start: str | None = msgspec.field(default=None, name="from")
+    limit: Annotated[int, Meta(ge=1)] = 20
+    only: str | None = None
 
 
 async def rules(who: Requester, push_rules: PushRules) -> dict[str, Any]:
@@ -107,6 +115,11 @@ async def set_pusher(body: Pusher, who: Requester, pushers: Pushers) -> Empty:
     return Empty()
 
 
+async def list_notifications(query: NotificationsQuery, who: Requester, notifications: Notifications) -> dict[str, Any]:
+    start = RoomToken.parse(query.start) if query.start else None
+    return await notifications.page(who, start, query.limit, only_highlights=query.only == "highlight")
+
+
 _RULE = "/pushrules/global/{kind}/{rule_id}"
 
 ENDPOINTS = [
@@ -122,4 +135,5 @@ ENDPOINTS = [
     Endpoint("PUT", _RULE + "/actions", put_actions, auth=USER, limit=None, body=Actions),
     Endpoint("GET", "/pushers", list_pushers, auth=USER, limit=None, body=None),
     Endpoint("POST", "/pushers/set", set_pusher, auth=USER, limit=None, body=Pusher),
+    Endpoint("GET", "/notifications", list_notifications, auth=USER, limit=None, body=None),
 ]

@@ -1,14 +1,17 @@
 """Making rooms (client-server API, Rooms)."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from msgspec import Struct, field
+from msgspec import Meta, Struct, field
 
 from homeserver.errors import Unsupported
-from homeserver.http.bodies import Body
+from homeserver.http.bodies import Body, Query
 from homeserver.http.endpoint import USER, Endpoint
+from homeserver.matrix.identifiers import RoomId
 from homeserver.services.auth.sessions import Requester
 from homeserver.services.rooms.create import InitialState, NewRoom, RoomCreation
+from homeserver.services.rooms.hierarchy import DEEPEST, DEFAULT_LIMIT, MOST_ROOMS, Hierarchy, View
+from homeserver.services.rooms.upgrade import RoomUpgrade
 
 
 class StateEvent(Struct, frozen=True):
@@ -32,6 +35,18 @@ class CreateRoom(Body, frozen=True):
     power_level_content_override: dict[str, Any] = field(default_factory=dict)
 
 
+class Upgrade(Body, frozen=True):
+    new_version: str
+    additional_creators: list[str] = field(default_factory=list)
+
+
+class HierarchyQuery(Query, frozen=True):
+    suggested_only: bool = False
+    limit: Annotated[int, Meta(ge=1)] = DEFAULT_LIMIT
+    max_depth: Annotated[int, Meta(ge=0)] = DEEPEST
+    start: str | None = field(default=None, name="from")
+
+
 async def create(body: CreateRoom, who: Requester, creation: RoomCreation) -> dict[str, Any]:
     if body.invite_3pid:
         raise Unsupported("M_THREEPID_DENIED", "This server invites nobody by e-mail or telephone.", status=403)
@@ -52,6 +67,20 @@ async def create(body: CreateRoom, who: Requester, creation: RoomCreation) -> di
     return {"room_id": await creation.create(who, wish)}
 
 
+async def upgrade(room_id: RoomId, body: Upgrade, who: Requester, upgrades: RoomUpgrade) -> dict[str, Any]:
+    return {"replacement_room": await upgrades.upgrade(who, room_id, body.new_version, body.additional_creators)}
+
+
+async def hierarchy(room_id: RoomId, query: HierarchyQuery, who: Requester, spaces: Hierarchy) -> dict[str, Any]:
+    view = View(query.suggested_only, min(query.limit, MOST_ROOMS), min(query.max_depth, DEEPEST))
+    return await spaces.page(who, room_id, view, query.start)
+
+
 ENDPOINTS = [
     Endpoint("POST", "/createRoom", create, auth=USER, limit="create", body=CreateRoom),
+    Endpoint("POST", "/rooms/{room_id}/upgrade", upgrade, auth=USER, limit="create", body=Upgrade),
+]
+
+ENDPOINTS_V1 = [
+    Endpoint("GET", "/rooms/{room_id}/hierarchy", hierarchy, auth=USER, limit=None, body=None),
 ]

@@ -5,12 +5,11 @@ from typing import Any, Literal
 import msgspec
 
 from homeserver.http.bodies import JsonObject, Query
-from homeserver.http.endpoint import USER, USER_OR_GUEST, Endpoint
+from homeserver.http.endpoint import USER_OR_GUEST, Endpoint
 from homeserver.matrix.identifiers import RoomId
 from homeserver.services.auth.sessions import Requester
-from homeserver.services.rooms.directory import Directory
 from homeserver.services.rooms.read import RoomReader
-from homeserver.services.rooms.send import Sender
+from homeserver.services.rooms.state_events import StateEvents
 
 
 class StateQuery(Query, frozen=True):
@@ -35,23 +34,15 @@ async def get_all(room_id: RoomId, who: Requester, reader: RoomReader) -> list[m
 
 
 async def put(
-    room_id: RoomId,
-    event_type: str,
-    state_key: str,
-    body: JsonObject,
-    who: Requester,
-    sender: Sender,
-    directory: Directory,
+    room_id: RoomId, event_type: str, state_key: str, body: JsonObject, who: Requester, states: StateEvents
 ) -> dict[str, Any]:
-    if event_type == "m.room.canonical_alias":
-        await directory.check_canonical(room_id, body.value)
-    return {"event_id": await sender.set_state(who, room_id, event_type, state_key, body.raw)}
+    return {"event_id": await states.put(who, room_id, event_type, state_key, body.raw, body.value)}
 
 
 async def put_without_key(
-    room_id: RoomId, event_type: str, body: JsonObject, who: Requester, sender: Sender, directory: Directory
+    room_id: RoomId, event_type: str, body: JsonObject, who: Requester, states: StateEvents
 ) -> dict[str, Any]:
-    return await put(room_id, event_type, "", body, who, sender, directory)
+    return await put(room_id, event_type, "", body, who, states)
 
 
 _PATH = "/rooms/{room_id}/state/{event_type}"
@@ -62,7 +53,7 @@ ENDPOINTS = [
     Endpoint("GET", _PATH + "/{state_key}", get, auth=USER_OR_GUEST, limit=None, body=None),
     Endpoint("GET", _PATH + "/", get_without_key, auth=USER_OR_GUEST, limit=None, body=None),
     Endpoint("GET", _PATH, get_without_key, auth=USER_OR_GUEST, limit=None, body=None),
-    Endpoint("PUT", _PATH + "/{state_key}", put, auth=USER, limit="send", body=JsonObject),
-    Endpoint("PUT", _PATH + "/", put_without_key, auth=USER, limit="send", body=JsonObject),
-    Endpoint("PUT", _PATH, put_without_key, auth=USER, limit="send", body=JsonObject),
+    Endpoint("PUT", _PATH + "/{state_key}", put, auth=USER_OR_GUEST, limit="send", body=JsonObject),
+    Endpoint("PUT", _PATH + "/", put_without_key, auth=USER_OR_GUEST, limit="send", body=JsonObject),
+    Endpoint("PUT", _PATH, put_without_key, auth=USER_OR_GUEST, limit="send", body=JsonObject),
 ]

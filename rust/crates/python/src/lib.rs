@@ -10,6 +10,7 @@ mod convert;
 mod errors;
 mod event_auth_rules;
 mod events;
+mod push_rules;
 mod signing;
 
 use pyo3::prelude::*;
@@ -18,11 +19,12 @@ type Register = fn(&Bound<'_, PyModule>) -> PyResult<()>;
 
 #[pymodule]
 fn _rust(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    let submodules: [(&str, Register); 5] = [
+    let submodules: [(&str, Register); 6] = [
         ("canonical", canonical_json::register),
         ("errors", errors::register),
         ("event_auth", event_auth_rules::register),
         ("events", events::register),
+        ("push", push_rules::register),
         ("signing", signing::register),
     ];
     let py = module.py();

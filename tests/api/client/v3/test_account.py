@@ -64,6 +64,20 @@ async def test_a_deactivated_account_is_gone_from_everywhere(world: World) -> No
         since = (await alice.get("/sync", since=since, timeout=5000)).json()["next_batch"]
 
 
+@pytest.mark.behaviours("CS-ACCT-06")
+async def test_who_comes_later_does_not_see_what_an_erased_user_said(world: World) -> None:
+    alice, bob = await world.user("alice"), await world.user("bob")
+    room_id = await alice.create_room(preset="public_chat")
+    await bob.join(room_id)
+    event_id = await bob.send(room_id, "Forget me.")
+    await confirmed(bob, "POST", "/account/deactivate", {"erase": True}, "bobbob")
+    carol = await world.user("carol")
+    await carol.join(room_id)
+    path = f"/rooms/{room_id}/event/{event_id}"
+    assert (await carol.get(path)).json()["content"] == {}
+    assert (await alice.get(path)).json()["content"]["body"] == "Forget me."
+
+
 async def test_an_openid_token_names_its_server_and_only_oneself_gets_it(world: World) -> None:
     alice, bob = await world.user("alice"), await world.user("bob")
     token = (await alice.post(f"/user/{alice.user_id}/openid/request_token")).json()

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
+from homeserver.errors import Forbidden
 from homeserver.kit.randomness import Randomness
 from homeserver.matrix.canonical import canonical_json
 from homeserver.matrix.signing import SigningKey
+from homeserver.services.users.accounts import NewDevice
 from tests.api.client.v3.test_account import confirmed
 from tests.world import User, World, until
 
@@ -186,7 +188,7 @@ async def test_bad_keys_are_refused(world: World, path: str, body: Json) -> None
         assert 400 <= answer.status_code < 500, answer.text
 
 
-@pytest.mark.behaviours("CS-E2E-05", "CS-E2E-07", "CS-E2E-08", "CS-E2E-10")
+@pytest.mark.behaviours("CS-E2E-05", "CS-E2E-07", "CS-E2E-08", "CS-E2E-09", "CS-E2E-10", "CS-LOGIN-02")
 async def test_cross_signing_is_set_up_signs_devices_and_other_users(world: World) -> None:
     alice, bob = await world.user("alice"), await world.user("bob")
     device = device_key(alice)
@@ -234,6 +236,10 @@ async def test_cross_signing_is_set_up_signs_devices_and_other_users(world: Worl
     assert answer.json() == {"failures": {}}
     assert alice.user_id in (await query(alice, bob))["master_keys"][bob.user_id]["signatures"]
     assert alice.user_id not in (await query(bob, bob))["master_keys"][bob.user_id].get("signatures", {})
+
+    named_like_a_key = NewDevice(keys[alice.user_id][0].public_key, None, refreshable=False)
+    with pytest.raises(Forbidden):
+        await world.container.accounts.login("alice", "alicealice", named_like_a_key)
 
     keys[alice.user_id] = [cross_key() for _ in range(3)]
     answer = await confirmed(alice, "POST", "/keys/device_signing/upload", bundle(alice), "alicealice")
@@ -370,7 +376,7 @@ async def test_no_device_is_named_like_a_cross_signing_key(world: World) -> None
         "device_id": master.public_key,
     }
     refused = await world.client.send("POST", "/_matrix/client/v3/login", json=login)
-    assert (refused.status_code, refused.json()["errcode"]) == (400, "M_INVALID_PARAM")
+    assert (refused.status_code, refused.json()["errcode"]) == (403, "M_FORBIDDEN")
 
 
 @pytest.mark.behaviours("CS-E2E-10")

@@ -5,7 +5,6 @@ from urllib.parse import quote
 
 import pytest
 
-from homeserver.matrix.push_rules import Circumstances, Ruleset, default_rules
 from tests.world import User, World
 
 Json = dict[str, Any]
@@ -53,6 +52,9 @@ async def test_rules_are_added_in_order_changed_and_removed(world: World) -> Non
     assert (await alice.call("DELETE", f"{path}/two")).status_code == 200
     assert "two" not in await rules(alice, "override")
 
+    deep: Any = 1
+    for _ in range(200):
+        deep = [deep]
     refused = [
         (await alice.put(f"{path}/.mine", body), 400),
         (await alice.put(f"{path}/{quote('a/b', safe='')}", body), 400),
@@ -60,6 +62,10 @@ async def test_rules_are_added_in_order_changed_and_removed(world: World) -> Non
         (await alice.put("/pushrules/global/content/x", {"actions": []}), 400),
         (await alice.put(f"{path}/x", {}), 400),
         (await alice.put(f"{path}/x", {"actions": [3]}), 400),
+        (await alice.put(f"{path}/x", {"actions": [], "conditions": [{**condition, "pattern": "x" * 1025}]}), 400),
+        (await alice.put("/pushrules/global/content/x", {"actions": [], "pattern": "x" * 1025}), 400),
+        (await alice.put(f"{path}/x", {"actions": [{"set_tweak": "x", "value": deep}]}), 400),
+        (await alice.put(f"{path}/one/actions", {"actions": [{"set_tweak": "x", "value": deep}]}), 400),
         (await alice.call("PUT", f"{path}/x?before=none", body), 404),
         (await alice.call("PUT", f"{path}/x?before=.m.rule.reaction", body), 400),
         (await alice.call("DELETE", f"{path}/.m.rule.reaction"), 400),
@@ -159,69 +165,64 @@ async def test_threads_are_counted_and_read_apart(world: World) -> None:
     assert (await room())["unread_notifications"]["notification_count"] == 0
 
 
-EVENT: Json = {
-    "type": "m.room.message",
-    "sender": "@bob:localhost",
-    "room_id": "!room:localhost",
-    "content": {"msgtype": "m.text", "body": "An exciting triple-whammy", "m.x": {"n": 1, "list": ["a", 2, None]}},
-}
-ROOM = Circumstances(3, 50, lambda key: 50, "Alice")
+async def notifications(user: User, **params: Any) -> Json:
+    answer = await user.get("/notifications", **params)
+    assert answer.status_code == 200, answer.text
+    body: Json = answer.json()
+    return body
 
 
-@pytest.mark.behaviours("CS-PUSH-05", "CS-PUSH-06", "CS-PUSH-07", "CS-PUSH-08")
-@pytest.mark.parametrize(
-    ("condition", "met"),
-    [
-        ({"kind": "event_match", "key": "content.body", "pattern": "ex*ple"}, True),
-        ({"kind": "event_match", "key": "content.body", "pattern": "EXCITING"}, True),
-        ({"kind": "event_match", "key": "content.body", "pattern": "excit"}, False),
-        ({"kind": "event_match", "key": "content.body", "pattern": "whamm?"}, True),
-        ({"kind": "event_match", "key": "type", "pattern": "m.room.*"}, True),
-        ({"kind": "event_match", "key": "type", "pattern": "room"}, False),
-        ({"kind": "event_match", "key": "content.absent", "pattern": "*"}, False),
-        ({"kind": "event_match", "key": r"content.m\.x.n", "pattern": "1"}, False),
-        ({"kind": "event_match", "key": "content.body", "pattern": "a" + "*a" * 50}, False),
-        ({"kind": "event_property_is", "key": r"content.m\.x.n", "value": 1}, True),
-        ({"kind": "event_property_is", "key": r"content.m\.x.n", "value": True}, False),
-        ({"kind": "event_property_is", "key": r"content.m\.x.n", "value": "1"}, False),
-        ({"kind": "event_property_contains", "key": r"content.m\.x.list", "value": 2}, True),
-        ({"kind": "event_property_contains", "key": r"content.m\.x.list", "value": None}, True),
-        ({"kind": "event_property_contains", "key": r"content.m\.x.list", "value": "2"}, False),
-        ({"kind": "contains_display_name"}, False),
-        ({"kind": "room_member_count", "is": "3"}, True),
-        ({"kind": "room_member_count", "is": "==3"}, True),
-        ({"kind": "room_member_count", "is": "<3"}, False),
-        ({"kind": "room_member_count", "is": ">=3"}, True),
-        ({"kind": "room_member_count", "is": "three"}, False),
-        ({"kind": "sender_notification_permission", "key": "room"}, True),
-        ({"kind": "org.example.unknown"}, False),
-        ({"kind": "event_match"}, False),
-        ({}, False),
-    ],
-)
-def test_a_condition_is_met_or_not(condition: Json, met: bool) -> None:
-    rule = {"rule_id": "x", "enabled": True, "conditions": [condition], "actions": ["notify"]}
-    none: dict[str, list[Json]] = {"content": [], "room": [], "sender": [], "underride": []}
-    assert Ruleset({"override": [rule], **none}).evaluate(EVENT, ROOM).notify is met
+def bodies(answer: Json) -> list[str]:
+    return [one["event"]["content"].get("body", one["event"]["type"]) for one in answer["notifications"]]
 
 
-@pytest.mark.behaviours("CS-PUSH-01", "CS-PUSH-03")
-@pytest.mark.parametrize(
-    ("change", "notify", "highlight"),
-    [
-        ({}, True, False),
-        ({"content": {"msgtype": "m.notice", "body": "x"}}, False, False),
-        ({"content": {"body": "x", "m.mentions": {"user_ids": ["@alice:localhost"]}}}, True, True),
-        ({"content": {"body": "x", "m.mentions": {"room": True}}}, True, True),
-        ({"type": "m.reaction", "content": {}}, False, False),
-        ({"type": "m.room.encrypted", "content": {}}, True, False),
-        ({"type": "m.room.topic", "state_key": "", "content": {}}, False, False),
-        ({"type": "m.room.tombstone", "state_key": "", "content": {}}, True, True),
-        ({"type": "m.room.member", "state_key": "@alice:localhost", "content": {"membership": "invite"}}, True, False),
-        ({"type": "m.room.member", "state_key": "@bob:localhost", "content": {"membership": "join"}}, False, False),
-        ({"content": {"body": "*", "m.relates_to": {"rel_type": "m.replace"}}}, False, False),
-    ],
-)
-def test_the_predefined_rules_decide(change: Json, notify: bool, highlight: bool) -> None:
-    outcome = Ruleset(default_rules("@alice:localhost")).evaluate({**EVENT, **change}, ROOM)
-    assert (outcome.notify, outcome.highlight) == (notify, highlight)
+@pytest.mark.behaviours("CS-PUSH-15", "CS-PUSH-04")
+async def test_notifications_are_listed_by_page_and_highlight_with_what_is_read(world: World) -> None:
+    alice, bob = await world.user("alice"), await world.user("bob")
+    assert await notifications(alice) == {"notifications": []}
+    one, two = await bob.create_room(preset="public_chat"), await bob.create_room(preset="public_chat")
+    await bob.send(one, "before alice came")
+    await alice.join(one)
+    await alice.join(two)
+    first = await bob.send(one, "first")
+    await bob.send(two, {"msgtype": "m.notice", "body": "notice"})
+    await bob.send(two, {"msgtype": "m.text", "body": "mention", "m.mentions": {"user_ids": [alice.user_id]}})
+    await bob.send(one, "last")
+    everything = await notifications(alice)
+    assert bodies(everything) == ["last", "mention", "first"]
+    assert "next_token" not in everything
+    assert [one["read"] for one in everything["notifications"]] == [False] * 3
+    found = everything["notifications"][-1]
+    assert found["room_id"] == one
+    assert found["event"]["event_id"] == first
+    assert "room_id" not in found["event"]
+    assert found["ts"] == found["event"]["origin_server_ts"]
+    assert found["actions"] == ["notify", {"set_tweak": "sound", "value": "default"}]
+    assert bodies(await notifications(alice, only="highlight")) == ["mention"]
+
+    page = await notifications(alice, limit="2")
+    assert bodies(page) == ["last", "mention"]
+    rest = await notifications(alice, limit="2", **{"from": page["next_token"]})
+    assert bodies(rest) == ["first"]
+    assert (await alice.post(f"/rooms/{one}/receipt/m.read/{first}")).status_code == 200
+    assert [one["read"] for one in (await notifications(alice))["notifications"]] == [False, False, True]
+    await alice.send(one, "I answer.")
+    assert [one["read"] for one in (await notifications(alice))["notifications"]] == [True, False, True]
+    for params in ({"from": "x"}, {"limit": "0"}, {"limit": "x"}):
+        assert (await alice.get("/notifications", **params)).status_code == 400
+
+
+@pytest.mark.behaviours("CS-PUSH-15", "CS-IGN-02")
+async def test_notifications_name_invites_and_leave_out_the_ignored(world: World) -> None:
+    alice, bob, eve = await world.user("alice"), await world.user("bob"), await world.user("eve")
+    shared = await alice.create_room(preset="public_chat")
+    await eve.join(shared)
+    ignored: Json = {"ignored_users": {eve.user_id: {}}}
+    await alice.put(f"/user/{alice.user_id}/account_data/m.ignored_user_list", ignored)
+    await eve.send(shared, "Do you hear me?")
+    room_id = await bob.create_room(invite=[alice.user_id])
+    await bob.send(room_id, "You do not hear this yet.")
+    assert await notifications(alice) == {"notifications": []}
+    await alice.join(room_id)
+    [invite] = (await notifications(alice))["notifications"]
+    assert (invite["room_id"], invite["event"]["type"], invite["read"]) == (room_id, "m.room.member", True)

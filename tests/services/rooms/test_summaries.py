@@ -1,0 +1,55 @@
+"""How many statements it takes to read many rooms in short; on both databases."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy import Engine, event
+
+from homeserver.matrix.identifiers import RoomId
+from homeserver.services.rooms.directory import Directory, DirectoryPage
+from homeserver.services.rooms.hierarchy import Hierarchy, View
+from homeserver.services.rooms.state import StateTrees
+from homeserver.services.rooms.summaries import Summaries
+from tests.world import World
+
+
+@contextmanager
+def counted() -> Iterator[list[str]]:
+    """The statements that are sent in the block."""
+    sent: list[str] = []
+
+    def note(*arguments: object) -> None:
+        statement = str(arguments[2])
+        if statement.startswith(("SELECT", "WITH")):
+            sent.append(statement)
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        yield sent
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+
+
+async def test_directory_and_spaces_are_read_in_a_fixed_number_of_statements(world: World) -> None:
+    alice = await world.user("alice")
+    container = world.container
+    space = await alice.create_room(visibility="public", creation_content={"type": "m.space"})
+    who = await container.sessions.requester(alice.token)
+    view = View(suggested_only=False, limit=50, max_depth=3)
+    needed = []
+    for count in (2, 20):
+        for number in range(count):
+            room_id = await alice.create_room(visibility="public", name=f"{number}")
+            await alice.set_state(space, "m.space.child", {"via": ["localhost"]}, room_id)
+        with counted() as sent:
+            # Nothing is in memory yet.
+            summaries = Summaries(StateTrees())
+            directory = Directory(container.database, world.clock, container.sender, summaries, "localhost")
+            page = await directory.list_public(DirectoryPage(None, None))
+            trees = StateTrees()
+            hierarchy = Hierarchy(container.database, trees, Summaries(trees))
+            tree = await hierarchy.page(who, RoomId(space), view, None)
+        assert len(page["chunk"]) == len(tree["rooms"])
+        needed.append(len(sent))
+    assert needed[1] <= needed[0] + 2  # The larger space's tree may be one level deeper.
+    assert needed[1] < 25
