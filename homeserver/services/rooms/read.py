@@ -19,6 +19,7 @@ from homeserver.services.auth.sessions import Requester
 from homeserver.services.rooms.client_events import show, show_state
 from homeserver.services.rooms.hot import parse
 from homeserver.services.rooms.state import StateTrees
+from homeserver.services.rooms.stays import last_join
 from homeserver.services.rooms.visibility import Seen, visible
 from homeserver.storage import events, members, rooms, stream_rows
 from homeserver.storage.engine import Database, ReadTx
@@ -116,7 +117,7 @@ class RoomReader:
                 return room.state_root
         if member is not None and member.membership in ("leave", "ban") and not member.forgotten:
             row = events.find_many(tx, [member.position])[member.position]
-            if _has_been_in(tx, room, row):
+            if last_join(tx, room.version, row.replaces):
                 return row.state_after
         raise Forbidden("You are not in this room.")
 
@@ -291,16 +292,6 @@ def _rows(tx: ReadTx, room: Room, *, forwards: bool, start: int, bound: int, lim
     if forwards:
         return events.list_forwards(tx, room.room_nid, after=start, upto=bound, limit=limit)
     return events.list_backwards(tx, room.room_nid, after=bound, upto=start, limit=limit)
-
-
-def _has_been_in(tx: ReadTx, room: Room, leave: StoredEvent) -> bool:
-    position = leave.replaces
-    while position is not None:
-        row = events.find_many(tx, [position])[position]
-        if parse(row, room.version).membership == "join":
-            return True
-        position = row.replaces
-    return False
 
 
 def _joined(tx: ReadTx, room: Room) -> Collection[members.Member]:

@@ -9,6 +9,7 @@ from homeserver.matrix.identifiers import UserId
 from homeserver.matrix.visibility import Moment
 from homeserver.services.rooms.hot import parse
 from homeserver.services.rooms.state import StateTrees
+from homeserver.services.rooms.stays import last_join
 from homeserver.storage import events, members, users
 from homeserver.storage.engine import ReadTx
 from homeserver.storage.events import StoredEvent
@@ -33,7 +34,8 @@ def visible(tx: ReadTx, trees: StateTrees, version: str, user_id: UserId, stored
     own = ("m.room.member", user_id)
     roots = {root for event in stored for root in (event.state_before, event.state_after) if root is not None}
     moments = _moments(tx, trees, version, own, roots)
-    last_join = _last_join(tx, version, stored[0].room_nid, user_id)
+    member = members.find(tx, stored[0].room_nid, user_id)
+    joined = 0 if member is None else last_join(tx, version, member.position)
     seen = []
     for row in stored:
         event = parse(row, version)
@@ -41,7 +43,7 @@ def visible(tx: ReadTx, trees: StateTrees, version: str, user_id: UserId, stored
         considered = [after]
         if (event.type, event.state_key) in (own, _VISIBILITY):
             considered.append(moments[row.state_before] if row.state_before is not None else _NOTHING)
-        if any(visibility.may_see(moment, joined_later=last_join > row.position) for moment in considered):
+        if any(visibility.may_see(moment, joined_later=joined > row.position) for moment in considered):
             seen.append(Seen(row, event, after.membership))
     return _without_erased(tx, seen)
 
@@ -74,15 +76,3 @@ def _moments(tx: ReadTx, trees: StateTrees, version: str, own: Pair, roots: Iter
         )
 
     return {root: moment(positions) for root, positions in found.items()}
-
-
-def _last_join(tx: ReadTx, version: str, room_nid: int, user_id: UserId) -> int:
-    """The position until which the user was in the room, or at which the user joined last; 0 for never."""
-    member = members.find(tx, room_nid, user_id)
-    position = None if member is None else member.position
-    while position is not None:
-        row = events.find_many(tx, [position])[position]
-        if parse(row, version).membership == "join":
-            return position
-        position = row.replaces
-    return 0

@@ -12,10 +12,10 @@ from homeserver.services.auth.sessions import Requester
 from homeserver.services.rooms.client_events import show, show_state
 from homeserver.services.rooms.hot import parse
 from homeserver.services.rooms.state import StateTrees
+from homeserver.services.rooms.stays import joined_since, last_join
 from homeserver.services.rooms.visibility import Seen, visible
 from homeserver.storage import events, members
 from homeserver.storage.engine import ReadTx
-from homeserver.storage.events import StoredEvent
 from homeserver.storage.members import Member
 from homeserver.storage.rooms import Room
 from homeserver.storage.state import Pair
@@ -68,7 +68,8 @@ def joined_room(
     tx: ReadTx, trees: StateTrees, view: View, room: Room, member: Member, *, since: int | None, upto: int
 ) -> Json | None:
     """The entry of a room that the user is in, or None if nothing changed in it after `since`."""
-    base = since if since is not None and _joined_ever_since(tx, room, member, since) else None
+    began = joined_since(tx, room.version, member.position)
+    base = since if since is not None and began is not None and began <= since else None
     if base is not None and not view.full_state and not _changed(tx, room, base, upto):
         return None
     timeline = _timeline(tx, trees, view, room, base=base, upto=upto)
@@ -88,7 +89,7 @@ def joined_room(
 def left_room(tx: ReadTx, trees: StateTrees, view: View, room: Room, member: Member, *, since: int | None) -> Json:
     """The entry of a room that the user has left, up to the leave."""
     leave = events.find_many(tx, [member.position])[member.position]
-    was_joined = _was_in(tx, room, leave)
+    was_joined = last_join(tx, room.version, leave.replaces) > 0
     base = since if since is not None and was_joined else None
     if was_joined:
         timeline = _timeline(tx, trees, view, room, base=base, upto=leave.position)
@@ -110,30 +111,6 @@ def stripped_room(tx: ReadTx, trees: StateTrees, room: Room, member: Member) -> 
     positions = trees.find(tx, event.state_after, [*pairs, ("m.room.member", member.user_id)])
     stored = events.find_many(tx, positions.values())
     return [msgspec.Raw(parse(stored[position], room.version).stripped_json()) for position in sorted(stored)]
-
-
-def _joined_ever_since(tx: ReadTx, room: Room, member: Member, since: int) -> bool:
-    """Whether the user was in the room at `since` and has not left it in between."""
-    position: int | None = member.position
-    while position is not None:
-        row = events.find_many(tx, [position])[position]
-        if parse(row, room.version).membership != "join":
-            return False
-        if position <= since:
-            return True
-        position = row.replaces
-    return False
-
-
-def _was_in(tx: ReadTx, room: Room, leave: StoredEvent) -> bool:
-    """Whether the user who left had been in the room."""
-    position = leave.replaces
-    while position is not None:
-        row = events.find_many(tx, [position])[position]
-        if parse(row, room.version).membership == "join":
-            return True
-        position = row.replaces
-    return False
 
 
 def _changed(tx: ReadTx, room: Room, base: int, upto: int) -> bool:
