@@ -324,7 +324,7 @@ async def test_a_fallback_key_is_replaced_under_the_same_name_and_is_one_of_its_
     await claim(bob, alice)
     other = {"signed_curve25519:f": {"key": "another", "signatures": {}, "fallback": True}}
     await upload(alice, fallback_keys=other)
-    assert (await sync(alice))["device_unused_fallback_key_types"] == ["signed_curve25519"]
+    assert (await alice.sync())["device_unused_fallback_key_types"] == ["signed_curve25519"]
     assert await claim(bob, alice) == other
     answer = await alice.post("/keys/upload", {"fallback_keys": one_time("g", "h", fallback=True)})
     assert (answer.status_code, answer.json()["errcode"]) == (400, "M_INVALID_PARAM")
@@ -448,21 +448,21 @@ async def test_signatures_of_strangers_upon_a_master_key_are_not_shown(world: Wo
 async def test_who_was_never_in_a_room_does_not_learn_who_is(world: World) -> None:
     alice, bob = await world.user("alice"), await world.user("bob")
     room_id = await alice.create_room(preset="private_chat")
-    start = (await sync(bob))["next_batch"]
+    start = (await bob.sync())["next_batch"]
     await alice.invite(room_id, bob)
-    invited = await sync(bob, start)
+    invited = await bob.sync(start)
     assert "device_lists" not in invited
     await bob.leave(room_id)
-    declined = await sync(bob, invited["next_batch"])
+    declined = await bob.sync(invited["next_batch"])
     assert "device_lists" not in declined
     await alice.invite(room_id, bob)
     await bob.join(room_id)
-    joined = await sync(bob, declined["next_batch"])
+    joined = await bob.sync(declined["next_batch"])
     assert joined["device_lists"] == {"changed": [alice.user_id]}
     await bob.leave(room_id)
-    assert (await sync(bob, joined["next_batch"]))["device_lists"] == {"left": [alice.user_id]}
+    assert (await bob.sync(joined["next_batch"]))["device_lists"] == {"left": [alice.user_id]}
     # In and out between two syncs.
-    assert (await sync(bob, declined["next_batch"]))["device_lists"] == {"left": [alice.user_id]}
+    assert (await bob.sync(declined["next_batch"]))["device_lists"] == {"left": [alice.user_id]}
 
 
 @pytest.mark.behaviours("CS-DEV-01", "CS-DEV-03", "CS-TD-01")
@@ -476,14 +476,14 @@ async def test_what_belonged_to_a_device_goes_with_it(world: World) -> None:
     assert (await phone.post("/logout")).status_code == 200
     assert await claim(bob, phone) == {}
     phone = await world.user("alice", device_id="PHONE")
-    first = await sync(phone)
+    first = await phone.sync()
     assert "to_device" not in first
     assert first["device_one_time_keys_count"] == {"signed_curve25519": 0}
     assert first["device_unused_fallback_key_types"] == []
     # The transaction ids of the device that was are free.
     again: Json = {"messages": {bob.user_id: {bob.device_id: {"number": 1}}}}
     assert (await phone.put("/sendToDevice/m.test/t", again)).status_code == 200
-    assert [event["content"] for event in (await sync(bob))["to_device"]["events"]] == [{"number": 1}]
+    assert [event["content"] for event in (await bob.sync())["to_device"]["events"]] == [{"number": 1}]
 
 
 async def test_devices_are_removed_however_many_are_named(world: World) -> None:
@@ -504,8 +504,8 @@ async def test_a_device_gets_one_message_of_a_transaction_its_own_before_that_fo
     body = {"messages": {bob.user_id: {"*": {"for": "all"}, "TABLET": {"for": "the tablet"}}}}
     answers = await asyncio.gather(*(alice.put("/sendToDevice/m.test/t", body) for _ in range(5)))
     assert {answer.status_code for answer in answers} == {200}
-    assert [event["content"] for event in (await sync(bob))["to_device"]["events"]] == [{"for": "all"}]
-    assert [event["content"] for event in (await sync(tablet))["to_device"]["events"]] == [{"for": "the tablet"}]
+    assert [event["content"] for event in (await bob.sync())["to_device"]["events"]] == [{"for": "all"}]
+    assert [event["content"] for event in (await tablet.sync())["to_device"]["events"]] == [{"for": "the tablet"}]
 
 
 @pytest.mark.parametrize(
