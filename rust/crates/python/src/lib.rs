@@ -5,6 +5,7 @@
 
 #![allow(clippy::needless_pass_by_value, reason = "arguments from Python, and errors, arrive by value")]
 
+mod auth_graph;
 mod canonical_json;
 mod convert;
 mod errors;
@@ -19,7 +20,8 @@ type Register = fn(&Bound<'_, PyModule>) -> PyResult<()>;
 
 #[pymodule]
 fn _rust(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    let submodules: [(&str, Register); 6] = [
+    let submodules: [(&str, Register); 7] = [
+        ("auth_graph", auth_graph::register),
         ("canonical", canonical_json::register),
         ("errors", errors::register),
         ("event_auth", event_auth_rules::register),
