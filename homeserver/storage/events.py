@@ -1,13 +1,28 @@
 """Events: one row each, with the event's bytes; its place in the room's log is its position."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, repeat
 
-from sqlalchemy import BigInteger, Column, Index, LargeBinary, SmallInteger, Table, bindparam, insert, select, update
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Index,
+    LargeBinary,
+    SmallInteger,
+    Table,
+    bindparam,
+    insert,
+    literal_column,
+    select,
+    update,
+)
 
 from homeserver.matrix.identifiers import EventId
 from homeserver.storage.engine import ReadTx, WriteTx
 from homeserver.storage.tables import Text, chunks, metadata
+
+_FEW, _MANY = 8, 64
 
 OK = 0
 """The event is part of the room's history as everybody sees it."""
@@ -80,14 +95,27 @@ _BACKWARDS_IN_ROOMS = (
     .order_by(events.c.position.desc())
     .limit(bindparam("limit"))
 )
+_chain = (
+    select(events.c.position, events.c.replaces, literal_column("1").label("step"))
+    .where(events.c.position == bindparam("start"))
+    .cte("chain", recursive=True)
+)
+_chain = _chain.union_all(
+    select(events.c.position, events.c.replaces, _chain.c.step + 1)
+    .join(_chain, events.c.position == _chain.c.replaces)
+    .where(_chain.c.step < bindparam("steps"))
+)
+_REPLACED = select(events).join(_chain, _chain.c.position == events.c.position).order_by(_chain.c.step)
 _FROM_TIME = (
-    _IN_ROOM.where(events.c.origin_server_ts >= bindparam("ts"))
+    _IN_ROOM.where(events.c.origin_server_ts >= bindparam("ts"), events.c.position <= bindparam("upto"))
     .order_by(events.c.origin_server_ts, events.c.position)
+    .offset(bindparam("skip"))
     .limit(bindparam("limit"))
 )
 _UNTIL_TIME = (
-    _IN_ROOM.where(events.c.origin_server_ts <= bindparam("ts"))
+    _IN_ROOM.where(events.c.origin_server_ts <= bindparam("ts"), events.c.position <= bindparam("upto"))
     .order_by(events.c.origin_server_ts.desc(), events.c.position.desc())
+    .offset(bindparam("skip"))
     .limit(bindparam("limit"))
 )
 
@@ -156,9 +184,22 @@ def list_backwards_in_rooms(tx: ReadTx, room_nids: Iterable[int], *, upto: int, 
     return sorted(found, key=lambda event: event.position, reverse=True)[:limit]
 
 
-def list_by_time(tx: ReadTx, room_nid: int, *, ts: int, forwards: bool, limit: int) -> list[StoredEvent]:
-    """The room's events that are nearest to this time on one side of it, the nearest first."""
-    values = {"room_nid": room_nid, "ts": ts, "limit": limit}
+def iterate_replaced(tx: ReadTx, position: int) -> Iterator[StoredEvent]:
+    """The state event at the position, the one that it replaced, and so on back."""
+    start: int | None = position
+    for steps in chain([_FEW], repeat(_MANY)):
+        rows = tx.connection.execute(_REPLACED, {"start": start, "steps": steps}).all()
+        yield from (StoredEvent(*row) for row in rows)
+        start = rows[-1].replaces if rows else None
+        if start is None:
+            return
+
+
+def list_by_time(
+    tx: ReadTx, room_nid: int, *, ts: int, forwards: bool, upto: int, skip: int, limit: int
+) -> list[StoredEvent]:
+    """The room's events up to a position, those nearest to this time on one side of it first, without the first few."""
+    values = {"room_nid": room_nid, "ts": ts, "upto": upto, "skip": skip, "limit": limit}
     return [StoredEvent(*row) for row in tx.connection.execute(_FROM_TIME if forwards else _UNTIL_TIME, values)]
 
 

@@ -26,6 +26,7 @@ from homeserver.services.auth.sessions import Requester
 from homeserver.services.rooms.hot import HotRoom, HotRooms, Transaction, parse
 from homeserver.services.rooms.persist import Batch, EventWriter, NewEvent, Redaction, Superseded
 from homeserver.services.rooms.power import may_act
+from homeserver.services.rooms.relation_checks import check_relation
 from homeserver.storage import events, rooms, transactions, users
 from homeserver.storage.engine import Database, ReadTx, WriteTx
 from homeserver.storage.events import StoredEvent
@@ -232,11 +233,13 @@ class Sender:
         """Send a message event once for each transaction id (`Room.send`)."""
         if type_ == "m.room.redaction":
             return await self.redact(who, room_id, _redacts_in(content), content, scope=scope, txn_id=txn_id)
-        return await self._once(
-            Transaction(who.user_id, who.device_id, scope, txn_id),
-            room_id,
-            lambda drafts: drafts.add(Draft(type_, who.user_id, content)),
-        )
+        transaction = Transaction(who.user_id, who.device_id, scope, txn_id)
+        if b"m.relates_to" in content and self._sent.get(transaction) is None:
+            room = await self.room(room_id)
+            # Whoever is not in the room is refused below, and learns nothing here.
+            if room.membership_of(who.user_id) == "join":
+                await self._database.snapshot(_check_relation, transaction, room, type_, content)
+        return await self._once(transaction, room_id, lambda drafts: drafts.add(Draft(type_, who.user_id, content)))
 
     async def set_state(self, who: Requester, room_id: RoomId, type_: str, state_key: str, content: bytes) -> EventId:
         """Set a piece of state."""
@@ -297,6 +300,12 @@ def _discard(_value: object) -> None:
 
 def _find_done(tx: ReadTx, key: Transaction) -> transactions.Done | None:
     return transactions.find(tx, key.user_id, key.device_id, key.scope, key.txn_id)
+
+
+def _check_relation(tx: ReadTx, key: Transaction, room: HotRoom, type_: str, content: bytes) -> None:
+    """Check a relation that is not the repetition of a request."""
+    if _find_done(tx, key) is None:
+        check_relation(tx, room, key.user_id, type_, content)
 
 
 def _check_redaction(drafts: Drafts, sender: UserId, target: Event) -> None:

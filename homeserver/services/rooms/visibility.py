@@ -1,7 +1,10 @@
-"""The one function by which everybody who reads a room learns which of its events a user may see."""
+"""The one place where everybody who reads a room learns which of its events a user may see."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
+from typing import Protocol, TypeVar
 
 from homeserver.matrix import visibility
 from homeserver.matrix.events import Event
@@ -9,12 +12,28 @@ from homeserver.matrix.identifiers import UserId
 from homeserver.matrix.visibility import Moment
 from homeserver.services.rooms.hot import parse
 from homeserver.services.rooms.state import StateTrees
-from homeserver.storage import events, members, users
+from homeserver.storage import events, users
 from homeserver.storage.engine import ReadTx
 from homeserver.storage.events import StoredEvent
+from homeserver.storage.members import Member
+from homeserver.storage.rooms import Room
 from homeserver.storage.state import Pair
 
 _VISIBILITY = ("m.room.history_visibility", "")
+_NOTHING = Moment(visibility.SHARED, "leave")
+
+
+class Placed(Protocol):
+    """What is known of an event without reading it."""
+
+    @property
+    def position(self) -> int: ...
+
+    @property
+    def state_after(self) -> int | None: ...
+
+
+P = TypeVar("P", bound=Placed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,63 +45,126 @@ class Seen:
     membership: str
 
 
-def visible(tx: ReadTx, trees: StateTrees, version: str, user_id: UserId, stored: Sequence[StoredEvent]) -> list[Seen]:
-    """Those of one room's events that the user may see, in the order given."""
-    if not stored:
-        return []
-    own = ("m.room.member", user_id)
-    roots = {root for event in stored for root in (event.state_before, event.state_after) if root is not None}
-    moments = _moments(tx, trees, version, own, roots)
-    last_join = _last_join(tx, version, stored[0].room_nid, user_id)
-    seen = []
-    for row in stored:
-        event = parse(row, version)
-        after = moments[row.state_after] if row.state_after is not None else _NOTHING
-        considered = [after]
-        if (event.type, event.state_key) in (own, _VISIBILITY):
-            considered.append(moments[row.state_before] if row.state_before is not None else _NOTHING)
-        if any(visibility.may_see(moment, joined_later=last_join > row.position) for moment in considered):
-            seen.append(Seen(row, event, after.membership))
-    return _without_erased(tx, seen)
+class Onlooker:
+    """A user who looks at a room, within one unit of work; what was looked up once is not looked up again."""
 
+    def __init__(
+        self,
+        tx: ReadTx,
+        trees: StateTrees,
+        room: Room,
+        user_id: UserId,
+        member: Member | None,
+        ignored: frozenset[UserId],
+    ) -> None:
+        """`member` is the user's membership, `ignored` are those whom the user does not want to hear."""
+        self.room = room
+        self.user_id = user_id
+        self.member = member
+        self.ignored = ignored
+        self._tx = tx
+        self._trees = trees
+        self._own = ("m.room.member", user_id)
+        self._moments: dict[int, Moment] = {}
+        self._erased: dict[UserId, bool] = {}
 
-def _without_erased(tx: ReadTx, seen: list[Seen]) -> list[Seen]:
-    """The events as they are for somebody who was not there: those of users who are erased are redacted."""
-    senders = {UserId(one.event.sender) for one in seen if one.membership != "join"}
-    erased = users.find_erased(tx, senders) if senders else set()
-    return [
-        replace(one, event=one.event.redacted())
-        if one.membership != "join" and UserId(one.event.sender) in erased
-        else one
-        for one in seen
-    ]
+    @property
+    def is_joined(self) -> bool:
+        """Whether the user is in the room."""
+        return self.member is not None and self.member.membership == "join"
 
+    def sees_all_from(self, position: int) -> bool:
+        """Whether the user may see whatever follows that position: the user is in the room, and was then."""
+        return self.member is not None and self.is_joined and self.member.position <= position
 
-_NOTHING = Moment(visibility.SHARED, "leave")
+    def hears(self, event: Event) -> bool:
+        """Whether the user wants to hear this: state, or what is said by somebody who is not ignored."""
+        return event.is_state or event.sender not in self.ignored
 
-
-def _moments(tx: ReadTx, trees: StateTrees, version: str, own: Pair, roots: Iterable[int]) -> dict[int, Moment]:
-    found = {root: trees.find(tx, root, (own, _VISIBILITY)) for root in roots}
-    stored = events.find_many(tx, {position for positions in found.values() for position in positions.values()})
-    parsed = {position: parse(row, version) for position, row in stored.items()}
-
-    def moment(positions: dict[Pair, int]) -> Moment:
-        member, rule = positions.get(own), positions.get(_VISIBILITY)
-        return Moment(
-            visibility.history_visibility(None if rule is None else parsed[rule].content.get("history_visibility")),
-            "leave" if member is None else parsed[member].membership or "leave",
+    def seen(self, stored: Sequence[StoredEvent]) -> list[Seen]:
+        """Those of the room's events that the user may see, in the order given."""
+        parsed = [(row, parse(row, self.room.version)) for row in stored]
+        turning = {row.position for row, event in parsed if (event.type, event.state_key) in (self._own, _VISIBILITY)}
+        self._learn(
+            root
+            for row, _ in parsed
+            if not self.sees_all_from(row.position)
+            for root in (row.state_after, *([row.state_before] if row.position in turning else []))
         )
+        seen = []
+        for row, event in parsed:
+            if self.sees_all_from(row.position):
+                seen.append(Seen(row, event, "join"))
+                continue
+            after = self._moment(row.state_after)
+            # An event that changes what may be seen is seen by whomever the moment before it or after it allows.
+            considered = [after, self._moment(row.state_before)] if row.position in turning else [after]
+            if any(visibility.may_see(moment, joined_later=self._last_join > row.position) for moment in considered):
+                seen.append(Seen(row, event, after.membership))
+        return self._without_erased(seen)
 
-    return {root: moment(positions) for root, positions in found.items()}
+    def seen_messages(self, placed: Sequence[P]) -> list[P]:
+        """Those of the room's events, none of them state, that the user may see."""
+        self._learn(one.state_after for one in placed if not self.sees_all_from(one.position))
+        return [
+            one
+            for one in placed
+            if self.sees_all_from(one.position)
+            or visibility.may_see(self._moment(one.state_after), joined_later=self._last_join > one.position)
+        ]
 
+    def is_world_readable(self) -> bool:
+        """Whether everybody may read the room as it is now."""
+        self._learn([self.room.state_root])
+        return self._moment(self.room.state_root).visibility == visibility.WORLD_READABLE
 
-def _last_join(tx: ReadTx, version: str, room_nid: int, user_id: UserId) -> int:
-    """The position until which the user was in the room, or at which the user joined last; 0 for never."""
-    member = members.find(tx, room_nid, user_id)
-    position = None if member is None else member.position
-    while position is not None:
-        row = events.find_many(tx, [position])[position]
-        if parse(row, version).membership == "join":
-            return position
-        position = row.replaces
-    return 0
+    @cached_property
+    def end(self) -> StoredEvent | None:
+        """The event by which the user last ceased to be in the room; None for those who are in it or never were."""
+        if self.member is None or self.is_joined:
+            return None
+        for later, row in pairwise(events.iterate_replaced(self._tx, self.member.position)):
+            if parse(row, self.room.version).membership == "join":
+                return later
+        return None
+
+    @property
+    def _last_join(self) -> int:
+        """The last position at which an event said that the user was in the room; 0 for never."""
+        if self.member is not None and self.is_joined:
+            return self.member.position
+        return 0 if self.end is None else self.end.replaces or 0
+
+    def _moment(self, root: int | None) -> Moment:
+        return _NOTHING if root is None else self._moments[root]
+
+    def _learn(self, roots: Iterable[int | None]) -> None:
+        """Look up the moments of these states, as far as they are not known."""
+        new = {root for root in roots if root is not None and root not in self._moments}
+        if not new:
+            return
+        found = self._trees.find_many(self._tx, new, (self._own, _VISIBILITY))
+        stored = events.find_many(self._tx, {position for of_root in found.values() for position in of_root.values()})
+        parsed = {position: parse(row, self.room.version) for position, row in stored.items()}
+
+        def moment(positions: dict[Pair, int]) -> Moment:
+            member, rule = positions.get(self._own), positions.get(_VISIBILITY)
+            return Moment(
+                visibility.history_visibility(None if rule is None else parsed[rule].content.get("history_visibility")),
+                "leave" if member is None else parsed[member].membership or "leave",
+            )
+
+        self._moments |= {root: moment(positions) for root, positions in found.items()}
+
+    def _without_erased(self, seen: list[Seen]) -> list[Seen]:
+        """The events as they are for somebody who was not there: those of users who are erased are redacted."""
+        senders = {UserId(one.event.sender) for one in seen if one.membership != "join"} - self._erased.keys()
+        if senders:
+            erased = users.find_erased(self._tx, senders)
+            self._erased |= {sender: sender in erased for sender in senders}
+        return [
+            replace(one, event=one.event.redacted())
+            if one.membership != "join" and self._erased[UserId(one.event.sender)]
+            else one
+            for one in seen
+        ]

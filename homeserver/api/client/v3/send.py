@@ -6,7 +6,6 @@ from homeserver.http.bodies import JsonObject
 from homeserver.http.endpoint import USER, USER_OR_GUEST, Endpoint
 from homeserver.matrix.identifiers import EventId, RoomId
 from homeserver.services.auth.sessions import Requester
-from homeserver.services.rooms.relations import Relations
 from homeserver.services.rooms.send import Sender
 
 
@@ -17,9 +16,7 @@ async def send(
     body: JsonObject,
     who: Requester,
     sender: Sender,
-    relations: Relations,
 ) -> dict[str, Any]:
-    await relations.check(who.user_id, room_id, event_type, body.raw)
     scope = f"send/{room_id}/{event_type}"
     return {"event_id": await sender.send(who, room_id, event_type, body.raw, scope=scope, txn_id=txn_id)}
 

@@ -82,8 +82,11 @@ async def test_relations_of_relations_are_found_if_asked_for(world: World) -> No
     answer = await related(alice, room_id, parent, recurse="true")
     assert ids(answer) == [reaction, inside]
     assert answer["recursion_depth"] >= 2
-    assert ids(await related(alice, room_id, f"{parent}/m.annotation", recurse="true")) == [reaction]
+    # A way that leads over what is not wanted leads nowhere.
+    assert ids(await related(alice, room_id, f"{parent}/m.annotation", recurse="true")) == []
+    assert ids(await related(alice, room_id, f"{parent}/m.thread", recurse="true")) == [inside]
     assert "recursion_depth" not in await related(alice, room_id, parent)
+    assert (await related(alice, room_id, parent, recurse="false"))["recursion_depth"] == 1
 
 
 @pytest.mark.behaviours("CS-REL-02", "CS-REL-06", "CS-REL-07", "CS-REL-08")
