@@ -1,6 +1,7 @@
 """A server with users in it: what most tests of the HTTP interface begin with."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -56,6 +57,15 @@ class User:
 
     async def post(self, path: str, body: Any = None) -> httpx2.Response:
         return await self.call("POST", path, {} if body is None else body)
+
+    async def sync(self, since: str | None = None, **params: Any) -> dict[str, Any]:
+        """The answer to a sync; a filter may be an object."""
+        if isinstance(params.get("filter"), dict):
+            params["filter"] = json.dumps(params["filter"])
+        answer = await self.get("/sync", **({} if since is None else {"since": since}), **params)
+        assert answer.status_code == 200, answer.text
+        body: dict[str, Any] = answer.json()
+        return body
 
     async def create_room(self, **options: Any) -> str:
         """The id of a new room."""

@@ -165,12 +165,12 @@ async def build(config: Config, *, clock: Clock, randomness: Randomness, metrics
         counter = LiveCounter(clock)
         typing = Typing(database, notifier, counter)
         stack.callback(typing.close)
-        presence = Presence(database, clock, notifier, counter)
+        presence = Presence(database, clock, notifier, counter, is_enabled=config.presence)
         sync = Sync(database, clock, notifier, trees, counter, typing, presence, push_rules, unread, hot)
         housekeeping = Housekeeping(database, clock, presence, sessions)
         stack.push_async_callback(housekeeping.tidy)
         stack.callback(notifier.wake_all)
-        effects = RoomEffects(database, notifier, members)
+        effects = RoomEffects(database, notifier, members, presence)
         await stack.enter_async_context(running([housekeeping.run, effects.run], clock))
         yield Container(
             config=config,

@@ -1,5 +1,6 @@
 """Changes to a user that must reach the user's rooms."""
 
+from homeserver.services.live.presence import Presence
 from homeserver.services.rooms.members import Members
 from homeserver.services.users.profiles import CHANGES
 from homeserver.storage import profiles
@@ -17,10 +18,11 @@ class RoomEffects:
     event is only sent where it says something new.
     """
 
-    def __init__(self, database: Database, notifier: Notifier, members: Members) -> None:
+    def __init__(self, database: Database, notifier: Notifier, members: Members, presence: Presence) -> None:
         self._database = database
         self._notifier = notifier
         self._members = members
+        self._presence = presence
 
     async def run(self) -> None:
         """Work until cancelled."""
@@ -34,6 +36,7 @@ class RoomEffects:
         changes = await self._database.read(profiles.list_changes, limit=_BATCH)
         for user_id in dict.fromkeys(change.user_id for change in changes):
             await self._members.follow_account(user_id)
+            await self._presence.note_profile(user_id)
         if changes:
             await self._database.write(profiles.forget_changes, changes)
         return bool(changes)

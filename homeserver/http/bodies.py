@@ -1,11 +1,13 @@
 """Request bodies and queries: read once, capped, decoded into typed structs with the specification's errors."""
 
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
 
 from homeserver.errors import BadJson, InvalidParam, MissingParam, NotJson, TooLarge
+from homeserver.matrix import identifiers
 
 S = TypeVar("S", bound=msgspec.Struct)
 T = TypeVar("T")
@@ -27,6 +29,14 @@ class JsonObject:
 
 class Query(msgspec.Struct, frozen=True, kw_only=True):
     """The parameters after the question mark."""
+
+
+def identifier(parse: Callable[[str], T], text: str) -> T:
+    """An identifier of a body or a path. Raises `InvalidParam`."""
+    try:
+        return parse(text)
+    except identifiers.InvalidIdentifier as error:
+        raise InvalidParam(str(error)) from None
 
 
 class Empty(msgspec.Struct, frozen=True):

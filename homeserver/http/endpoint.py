@@ -13,9 +13,17 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from homeserver.errors import InvalidParam
 from homeserver.http.auth import has_token, requester
-from homeserver.http.bodies import Body, JsonObject, Query, decode_body, decode_object, decode_query, read_capped
+from homeserver.http.bodies import (
+    Body,
+    JsonObject,
+    Query,
+    decode_body,
+    decode_object,
+    decode_query,
+    identifier,
+    read_capped,
+)
 from homeserver.matrix import identifiers
 from homeserver.services.auth.limits import RATES, Limits
 from homeserver.services.auth.sessions import Requester, Sessions
@@ -102,7 +110,7 @@ def bind(endpoint: Endpoint, services: Callable[[Request], Any], provided: Mappi
             raise TypeError(f"{endpoint.method} {endpoint.path}: nothing provides {kind}")
 
     async def call(request: Request, path: Mapping[str, str]) -> Response:
-        arguments: dict[str, Any] = {name: _parse(parser, path[name]) for name, parser in from_path}
+        arguments: dict[str, Any] = {name: identifier(parser, path[name]) for name, parser in from_path}
         container = services(request)
         key = address = _address(request)
         if endpoint.auth is ANYBODY and not has_token(request):
@@ -148,13 +156,6 @@ _PARSERS: dict[Any, Callable[[str], Any]] = {
 
 def _address(request: Request) -> str:
     return request.client.host if request.client is not None else ""
-
-
-def _parse(parser: Callable[[str], Any], text: str) -> Any:
-    try:
-        return parser(text)
-    except identifiers.InvalidIdentifier as error:
-        raise InvalidParam(str(error)) from None
 
 
 def _decoder(kind: type[Body] | type[JsonObject] | None) -> Callable[[bytes], Any] | None:

@@ -10,10 +10,11 @@ interactive_sessions = Table(
     metadata,
     Column("session_id", Text, primary_key=True),
     Column("operation", Text, nullable=False),
-    Column("completed", Text, nullable=False),  # Stages, separated by blanks.
+    Column("completed", Text, nullable=False),  # Stages, separated by blanks, each with its token behind a colon.
     Column("created_ts", BigInteger, nullable=False, index=True),
 )
 
+_ENTRIES = select(interactive_sessions.c.completed).where(interactive_sessions.c.session_id == bindparam("session_id"))
 _FIND = select(interactive_sessions.c.completed).where(
     interactive_sessions.c.session_id == bindparam("session_id"),
     interactive_sessions.c.operation == bindparam("operation"),
@@ -26,6 +27,12 @@ def find(tx: ReadTx, session_id: str, *, operation: str, since: int) -> list[str
     values = {"session_id": session_id, "operation": operation, "since": since}
     completed = tx.connection.execute(_FIND, values).scalar_one_or_none()
     return None if completed is None else completed.split()
+
+
+def find_entries(tx: ReadTx, session_id: str) -> list[str]:
+    """The stages done in a session, with their tokens."""
+    completed = tx.connection.execute(_ENTRIES, {"session_id": session_id}).scalar_one_or_none()
+    return [] if completed is None else completed.split()
 
 
 def begin(tx: WriteTx, session_id: str, *, operation: str, now: int, expired: int) -> None:

@@ -13,6 +13,8 @@ import pytest
 from tests.processes.postgres import Postgres
 from tests.processes.server import running_server
 
+# Every scenario registers people of its own, more of them from one address than a real server would allow.
+UNLIMITED = {"HOMESERVER_LIMITS_RATE_LIMITS": "false"}
 EXISTING = os.environ.get("TEST_SERVER_URL")
 
 
@@ -35,13 +37,13 @@ def homeserver_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.Temp
         return
     data_dir = tmp_path_factory.mktemp("server")
     if request.param == "sqlite":
-        with running_server(data_dir) as server:
+        with running_server(data_dir, **UNLIMITED) as server:
             _need_sync(server.url)
             yield server.url
         return
     postgres: Postgres = request.getfixturevalue("postgres")
     # Empty on purpose: the server prepares its database on the first start.
-    with postgres.database() as database_url, running_server(data_dir, database_url) as server:
+    with postgres.database() as database_url, running_server(data_dir, database_url, **UNLIMITED) as server:
         _need_sync(server.url)
         yield server.url
 

@@ -1,7 +1,7 @@
 """Who is there (client-server API, Presence). Nothing of it is stored.
 
-A user is online while a device syncs and says so, idle (`unavailable`) after five minutes without doing anything, and
-offline half a minute after the last sync. `sweep` notices what happens by the mere passing of time.
+A user is online while one of the devices syncs and says so, idle (`unavailable`) after five minutes without doing
+anything, and offline half a minute after the last sync. `sweep` notices what happens by the mere passing of time.
 """
 
 from collections.abc import Iterator
@@ -11,11 +11,11 @@ from typing import Any
 
 from homeserver.errors import Forbidden, NotFound
 from homeserver.kit.clock import Clock
-from homeserver.matrix.identifiers import UserId
+from homeserver.matrix.identifiers import DeviceId, UserId
 from homeserver.services.auth.sessions import Requester
 from homeserver.services.live.counter import LiveCounter
-from homeserver.storage import members, users
-from homeserver.storage.engine import Database
+from homeserver.storage import members, profiles, users
+from homeserver.storage.engine import Database, ReadTx
 from homeserver.streams.notifier import Notifier
 
 SWEEP_S = 10.0
@@ -27,72 +27,86 @@ Json = dict[str, Any]
 
 
 @dataclass
-class _Person:
-    wish: str = "offline"  # What the user's devices say.
-    shown: str = "offline"
-    status: str | None = None
-    active_ts: int = 0
+class _Device:
+    wish: str = "offline"  # What the device says.
     seen_ts: int = 0
     syncs: int = 0
+
+    def is_here(self, now: int) -> bool:
+        return self.syncs > 0 or now - self.seen_ts <= _OFFLINE_MS
+
+
+@dataclass
+class _Person:
+    devices: dict[DeviceId, _Device] = field(default_factory=dict)
+    shown: str = "offline"
+    is_active: bool = False  # As it was told last.
+    status: str | None = None
+    active_ts: int = 0
     changed: int = 0
     audience: frozenset[str] = field(default_factory=frozenset)
+    names: Json = field(default_factory=dict)
 
 
 class Presence:
-    """The presence of this server's users."""
+    """The presence of this server's users. Not enabled, it shows nobody to anybody."""
 
-    def __init__(self, database: Database, clock: Clock, notifier: Notifier, counter: LiveCounter) -> None:
+    def __init__(
+        self, database: Database, clock: Clock, notifier: Notifier, counter: LiveCounter, *, is_enabled: bool
+    ) -> None:
         self._database = database
         self._clock = clock
         self._notifier = notifier
         self._counter = counter
+        self._is_enabled = is_enabled
         self._people: dict[UserId, _Person] = {}
 
     @contextmanager
-    def syncing(self, user_id: UserId, wish: str) -> Iterator[None]:
+    def syncing(self, who: Requester, wish: str) -> Iterator[None]:
         """The user's device is here for as long as the block lasts; `offline` leaves presence alone."""
-        if wish == "offline":
+        if wish == "offline" or not self._is_enabled:
             yield
             return
-        person = self._people.setdefault(user_id, _Person())
-        person.syncs += 1
+        device = self._device(who)
+        device.syncs += 1
         try:
             yield
         finally:
-            person.syncs -= 1
-            person.seen_ts = self._clock.now()
+            device.syncs -= 1
+            device.seen_ts = self._clock.now()
 
-    async def note_sync(self, user_id: UserId, wish: str) -> None:
+    async def note_sync(self, who: Requester, wish: str) -> None:
         """A device syncs: its user is there, online or idle."""
-        if wish == "offline":
-            return
-        now = self._clock.now()
-        person = self._people.setdefault(user_id, _Person())
-        person.seen_ts = now
-        if person.wish != wish:
-            person.wish = wish
-            person.active_ts = now if wish == "online" else person.active_ts
-        await self._show(user_id, person)
+        if wish != "offline" and self._is_enabled:
+            self._wish(who, wish, is_doing=False)
+            await self._show(who.user_id)
 
     async def note_activity(self, user_id: UserId) -> None:
         """The user did something, so is online if connected at all."""
         person = self._people.get(user_id)
         if person is not None:
             person.active_ts = self._clock.now()
-            await self._show(user_id, person)
+            for device in person.devices.values():
+                device.wish = "online" if device.wish == "unavailable" else device.wish
+            await self._show(user_id)
+
+    async def note_profile(self, user_id: UserId) -> None:
+        """The user has a new name or picture."""
+        if self._is_enabled:
+            self._people.setdefault(user_id, _Person())
+            await self._show(user_id, anyway=True)
 
     async def set(self, who: Requester, user_id: UserId, state: str, status: str | None) -> None:
         """Say how one is; only of oneself."""
         if who.user_id != user_id:
             raise Forbidden("You can only set your own presence.")
-        person = self._people.setdefault(user_id, _Person())
-        now = self._clock.now()
-        person.wish, person.seen_ts = state, now
-        if state == "online":
-            person.active_ts = now
+        if not self._is_enabled:
+            return
+        self._wish(who, state, is_doing=True)
+        person = self._people[user_id]
         is_new = person.status != status
         person.status = status
-        await self._show(user_id, person, anyway=is_new)
+        await self._show(user_id, anyway=is_new)
 
     async def get(self, who: Requester, user_id: UserId) -> Json:
         """How a user is. Raises `Forbidden` unless one shares a room, `NotFound` for nobody of this server."""
@@ -105,40 +119,61 @@ class Presence:
     def list_since(self, user_id: UserId, after: int | None) -> list[Json]:
         """The `m.presence` events that are new to a user; with no position, of everybody who is there."""
         return [
-            {"type": "m.presence", "sender": other, "content": self._content(person)}
+            {"type": "m.presence", "sender": other, "content": self._content(person) | person.names}
             for other, person in self._people.items()
             if user_id in person.audience and (person.shown != "offline" if after is None else person.changed > after)
         ]
 
     async def sweep(self) -> None:
         """Notice who has become idle or has gone."""
+        now = self._clock.now()
         for user_id, person in list(self._people.items()):
-            await self._show(user_id, person)
+            await self._show(user_id)
+            person.devices = {key: device for key, device in person.devices.items() if device.is_here(now)}
 
-    async def _show(self, user_id: UserId, person: _Person, *, anyway: bool = False) -> None:
+    def _device(self, who: Requester) -> _Device:
+        return self._people.setdefault(who.user_id, _Person()).devices.setdefault(who.device_id, _Device())
+
+    def _wish(self, who: Requester, wish: str, *, is_doing: bool) -> None:
+        """A device is here and wishes to be shown so. Coming online is doing something, staying so is not."""
+        now = self._clock.now()
+        device = self._device(who)
+        if wish == "online" and (is_doing or device.wish != "online" or not device.is_here(now)):
+            self._people[who.user_id].active_ts = now
+        device.wish, device.seen_ts = wish, now
+
+    async def _show(self, user_id: UserId, *, anyway: bool = False) -> None:
+        person = self._people[user_id]
         shown = self._state(person)
-        if shown == person.shown and not anyway:
+        is_active = shown == "online" and self._clock.now() - person.active_ts < _ACTIVE_MS
+        if (shown, is_active) == (person.shown, person.is_active) and not anyway:
             return
-        person.shown = shown
-        person.audience = frozenset([user_id, *await self._database.read(members.list_sharing, user_id)])
+        person.shown, person.is_active = shown, is_active
+        person.audience, person.names = await self._database.read(_look, user_id)
         person.changed = self._counter.advance()
         self._notifier.wake(person.audience)
 
     def _state(self, person: _Person) -> str:
         now = self._clock.now()
-        if person.wish == "offline" or (not person.syncs and now - person.seen_ts > _OFFLINE_MS):
-            return "offline"
-        if person.wish == "unavailable" or now - person.active_ts > _IDLE_MS:
-            return "unavailable"
-        return "online"
+        wishes = {device.wish for device in person.devices.values() if device.is_here(now)}
+        if "online" in wishes and now - person.active_ts <= _IDLE_MS:
+            return "online"
+        return "unavailable" if wishes - {"offline"} else "offline"
 
     def _content(self, person: _Person) -> Json:
         content: Json = {"presence": person.shown}
         if person.active_ts:
-            ago = max(0, self._clock.now() - person.active_ts)
-            content["last_active_ago"] = ago
+            content["last_active_ago"] = max(0, self._clock.now() - person.active_ts)
             if person.shown == "online":
-                content["currently_active"] = ago < _ACTIVE_MS
+                # For as long as this is true, nothing is told of further activity.
+                content["currently_active"] = person.is_active
         if person.status is not None:
             content["status_msg"] = person.status
         return content
+
+
+def _look(tx: ReadTx, user_id: UserId) -> tuple[frozenset[str], Json]:
+    """Who is shown the user's presence, and the user's name and picture."""
+    fields = profiles.find_many(tx, [user_id]).get(user_id, {})
+    names = {name: fields[name] for name in ("displayname", "avatar_url") if fields.get(name)}
+    return frozenset([user_id, *members.list_sharing(tx, user_id)]), names

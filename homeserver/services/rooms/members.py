@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from homeserver.errors import Forbidden, GuestForbidden, InvalidParam, NotFound, RequestError, Unsupported
+from homeserver.errors import Conflict, Forbidden, GuestForbidden, InvalidParam, NotFound, RequestError, Unsupported
 from homeserver.matrix import identifiers
 from homeserver.matrix.identifiers import EventId, RoomId, UserId
 from homeserver.services.auth.sessions import Requester
@@ -193,6 +193,8 @@ class Members:
                 room_id = waiting.pop()
                 try:
                     await self._sender.change(room_id, build)
+                except Conflict:
+                    waiting.append(room_id)  # It is busy; its turn comes again.
                 except RequestError:
                     continue  # A room may forbid what all others allow.
 

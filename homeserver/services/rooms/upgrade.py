@@ -72,11 +72,11 @@ class RoomUpgrade:
         version = self._creation.version(version_name)
         creators = _parse_creators(additional_creators) if version.creators_have_infinite_power else []
         member = await self._members.own_content(who.user_id, "join")
+        room_nid = await self._sender.nid_of(room_id)
         for _ in range(_ATTEMPTS):
-            room = await self._sender.room(room_id)
-            assert room.room_nid is not None
-            moving, is_public = await self._database.snapshot(_read_names, room.room_nid)
+            moving, is_public = await self._database.snapshot(_read_names, room_nid)
             given = _Given(version, creators, member, moving, is_public)
+            room = await self._sender.room(room_id)
             try:
                 return await self._replace(who.user_id, room, given)
             except Superseded:

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise
 from typing import Protocol, TypeVar
 
 from homeserver.matrix import visibility
@@ -12,6 +11,7 @@ from homeserver.matrix.identifiers import UserId
 from homeserver.matrix.visibility import Moment
 from homeserver.services.rooms.hot import parse
 from homeserver.services.rooms.state import StateTrees
+from homeserver.services.rooms.stays import last_end
 from homeserver.storage import events, users
 from homeserver.storage.engine import ReadTx
 from homeserver.storage.events import StoredEvent
@@ -123,10 +123,7 @@ class Onlooker:
         """The event by which the user last ceased to be in the room; None for those who are in it or never were."""
         if self.member is None or self.is_joined:
             return None
-        for later, row in pairwise(events.iterate_replaced(self._tx, self.member.position)):
-            if parse(row, self.room.version).membership == "join":
-                return later
-        return None
+        return last_end(self._tx, self.room.version, self.member.position)
 
     @property
     def _last_join(self) -> int:

@@ -12,6 +12,7 @@ from homeserver.services.auth.sessions import Requester
 from homeserver.services.rooms.client_events import Form, show, show_state_events
 from homeserver.services.rooms.hot import parse
 from homeserver.services.rooms.state import StateTrees
+from homeserver.services.rooms.stays import is_joined_since
 from homeserver.services.rooms.visibility import Onlooker, Seen
 from homeserver.storage import events, members
 from homeserver.storage.engine import ReadTx
@@ -75,7 +76,7 @@ def joined_room(
 ) -> Json | None:
     """The entry of a room that the user is in, or None if nothing changed in it after `since`."""
     eye = view.onlooker(tx, trees, room, member)
-    base = since if since is not None and _joined_ever_since(tx, room, member, since) else None
+    base = since if since is not None and is_joined_since(tx, room.version, member.position, since) else None
     timeline = _timeline(tx, eye, view, base=base, upto=upto)
     if base is not None and not view.full_state and timeline.is_empty:
         return None
@@ -119,18 +120,6 @@ def stripped_room(tx: ReadTx, trees: StateTrees, room: Room, member: Member) -> 
     positions = trees.find(tx, event.state_after, [*pairs, ("m.room.member", member.user_id)])
     stored = events.find_many(tx, positions.values())
     return [msgspec.Raw(parse(stored[position], room.version).stripped_json()) for position in sorted(stored)]
-
-
-def _joined_ever_since(tx: ReadTx, room: Room, member: Member, since: int) -> bool:
-    """Whether the user, who is in the room, was so at `since` and has not left it in between."""
-    if member.position <= since:
-        return True
-    for row in events.iterate_replaced(tx, member.position):
-        if parse(row, room.version).membership != "join":
-            return False
-        if row.position <= since:
-            return True
-    return False
 
 
 def _timeline(tx: ReadTx, eye: Onlooker, view: View, *, base: int | None, upto: int) -> Timeline:

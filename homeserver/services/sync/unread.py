@@ -17,6 +17,7 @@ from homeserver.matrix.relations import THREAD, relates_to
 from homeserver.services.live.receipts import MAIN, thread_of
 from homeserver.services.rooms.hot import HotRoom, parse
 from homeserver.services.rooms.state import StateTrees
+from homeserver.services.rooms.stays import joined_since
 from homeserver.services.users.push_rules import PushRules
 from homeserver.storage import events, members, receipts
 from homeserver.storage.engine import ReadTx
@@ -116,7 +117,7 @@ class Unread:
     ) -> _Tally:
         known = self._tallies.get((user_id, room.room_nid))
         if known is None:
-            known = _Tally(max(since, _joined_at(tx, room, member)), (), read)
+            known = _Tally(max(since, joined_since(tx, room.version, member.position) or 0), (), read)
         notices = [notice for notice in known.notices if notice.position > since]
         if known.upto < upto:
             notices = self._scan(tx, user_id, room, notices, after=max(known.upto, since), upto=upto)
@@ -239,19 +240,6 @@ def _read_positions(tx: ReadTx, user_id: UserId, room_nid: int) -> Mapping[str, 
     for receipt in receipts.list_of_user(tx, user_id, [room_nid]):
         read[receipt.thread_id] = max(read.get(receipt.thread_id, 0), receipt.event_position)
     return read
-
-
-def _joined_at(tx: ReadTx, room: Room, member: Member) -> int:
-    """Where the user came into the room; changes of name since then do not count."""
-    position, joined = member.position, member.position
-    while True:
-        row = events.find_many(tx, [position])[position]
-        if parse(row, room.version).membership != "join":
-            return joined
-        joined = position
-        if row.replaces is None:
-            return joined
-        position = row.replaces
 
 
 def _count(notices: Iterable[Notice]) -> Json:

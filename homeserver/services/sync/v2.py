@@ -118,8 +118,8 @@ class Sync:
         deadline = self._clock.monotonic() + min(request.timeout_ms, LONGEST_WAIT_MS) / 1000
         may_wait = request.timeout_ms > 0 and request.since is not None and not request.full_state
         await self._receive(who, request.since)
-        await self._presence.note_sync(who.user_id, request.set_presence)
-        with self._presence.syncing(who.user_id, request.set_presence):
+        await self._presence.note_sync(who, request.set_presence)
+        with self._presence.syncing(who, request.set_presence):
             first: Json | None = None
             while True:
                 standing = self._standing(who.user_id) or await self._stand(who.user_id)

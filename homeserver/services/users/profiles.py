@@ -1,5 +1,6 @@
 """Profiles (client-server API, Profiles)."""
 
+import re
 from typing import Any
 
 import msgspec
@@ -17,6 +18,7 @@ CHANGES = "profile changes"
 _LARGEST = 65_535
 _LONGEST_KEY = 255
 _TEXTS = ("displayname", "avatar_url", "m.tz")
+_NAMESPACED = re.compile(r"[a-z][a-z0-9_-]*(\.[a-z0-9_-]+)+")
 _IN_ROOMS = ("displayname", "avatar_url")
 
 Json = dict[str, Any]
@@ -44,6 +46,8 @@ class Profiles:
         self._check_own(who, user_id, name)
         if len(name.encode()) > _LONGEST_KEY:
             raise Unsupported("M_KEY_TOO_LARGE", f"The name of a field has at most {_LONGEST_KEY} bytes.")
+        if name not in _TEXTS and not _NAMESPACED.fullmatch(name):
+            raise InvalidParam("A field of your own has a name like com.example.field, in lower case.")
         if name in _TEXTS and not (isinstance(value, str) or value is None):
             raise InvalidParam(f"The field {name} is text.")
         await self._database.write(_set, user_id, name, value)

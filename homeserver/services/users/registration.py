@@ -65,14 +65,18 @@ class Registration:
         self._accounts.check_password(password)
         token = None
         if self._settings.token_required:
-            token = auth.token if auth is not None else None
+            token = await self._interactive.token_given(session, _INVITED)
             if token is None:
-                raise Forbidden("Send the registration token again with the last request.")
+                raise Forbidden("The registration token is missing.")
         made = await self._accounts.register(
             username if username is not None else self._accounts.invent_name(), password, device, token=token
         )
         await self._interactive.end(session)
         return made
+
+    async def complete_stage(self, auth: AuthData) -> str | None:
+        """Do a stage of a registration on a page of this server; the reason if it cannot be done, else None."""
+        return await self._interactive.complete_stage("register", auth, [self._flow()], self._checks())
 
     async def register_guest(self, display_name: str | None) -> NewSession:
         """Make an account for a guest."""
@@ -153,7 +157,6 @@ class Registration:
         return self._settings.shared_secret
 
     def _flow(self) -> Flow:
-        # The token comes last: the request that ends the flow then carries it, and it is used up with the account.
         stages = (_TERMS,) if self._settings.terms_url is not None else ()
         if self._settings.token_required:
             return (*stages, _INVITED)

@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Meta
 
 from homeserver.errors import InvalidParam, NotFound
-from homeserver.http.bodies import Body, Empty, Query
+from homeserver.http.bodies import Body, Empty, Query, identifier
 from homeserver.http.endpoint import ANYBODY, NOBODY, USER, USER_OR_GUEST, Endpoint
 from homeserver.matrix import identifiers
 from homeserver.matrix.identifiers import RoomAlias, RoomId
@@ -51,11 +51,7 @@ async def resolve(room_alias: RoomAlias, directory: Directory) -> dict[str, Any]
 
 
 async def put(room_alias: RoomAlias, body: Target, who: Requester, directory: Directory) -> Empty:
-    try:
-        room_id = identifiers.room_id(body.room_id)
-    except identifiers.InvalidIdentifier as error:
-        raise InvalidParam(str(error)) from None
-    await directory.add(who, room_alias, room_id)
+    await directory.add(who, room_alias, identifier(identifiers.room_id, body.room_id))
     return Empty()
 
 

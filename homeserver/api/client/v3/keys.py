@@ -5,7 +5,7 @@ from typing import Any
 from msgspec import field
 
 from homeserver.errors import InvalidParam
-from homeserver.http.bodies import Body, Empty, JsonObject, Query
+from homeserver.http.bodies import Body, Empty, JsonObject, Query, identifier
 from homeserver.http.endpoint import USER, USER_OR_GUEST, Endpoint
 from homeserver.matrix import identifiers
 from homeserver.matrix.identifiers import DeviceId, UserId
@@ -113,10 +113,7 @@ async def send_to_device(event_type: str, txn_id: str, body: Messages, who: Requ
 
 
 def _user(text: str) -> UserId:
-    try:
-        return identifiers.user_id(text)
-    except identifiers.InvalidIdentifier as error:
-        raise InvalidParam(str(error)) from None
+    return identifier(identifiers.user_id, text)
 
 
 ENDPOINTS = [

@@ -4,8 +4,8 @@ from typing import Any, Literal
 
 from msgspec import field
 
-from homeserver.errors import Forbidden, InvalidParam, MissingParam, Unsupported
-from homeserver.http.bodies import Body, Empty, Query
+from homeserver.errors import Forbidden, MissingParam, Unsupported
+from homeserver.http.bodies import Body, Empty, Query, identifier
 from homeserver.http.endpoint import USER, USER_OR_GUEST, Endpoint
 from homeserver.matrix import identifiers
 from homeserver.matrix.identifiers import RoomId, UserId
@@ -135,10 +135,7 @@ def _refuse_third_party(body: Join) -> None:
 
 
 def _user(text: str) -> UserId:
-    try:
-        return identifiers.user_id(text)
-    except identifiers.InvalidIdentifier as error:
-        raise InvalidParam(str(error)) from None
+    return identifier(identifiers.user_id, text)
 
 
 ENDPOINTS = [

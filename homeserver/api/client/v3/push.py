@@ -1,6 +1,7 @@
 """Push rules and pushers (client-server API, Push Notifications)."""
 
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
@@ -12,6 +13,8 @@ from homeserver.services.auth.sessions import Requester
 from homeserver.services.sync.notifications import Notifications
 from homeserver.services.users.push_rules import Pushers, PushRules
 from homeserver.streams.positions import RoomToken
+
+_LONGEST_PUSHKEY = 512
 
 
 class Rule(Body, frozen=True):
@@ -35,7 +38,7 @@ class Place(Query, frozen=True):
 
 class Pusher(Body, frozen=True):
     app_id: Annotated[str, Meta(max_length=64)]
-    pushkey: Annotated[str, Meta(max_length=512)]
+    pushkey: str
     kind: str | None
     app_display_name: str | None = None
     device_display_name: str | None = None
@@ -92,11 +95,21 @@ async def put_actions(kind: str, rule_id: str, body: Actions, who: Requester, pu
     return Empty()
 
 
+def _is_gateway(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    return parts.scheme == "https" and bool(parts.hostname) and parts.path == "/_matrix/push/v1/notify"
+
+
 async def list_pushers(who: Requester, pushers: Pushers) -> dict[str, Any]:
     return {"pushers": await pushers.list(who.user_id)}
 
 
 async def set_pusher(body: Pusher, who: Requester, pushers: Pushers) -> Empty:
+    if len(body.pushkey.encode()) > _LONGEST_PUSHKEY:
+        raise InvalidParam(f"A pushkey has at most {_LONGEST_PUSHKEY} bytes.")
     if body.kind is None:
         await pushers.remove(who.user_id, body.app_id, body.pushkey)
         return Empty()
@@ -106,8 +119,8 @@ async def set_pusher(body: Pusher, who: Requester, pushers: Pushers) -> Empty:
         raise MissingParam(f"A pusher has {', '.join(missing)}.")
     if body.kind == "http":
         url = (body.data or {}).get("url")
-        if not isinstance(url, str) or not url.startswith("https://") or not url.endswith("/_matrix/push/v1/notify"):
-            raise InvalidParam("The gateway's address begins with https:// and ends in /_matrix/push/v1/notify.")
+        if not isinstance(url, str) or not _is_gateway(url):
+            raise InvalidParam("The gateway's address begins with https:// and its path is /_matrix/push/v1/notify.")
     pusher: dict[str, Any] = {
         key: value for key, value in msgspec.to_builtins(body).items() if value is not None and key != "append"
     }

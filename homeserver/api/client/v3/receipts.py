@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from homeserver.errors import InvalidParam
-from homeserver.http.bodies import Body, Empty
+from homeserver.http.bodies import Body, Empty, identifier
 from homeserver.http.endpoint import USER_OR_GUEST, Endpoint
 from homeserver.matrix import identifiers
 from homeserver.matrix.identifiers import EventId, RoomId
@@ -40,10 +40,7 @@ async def receipt(
 
 async def read_markers(room_id: RoomId, body: Markers, who: Requester, receipts: Receipts) -> Empty:
     given = {FULLY_READ: body.fully_read, "m.read": body.read, "m.read.private": body.private}
-    try:
-        markers = {kind: identifiers.event_id(text) for kind, text in given.items() if text is not None}
-    except identifiers.InvalidIdentifier as error:
-        raise InvalidParam(str(error)) from None
+    markers = {kind: identifier(identifiers.event_id, text) for kind, text in given.items() if text is not None}
     await receipts.mark(who, room_id, markers)
     return Empty()
 

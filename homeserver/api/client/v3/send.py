@@ -6,6 +6,7 @@ from homeserver.http.bodies import JsonObject
 from homeserver.http.endpoint import USER, USER_OR_GUEST, Endpoint
 from homeserver.matrix.identifiers import EventId, RoomId
 from homeserver.services.auth.sessions import Requester
+from homeserver.services.live.presence import Presence
 from homeserver.services.rooms.send import Sender
 
 
@@ -16,9 +17,12 @@ async def send(
     body: JsonObject,
     who: Requester,
     sender: Sender,
+    presence: Presence,
 ) -> dict[str, Any]:
     scope = f"send/{room_id}/{event_type}"
-    return {"event_id": await sender.send(who, room_id, event_type, body.raw, scope=scope, txn_id=txn_id)}
+    event_id = await sender.send(who, room_id, event_type, body.raw, scope=scope, txn_id=txn_id)
+    await presence.note_activity(who.user_id)
+    return {"event_id": event_id}
 
 
 async def redact(

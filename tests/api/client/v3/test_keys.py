@@ -90,12 +90,6 @@ async def claim(user: User, other: User) -> Json:
     return keys
 
 
-async def sync(user: User, since: str | None = None, **params: Any) -> Json:
-    answer = await user.get("/sync", **({} if since is None else {"since": since}), **params)
-    body: Json = answer.json()
-    return body
-
-
 @pytest.mark.behaviours("CS-E2E-03", "CS-E2E-04", "CS-DEV-04")
 async def test_uploaded_keys_are_found_by_others_with_the_devices_name(world: World) -> None:
     alice, bob = await world.user("alice"), await world.user("bob")
@@ -118,18 +112,18 @@ async def test_each_one_time_key_is_claimed_once_in_order_and_then_the_fallback_
     alice, bob = await world.user("alice"), await world.user("bob")
     await upload(alice, one_time_keys=one_time("b", "c"))
     await upload(alice, one_time_keys=one_time("a"), fallback_keys=one_time("f", fallback=True))
-    first = await sync(alice)
+    first = await alice.sync()
     assert first["device_one_time_keys_count"] == {"signed_curve25519": 3}
     assert first["device_unused_fallback_key_types"] == ["signed_curve25519"]
     claimed = [list(await claim(bob, alice)) for _ in range(5)]
     assert claimed == [[f"signed_curve25519:{name}"] for name in "bcaff"]
-    after = await sync(alice, first["next_batch"])
+    after = await alice.sync(first["next_batch"])
     assert after["device_one_time_keys_count"] == {"signed_curve25519": 0}
     assert after["device_unused_fallback_key_types"] == []
     await upload(alice, fallback_keys=one_time("f", fallback=True))  # The same one again stays used.
-    assert (await sync(alice))["device_unused_fallback_key_types"] == []
+    assert (await alice.sync())["device_unused_fallback_key_types"] == []
     await upload(alice, fallback_keys=one_time("g", fallback=True))
-    assert (await sync(alice))["device_unused_fallback_key_types"] == ["signed_curve25519"]
+    assert (await alice.sync())["device_unused_fallback_key_types"] == ["signed_curve25519"]
 
 
 @pytest.mark.behaviours("CS-E2E-01")
@@ -144,8 +138,8 @@ async def test_many_who_claim_at_once_never_get_the_same_key(world: World) -> No
 async def test_a_claim_wakes_the_device_that_waits(world: World) -> None:
     alice, bob = await world.user("alice"), await world.user("bob")
     await upload(alice, one_time_keys=one_time("a"))
-    since = (await sync(alice))["next_batch"]
-    waiting = asyncio.ensure_future(sync(alice, since, timeout=60_000))
+    since = (await alice.sync())["next_batch"]
+    waiting = asyncio.ensure_future(alice.sync(since, timeout=60_000))
     await until(lambda: world.container.notifier.waits(alice.user_id))
     await claim(bob, alice)
     async with asyncio.timeout(5):
@@ -252,21 +246,21 @@ async def test_cross_signing_is_set_up_signs_devices_and_other_users(world: Worl
 async def test_those_who_share_a_room_hear_of_changed_keys_and_of_who_comes_and_goes(world: World) -> None:
     alice, bob, eve = [await world.user(name) for name in ("alice", "bob", "eve")]
     room_id = await alice.create_room(preset="public_chat")
-    start = (await sync(alice))["next_batch"]
-    assert "device_lists" not in await sync(alice)
+    start = (await alice.sync())["next_batch"]
+    assert "device_lists" not in await alice.sync()
     await bob.join(room_id)
-    joined = await sync(alice, start)
+    joined = await alice.sync(start)
     assert joined["device_lists"] == {"changed": [bob.user_id]}
-    seen_by_bob = await sync(bob, start)
+    seen_by_bob = await bob.sync(start)
     assert alice.user_id in seen_by_bob["device_lists"]["changed"]
     await upload(bob, device_keys=identity(bob, device_key(bob)))
     await upload(eve, device_keys=identity(eve, device_key(eve)))
-    uploaded = await sync(alice, joined["next_batch"])
+    uploaded = await alice.sync(joined["next_batch"])
     assert uploaded["device_lists"] == {"changed": [bob.user_id]}
     changes = await alice.get("/keys/changes", **{"from": start, "to": uploaded["next_batch"]})
     assert changes.json() == {"changed": [bob.user_id], "left": []}
     await bob.leave(room_id)
-    left = await sync(alice, uploaded["next_batch"])
+    left = await alice.sync(uploaded["next_batch"])
     assert left["device_lists"] == {"left": [bob.user_id]}
 
 
@@ -293,24 +287,24 @@ async def test_devices_are_listed_named_and_removed_with_the_password(world: Wor
 async def test_messages_to_devices_come_in_order_once_received_and_a_hundred_at_a_time(world: World) -> None:
     alice, bob = await world.user("alice"), await world.user("bob")
     tablet = await world.user("bob", device_id="TABLET")
-    since = (await sync(bob))["next_batch"]
+    since = (await bob.sync())["next_batch"]
     for number in range(102):
         body = {"messages": {bob.user_id: {bob.device_id: {"number": number}}}}
         assert (await alice.put(f"/sendToDevice/m.test/t{number}", body)).status_code == 200
     await alice.put("/sendToDevice/m.test/t0", {"messages": {bob.user_id: {bob.device_id: {"number": "again"}}}})
-    first = await sync(bob, since)
+    first = await bob.sync(since)
     numbers = [event["content"]["number"] for event in first["to_device"]["events"]]
     assert numbers == list(range(100))
     assert first["to_device"]["events"][0]["sender"] == alice.user_id
-    repeated = await sync(bob, since)  # The answer was lost: all of it comes again.
+    repeated = await bob.sync(since)  # The answer was lost: all of it comes again.
     assert repeated["to_device"] == first["to_device"]
-    second = await sync(bob, first["next_batch"])
+    second = await bob.sync(first["next_batch"])
     assert [event["content"]["number"] for event in second["to_device"]["events"]] == [100, 101]
-    assert "to_device" not in await sync(bob, second["next_batch"])
-    assert "to_device" not in await sync(bob)  # What was received is gone.
+    assert "to_device" not in await bob.sync(second["next_batch"])
+    assert "to_device" not in await bob.sync()  # What was received is gone.
     await alice.put("/sendToDevice/m.test/all", {"messages": {bob.user_id: {"*": {"number": "all"}}}})
     for device in (bob, tablet):
-        assert [e["content"] for e in (await sync(device))["to_device"]["events"]] == [{"number": "all"}]
+        assert [e["content"] for e in (await device.sync())["to_device"]["events"]] == [{"number": "all"}]
     unknown: Json = {"messages": {"@nobody:localhost": {"*": {}}, bob.user_id: {"NOSUCH": {}}}}
     assert (await alice.put("/sendToDevice/m.test/none", unknown)).status_code == 200
 

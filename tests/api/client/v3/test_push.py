@@ -10,13 +10,6 @@ from tests.world import User, World
 Json = dict[str, Any]
 
 
-async def sync(user: User, since: str | None = None, **params: Any) -> Json:
-    answer = await user.get("/sync", **({} if since is None else {"since": since}), **params)
-    assert answer.status_code == 200, answer.text
-    body: Json = answer.json()
-    return body
-
-
 async def rules(user: User, kind: str) -> list[str]:
     found = (await user.get("/pushrules/")).json()["global"][kind]
     return [rule["rule_id"] for rule in found]
@@ -27,7 +20,7 @@ async def test_rules_are_added_in_order_changed_and_removed(world: World) -> Non
     alice = await world.user("alice")
     predefined = await rules(alice, "override")
     assert predefined[0] == ".m.rule.master"
-    since = (await sync(alice))["next_batch"]
+    since = (await alice.sync())["next_batch"]
     condition = {"kind": "event_match", "key": "type", "pattern": "m.x"}
     body: Json = {"actions": ["notify"], "conditions": [condition]}
     path = "/pushrules/global/override"
@@ -36,7 +29,7 @@ async def test_rules_are_added_in_order_changed_and_removed(world: World) -> Non
     assert (await alice.call("PUT", f"{path}/three?after=two", body)).status_code == 200
     assert (await alice.call("PUT", f"{path}/four?before=one", body)).status_code == 200
     assert await rules(alice, "override") == [".m.rule.master", "two", "three", "four", "one", *predefined[1:]]
-    [event] = (await sync(alice, since))["account_data"]["events"]
+    [event] = (await alice.sync(since))["account_data"]["events"]
     assert event["type"] == "m.push_rules"
     assert (await alice.get(f"{path}/one")).json() == {
         "rule_id": "one",
@@ -98,7 +91,11 @@ async def test_pushers_are_set_moved_and_removed(world: World) -> None:
     assert (await alice.get("/pushers")).json() == {"pushers": []}
     await bob.post("/pushers/set", {"app_id": "org.example", "pushkey": "key", "kind": None})
     assert (await bob.get("/pushers")).json() == {"pushers": []}
-    for change in ({"data": {"url": "http://x"}}, {"app_id": "x" * 65}, {"pushkey": "x" * 513}, {"lang": 3}):
+    gateway = "/_matrix/push/v1/notify"
+    urls = ["http://x" + gateway, "https://x", "https://x/y" + gateway, "https://x/?" + gateway, "https://[x" + gateway]
+    changes: list[Json] = [{"data": {"url": url}} for url in [*urls, "https://" + gateway, 3]]
+    changes += [{"data": {}}, {"data": 3}, {"app_id": "x" * 65}, {"pushkey": "x" * 513}, {"pushkey": "é" * 257}]
+    for change in [*changes, {"lang": 3}]:
         assert (await alice.post("/pushers/set", {**pusher, **change})).status_code == 400
     del pusher["lang"]
     assert (await alice.post("/pushers/set", pusher)).json()["errcode"] == "M_MISSING_PARAM"
@@ -111,7 +108,7 @@ async def test_unread_counts_rise_with_messages_and_fall_with_receipts(world: Wo
     await bob.join(room_id)
 
     async def counts() -> tuple[int, int]:
-        found = (await sync(alice, full_state="true"))["rooms"]["join"][room_id]["unread_notifications"]
+        found = (await alice.sync(full_state="true"))["rooms"]["join"][room_id]["unread_notifications"]
         return found["notification_count"], found["highlight_count"]
 
     assert await counts() == (0, 0)
@@ -120,9 +117,9 @@ async def test_unread_counts_rise_with_messages_and_fall_with_receipts(world: Wo
     second = await bob.send(room_id, mention)
     await bob.send(room_id, {"msgtype": "m.notice", "body": "nobody cares"})
     assert await counts() == (2, 1)
-    since = (await sync(alice))["next_batch"]
+    since = (await alice.sync())["next_batch"]
     assert (await alice.post(f"/rooms/{room_id}/receipt/m.read.private/{first}")).status_code == 200
-    news = await sync(alice, since)
+    news = await alice.sync(since)
     assert news["rooms"]["join"][room_id]["unread_notifications"] == {"notification_count": 1, "highlight_count": 1}
     assert (await alice.post(f"/rooms/{room_id}/receipt/m.read/{second}")).status_code == 200
     assert await counts() == (0, 0)
@@ -146,13 +143,13 @@ async def test_threads_are_counted_and_read_apart(world: World) -> None:
     apart = '{"room": {"timeline": {"unread_thread_notifications": true}}}'
 
     async def room() -> Json:
-        found: Json = (await sync(alice, filter=apart))["rooms"]["join"][room_id]
+        found: Json = (await alice.sync(filter=apart))["rooms"]["join"][room_id]
         return found
 
     one = {"notification_count": 1, "highlight_count": 0}
     assert (await room())["unread_notifications"] == one
     assert (await room())["unread_thread_notifications"] == {root: one}
-    together = (await sync(alice))["rooms"]["join"][room_id]
+    together = (await alice.sync())["rooms"]["join"][room_id]
     assert together["unread_notifications"]["notification_count"] == 2
     path = f"/rooms/{room_id}/receipt/m.read"
     for event_id, thread in ((inside, "main"), (outside, root), (inside, ""), (inside, 3)):

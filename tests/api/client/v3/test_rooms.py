@@ -333,7 +333,8 @@ async def test_of_many_who_want_one_alias_at_once_one_gets_it(world: World) -> N
     [won] = [answer.json()["room_id"] for answer in answers if answer.status_code == 200]
     assert {answer.json().get("errcode") for answer in answers} == {None, "M_ROOM_IN_USE"}
     assert (await alice.get("/directory/room/%23den:localhost")).json()["room_id"] == won
-    assert sorted((await alice.get("/joined_rooms")).json()["joined_rooms"]) == sorted([won, *await others])
+    made = await others
+    assert sorted((await alice.get("/joined_rooms")).json()["joined_rooms"]) == sorted([won, *made])
 
 
 @pytest.mark.behaviours("CS-EV-12", "CS-SEND-06")

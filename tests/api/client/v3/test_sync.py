@@ -1,22 +1,11 @@
 """Syncing, on both databases."""
 
 import asyncio
-import json
 from typing import Any
 
 import pytest
 
-from tests.world import User, World, until
-
-
-async def sync(user: User, since: str | None = None, **params: Any) -> dict[str, Any]:
-    """The answer to a sync."""
-    if isinstance(params.get("filter"), dict):
-        params["filter"] = json.dumps(params["filter"])
-    answer = await user.get("/sync", **({} if since is None else {"since": since}), **params)
-    assert answer.status_code == 200, answer.text
-    body: dict[str, Any] = answer.json()
-    return body
+from tests.world import World, until
 
 
 def bodies(room: dict[str, Any]) -> list[str]:
@@ -43,14 +32,14 @@ async def test_first_sync_gives_state_at_the_start_of_the_timeline_and_then_only
     room_id = await alice.create_room(name="Den")
     for number in range(15):
         await alice.send(room_id, str(number))
-    first = await sync(alice)
+    first = await alice.sync()
     room = first["rooms"]["join"][room_id]
     assert bodies(room) == [str(number) for number in range(5, 15)]
     assert room["timeline"]["limited"]
     assert {"m.room.create", "m.room.name", "m.room.member"} <= types(room["state"]["events"])
-    assert await sync(alice, first["next_batch"]) == nothing_since(first)
+    assert await alice.sync(first["next_batch"]) == nothing_since(first)
     await alice.send(room_id, "news")
-    second = await sync(alice, first["next_batch"])
+    second = await alice.sync(first["next_batch"])
     room = second["rooms"]["join"][room_id]
     assert bodies(room) == ["news"]
     assert room["state"]["events"] == []
@@ -61,11 +50,11 @@ async def test_first_sync_gives_state_at_the_start_of_the_timeline_and_then_only
 async def test_a_gap_is_limited_and_brings_the_state_that_changed_in_it(world: World) -> None:
     alice = await world.user("alice")
     room_id = await alice.create_room(name="Den")
-    first = await sync(alice)
+    first = await alice.sync()
     await alice.set_state(room_id, "m.room.name", {"name": "Lair"})
     for number in range(12):
         await alice.send(room_id, str(number))
-    room = (await sync(alice, first["next_batch"]))["rooms"]["join"][room_id]
+    room = (await alice.sync(first["next_batch"]))["rooms"]["join"][room_id]
     assert room["timeline"]["limited"]
     assert bodies(room) == [str(number) for number in range(2, 12)]
     assert [event["content"] for event in room["state"]["events"]] == [{"name": "Lair"}]
@@ -76,8 +65,8 @@ async def test_a_waiting_sync_is_answered_as_soon_as_somebody_speaks(world: Worl
     alice, bob = await world.user("alice"), await world.user("bob")
     room_id = await alice.create_room(preset="public_chat")
     await bob.join(room_id)
-    since = (await sync(bob))["next_batch"]
-    waiting = asyncio.ensure_future(sync(bob, since, timeout=60_000))
+    since = (await bob.sync())["next_batch"]
+    waiting = asyncio.ensure_future(bob.sync(since, timeout=60_000))
     await until(lambda: world.container.notifier.waits(room_id))
     await alice.send(room_id, "Wake up.")
     async with asyncio.timeout(5):
@@ -88,15 +77,15 @@ async def test_a_waiting_sync_is_answered_as_soon_as_somebody_speaks(world: Worl
 @pytest.mark.behaviours("CS-SYNC-04")
 async def test_a_sync_that_waits_in_vain_has_empty_fields(world: World) -> None:
     alice = await world.user("alice")
-    first = await sync(alice)
-    assert await sync(alice, first["next_batch"], timeout=1) == nothing_since(first)
+    first = await alice.sync()
+    assert await alice.sync(first["next_batch"], timeout=1) == nothing_since(first)
 
 
 @pytest.mark.behaviours("CS-SYNC-12", "CS-EV-09", "CS-EV-10")
 async def test_an_invite_wakes_and_carries_stripped_state(world: World) -> None:
     alice, bob = await world.user("alice"), await world.user("bob")
-    since = (await sync(bob))["next_batch"]
-    waiting = asyncio.ensure_future(sync(bob, since, timeout=60_000))
+    since = (await bob.sync())["next_batch"]
+    waiting = asyncio.ensure_future(bob.sync(since, timeout=60_000))
     await until(lambda: world.container.notifier.waits(bob.user_id))
     room_id = await alice.create_room(name="Den", invite=[bob.user_id])
     async with asyncio.timeout(5):
@@ -111,17 +100,17 @@ async def test_a_room_that_was_left_ends_with_the_leave(world: World) -> None:
     alice, bob = await world.user("alice"), await world.user("bob")
     room_id = await alice.create_room(preset="public_chat")
     await bob.join(room_id)
-    since = (await sync(bob))["next_batch"]
+    since = (await bob.sync())["next_batch"]
     await alice.send(room_id, "Stay.")
     await bob.leave(room_id)
     await alice.send(room_id, "Gone.")
-    answer = await sync(bob, since)
+    answer = await bob.sync(since)
     room = answer["rooms"]["leave"][room_id]
     assert bodies(room) == ["Stay."]
     assert room["timeline"]["events"][-1]["content"]["membership"] == "leave"
-    assert "rooms" not in await sync(bob, answer["next_batch"])
-    assert "rooms" not in await sync(bob)
-    left = await sync(bob, filter={"room": {"include_leave": True}})
+    assert "rooms" not in await bob.sync(answer["next_batch"])
+    assert "rooms" not in await bob.sync()
+    left = await bob.sync(filter={"room": {"include_leave": True}})
     assert bodies(left["rooms"]["leave"][room_id]) == ["Stay."]
 
 
@@ -129,9 +118,9 @@ async def test_a_room_that_was_left_ends_with_the_leave(world: World) -> None:
 async def test_a_rejected_invite_shows_its_end_and_nothing_of_the_room(world: World) -> None:
     alice, bob = await world.user("alice"), await world.user("bob")
     room_id = await alice.create_room(invite=[bob.user_id])
-    since = (await sync(bob))["next_batch"]
+    since = (await bob.sync())["next_batch"]
     await bob.leave(room_id)
-    room = (await sync(bob, since))["rooms"]["leave"][room_id]
+    room = (await bob.sync(since))["rooms"]["leave"][room_id]
     assert [event["content"]["membership"] for event in room["timeline"]["events"]] == ["leave"]
     assert room["state"]["events"] == []
 
@@ -141,9 +130,9 @@ async def test_a_room_joined_since_comes_whole(world: World) -> None:
     room_id = await alice.create_room(preset="public_chat")
     for number in range(12):
         await alice.send(room_id, str(number))
-    since = (await sync(bob))["next_batch"]
+    since = (await bob.sync())["next_batch"]
     await bob.join(room_id)
-    room = (await sync(bob, since))["rooms"]["join"][room_id]
+    room = (await bob.sync(since))["rooms"]["join"][room_id]
     assert bodies(room) == [str(number) for number in range(3, 12)]
     assert "m.room.create" in types(room["state"]["events"])
     assert room["summary"] == {
@@ -157,9 +146,9 @@ async def test_a_room_joined_since_comes_whole(world: World) -> None:
 async def test_full_state_gives_all_state_and_a_timeline_bounded_by_since(world: World) -> None:
     alice = await world.user("alice")
     room_id = await alice.create_room(name="Den")
-    since = (await sync(alice))["next_batch"]
+    since = (await alice.sync())["next_batch"]
     await alice.send(room_id, "new")
-    room = (await sync(alice, since, full_state="true"))["rooms"]["join"][room_id]
+    room = (await alice.sync(since, full_state="true"))["rooms"]["join"][room_id]
     assert bodies(room) == ["new"]
     assert len(room["timeline"]["events"]) == 1
     assert {"m.room.create", "m.room.name"} <= types(room["state"]["events"])
@@ -169,13 +158,13 @@ async def test_full_state_gives_all_state_and_a_timeline_bounded_by_since(world:
 async def test_state_after_is_the_state_at_the_end_of_the_timeline(world: World) -> None:
     alice = await world.user("alice")
     room_id = await alice.create_room(name="Den")
-    since = (await sync(alice))["next_batch"]
+    since = (await alice.sync())["next_batch"]
     await alice.set_state(room_id, "m.room.name", {"name": "Lair"})
-    room = (await sync(alice, since, use_state_after="true"))["rooms"]["join"][room_id]
+    room = (await alice.sync(since, use_state_after="true"))["rooms"]["join"][room_id]
     assert "state" not in room
     assert [event["content"] for event in room["state_after"]["events"]] == [{"name": "Lair"}]
     await alice.send(room_id, "x")
-    latest = await sync(alice, use_state_after="true")
+    latest = await alice.sync(use_state_after="true")
     names = [e for e in latest["rooms"]["join"][room_id]["state_after"]["events"] if e["type"] == "m.room.name"]
     assert [event["content"] for event in names] == [{"name": "Lair"}]
 
@@ -189,12 +178,12 @@ async def test_lazy_loading_gives_only_the_members_who_speak_and_oneself(world: 
     for number in range(12):
         await bob.send(room_id, str(number))
     lazy = {"room": {"state": {"lazy_load_members": True}}}
-    room = (await sync(alice, filter=lazy))["rooms"]["join"][room_id]
+    room = (await alice.sync(filter=lazy))["rooms"]["join"][room_id]
     shown = {event["state_key"] for event in room["state"]["events"] if event["type"] == "m.room.member"}
     assert {alice.user_id, bob.user_id} <= shown
-    since = (await sync(alice, filter=lazy))["next_batch"]
+    since = (await alice.sync(filter=lazy))["next_batch"]
     await carol.send(room_id, "me too")
-    room = (await sync(alice, since, filter=lazy))["rooms"]["join"][room_id]
+    room = (await alice.sync(since, filter=lazy))["rooms"]["join"][room_id]
     assert [event["state_key"] for event in room["state"]["events"]] == [carol.user_id]
 
 
@@ -203,11 +192,11 @@ async def test_events_carry_unsigned_data_made_here(world: World) -> None:
     alice, bob = await world.user("alice"), await world.user("bob")
     room_id = await alice.create_room(preset="public_chat", name="Den")
     await bob.join(room_id)
-    since = (await sync(bob))["next_batch"]
+    since = (await bob.sync())["next_batch"]
     await alice.send(room_id, "x")
     await alice.set_state(room_id, "m.room.name", {"name": "Lair"})
     world.clock.time += 5000
-    hers, his = await sync(alice, since), await sync(bob, since)
+    hers, his = await alice.sync(since), await bob.sync(since)
     message, name = hers["rooms"]["join"][room_id]["timeline"]["events"]
     assert message["unsigned"] == {"age": 5000, "membership": "join", "transaction_id": "t0"}
     assert name["unsigned"]["prev_content"] == {"name": "Den"}
@@ -221,11 +210,11 @@ async def test_a_redaction_comes_with_redacts_and_later_syncs_show_the_event_str
     alice = await world.user("alice")
     room_id = await alice.create_room()
     event_id = await alice.send(room_id, "secret")
-    since = (await sync(alice))["next_batch"]
+    since = (await alice.sync())["next_batch"]
     await alice.put(f"/rooms/{room_id}/redact/{event_id}/r1", {"reason": "oops"})
-    [redaction] = (await sync(alice, since))["rooms"]["join"][room_id]["timeline"]["events"]
+    [redaction] = (await alice.sync(since))["rooms"]["join"][room_id]["timeline"]["events"]
     assert redaction["redacts"] == redaction["content"]["redacts"] == event_id
-    shown = (await sync(alice))["rooms"]["join"][room_id]["timeline"]["events"]
+    shown = (await alice.sync())["rooms"]["join"][room_id]["timeline"]["events"]
     [redacted] = [event for event in shown if event["event_id"] == event_id]
     assert redacted["content"] == {}
     assert redacted["unsigned"]["redacted_because"]["event_id"] == redaction["event_id"]
@@ -255,7 +244,7 @@ async def test_filters_choose_rooms_types_and_senders(world: World) -> None:
             "timeline": {"types": ["m.room.*"], "not_types": ["m.room.member"], "senders": [bob.user_id]},
         }
     }
-    rooms = (await sync(alice, filter=wanted))["rooms"]["join"]
+    rooms = (await alice.sync(filter=wanted))["rooms"]["join"]
     assert two not in rooms
     assert bodies(rooms[one]) == ["from bob"]
 

@@ -1,5 +1,6 @@
 """Replacing rooms by others of any version; on both databases."""
 
+import asyncio
 from typing import Any
 from urllib.parse import quote
 
@@ -130,6 +131,23 @@ async def test_upgrade_that_cannot_be_leaves_the_room_as_it_was(
     assert ("m.room.tombstone", "") not in await state(alice, room_id)
     assert (await alice.get("/joined_rooms")).json() == {"joined_rooms": [room_id]}
     assert (await alice.get("/directory/room/%23den:localhost")).json()["room_id"] == room_id
+
+
+@pytest.mark.behaviours("CS-UPG-04")
+async def test_room_that_is_talked_in_meanwhile_is_replaced_by_one_that_is(world: World) -> None:
+    alice = await world.user("alice")
+    room_id = await alice.create_room(room_alias_name="den")
+    talk = asyncio.gather(*(alice.send(room_id, str(number)) for number in range(20)))
+    wishes = [alice.post(f"/rooms/{room_id}/upgrade", {"new_version": "11"}) for _ in range(3)]
+    answers = await asyncio.gather(*wishes)
+    await talk
+    made = [answer.json()["replacement_room"] for answer in answers if answer.status_code == 200]
+    assert made
+    assert {answer.status_code for answer in answers} <= {200, 409}
+    assert (await state(alice, room_id))["m.room.tombstone", ""]["replacement_room"] in made
+    assert (await alice.get("/directory/room/%23den:localhost")).json()["room_id"] in made
+    # No room was made for nothing.
+    assert sorted((await alice.get("/joined_rooms")).json()["joined_rooms"]) == sorted([room_id, *made])
 
 
 @pytest.mark.behaviours("CS-UPG-01")

@@ -1,0 +1,34 @@
+"""When a user was in a room, by the member events that replaced one another."""
+
+from itertools import pairwise
+
+from homeserver.services.rooms.hot import parse
+from homeserver.storage import events
+from homeserver.storage.engine import ReadTx
+from homeserver.storage.events import StoredEvent
+
+
+def last_end(tx: ReadTx, version: str, position: int) -> StoredEvent | None:
+    """The event that ended the user's last stay, from a member event of no stay backwards; None for never there."""
+    for later, earlier in pairwise(events.iterate_replaced(tx, position)):
+        if parse(earlier, version).membership == "join":
+            return later
+    return None
+
+
+def joined_since(tx: ReadTx, version: str, position: int) -> int | None:
+    """Where the stay began that the user is in with this member event, names changed since; None for in none."""
+    began = None
+    for row in events.iterate_replaced(tx, position):
+        if parse(row, version).membership != "join":
+            break
+        began = row.position
+    return began
+
+
+def is_joined_since(tx: ReadTx, version: str, position: int, since: int) -> bool:
+    """Whether the stay that the user is in with this member event had begun by then."""
+    if position <= since:
+        return True
+    began = joined_since(tx, version, position)
+    return began is not None and began <= since
