@@ -103,11 +103,13 @@ class HotRoom:
             if event.event_id in redacted:
                 self.state[pair] = redacted[event.event_id]
 
-    def forget_redacted(self, redacted: Mapping[int, Event]) -> None:
-        """Put the redacted form, by position, in the place of what was said before."""
+    def forget_redacted(self, redacted: Mapping[int, tuple[int, Event]]) -> None:
+        """Put the redacted form, and the position of the redaction, in the place of what was said at a position."""
         for index, recent in enumerate(self.recent):
-            if (event := redacted.get(recent.stored.position)) is not None:
-                self.recent[index] = replace(recent, stored=replace(recent.stored, pdu=event.pdu), event=event)
+            if (change := redacted.get(recent.stored.position)) is not None:
+                redacted_by, event = change
+                stored = replace(recent.stored, pdu=event.pdu, redacted_by=redacted_by)
+                self.recent[index] = replace(recent, stored=stored, event=event)
 
     def remember(self, committed: Iterable[Recent]) -> None:
         """Keep what was committed, for those who read along; the oldest goes when there is too much."""

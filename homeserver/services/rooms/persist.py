@@ -170,7 +170,11 @@ class EventWriter:
                 self._rooms.add(room)
             room.root = written.roots[nid]
             room.tips = [stored[-1].position]
-            redacted = {new.redaction.target: new.redaction.redacted for new in batch.events if new.redaction}
+            redacted = {
+                new.redaction.target: (row.position, new.redaction.redacted)
+                for row, new in zip(stored, batch.events, strict=True)
+                if new.redaction
+            }
             if redacted:
                 room.forget_redacted(redacted)
             sent = batch.transaction

@@ -214,7 +214,9 @@ class Sync:
             return None
         wanted = request.filter.room.timeline
         fresh = [recent for recent in room.recent if since < recent.stored.position <= upto]
-        if len(fresh) > wanted.limit_or(room_sync.DEFAULT_TIMELINE) or any(one.event.is_state for one in fresh):
+        if len(fresh) > wanted.limit_or(room_sync.DEFAULT_TIMELINE):
+            return None
+        if any(one.event.is_state or one.stored.redacted_by is not None for one in fresh):
             return None
         shown = [
             one for one in fresh if wanted.admits_event(one.event) and UserId(one.event.sender) not in standing.ignored
