@@ -63,6 +63,11 @@ def ensure(tx: WriteTx, user_id: UserId, device_id: DeviceId, *, display_name: s
         tx.connection.execute(_INSERT, values)
 
 
+def exists(tx: ReadTx, user_id: UserId, device_id: DeviceId) -> bool:
+    """Whether the user has this device."""
+    return tx.connection.execute(_FIND, {"user_id": user_id, "device_id": device_id}).one_or_none() is not None
+
+
 def list_of_users(tx: ReadTx, user_ids: Iterable[UserId]) -> list[Device]:
     """All devices of these users."""
     found: list[Device] = []

@@ -205,6 +205,9 @@ _SIGNATURES = select(key_signatures).where(
 _REMOVE_SIGNATURES = delete(key_signatures).where(
     key_signatures.c.user_id == bindparam("user"), key_signatures.c.target.in_(bindparam("targets", expanding=True))
 )
+_REMOVE_SIGNED_WITH = delete(key_signatures).where(
+    key_signatures.c.signer_id == bindparam("user"), key_signatures.c.signer_key.in_(bindparam("keys", expanding=True))
+)
 _INSERT_CHANGE = insert(device_list_changes)
 _PUT_CHANGE = _INSERT_CHANGE.on_conflict_do_update(
     index_elements=["user_id"], set_={"position": _INSERT_CHANGE.excluded.position}
@@ -292,7 +295,7 @@ def put_fallbacks(tx: WriteTx, device: Device, keys: Sequence[OneTimeKey]) -> No
             "used": False,
         }
         for key in keys
-        if key.algorithm not in known or known[key.algorithm].key_id != key.key_id
+        if (before := known.get(key.algorithm)) is None or (before.key_id, before.body) != (key.key_id, key.body)
     ]
     if new:
         tx.connection.execute(_PUT_FALLBACK, new)
@@ -359,11 +362,17 @@ def remove_signatures(tx: WriteTx, user_id: UserId, targets: Collection[str]) ->
     tx.connection.execute(_REMOVE_SIGNATURES, {"user": user_id, "targets": list(targets)})
 
 
+def remove_signatures_with(tx: WriteTx, user_id: UserId, names: Iterable[str]) -> None:
+    """Remove the signatures that the user made with keys that are no more: named by a device, or its public part."""
+    tx.connection.execute(_REMOVE_SIGNED_WITH, {"user": user_id, "keys": [f"ed25519:{name}" for name in names]})
+
+
 def remove_devices(tx: WriteTx, user_id: UserId, device_ids: Collection[DeviceId]) -> None:
     """Remove everything of these devices."""
     for table in (device_keys, one_time_keys, fallback_keys):
         tx.connection.execute(delete(table).where(table.c.user_id == user_id, table.c.device_id.in_(list(device_ids))))
     remove_signatures(tx, user_id, device_ids)
+    remove_signatures_with(tx, user_id, device_ids)
 
 
 def note_change(tx: WriteTx, user_id: UserId, audience: Iterable[UserId]) -> None:

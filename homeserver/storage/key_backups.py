@@ -3,12 +3,12 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import BigInteger, Boolean, Column, Table, bindparam, delete, func, insert, select, update
+from sqlalchemy import BigInteger, Boolean, Column, Table, bindparam, delete, func, insert, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from homeserver.matrix.identifiers import UserId
 from homeserver.storage.engine import ReadTx, WriteTx
-from homeserver.storage.tables import Text, metadata
+from homeserver.storage.tables import Text, chunks, metadata
 
 backup_versions = Table(
     "backup_versions",
@@ -72,6 +72,7 @@ _LAST_NUMBER = select(func.coalesce(func.max(backup_versions.c.version), 0)).whe
     backup_versions.c.user_id == bindparam("user")
 )
 _THIS = (backup_versions.c.user_id == bindparam("user")) & (backup_versions.c.version == bindparam("number"))
+_WAS_DELETED = select(backup_versions.c.deleted).where(_THIS)
 _SET_AUTH = update(backup_versions).where(_THIS).values(auth_data=bindparam("data"))
 _SET_ETAG = update(backup_versions).where(_THIS).values(etag=backup_versions.c.etag + 1)
 _DELETE_VERSION = update(backup_versions).where(_THIS).values(deleted=True)
@@ -83,6 +84,9 @@ _KEY_COLUMNS = (
     backup_keys.c.forwarded_count,
     backup_keys.c.is_verified,
     backup_keys.c.session_data,
+)
+_CHOSEN = select(*_KEY_COLUMNS).where(
+    _KEYS_OF, tuple_(backup_keys.c.room_id, backup_keys.c.session_id).in_(bindparam("sessions", expanding=True))
 )
 _COUNT = select(func.count()).select_from(backup_keys).where(_KEYS_OF)
 _INSERT_KEY = upsert(backup_keys)
@@ -115,6 +119,11 @@ def find_version(tx: ReadTx, user_id: UserId, version: int | None) -> Version | 
     return None if row is None else Version(*row)
 
 
+def was_deleted(tx: ReadTx, user_id: UserId, version: int) -> bool:
+    """Whether there was a backup of this number."""
+    return bool(tx.connection.execute(_WAS_DELETED, {"user": user_id, "number": version}).scalar_one_or_none())
+
+
 def set_auth_data(tx: WriteTx, user_id: UserId, version: int, auth_data: str) -> None:
     """Replace the data by which clients trust the backup."""
     tx.connection.execute(_SET_AUTH, {"user": user_id, "number": version, "data": auth_data})
@@ -136,13 +145,24 @@ def count_keys(tx: ReadTx, user_id: UserId, version: int) -> int:
     return int(tx.connection.execute(_COUNT, {"user": user_id, "number": version}).scalar_one())
 
 
+def find_keys(
+    tx: ReadTx, user_id: UserId, version: int, sessions: Iterable[tuple[str, str]]
+) -> dict[tuple[str, str], Key]:
+    """Those keys which the backup has, by room and session."""
+    found: dict[tuple[str, str], Key] = {}
+    for part in chunks(sessions):
+        for row in tx.connection.execute(_CHOSEN, {"user": user_id, "number": version, "sessions": part}):
+            found[row.room_id, row.session_id] = Key(*row)
+    return found
+
+
 def list_keys(
-    tx: ReadTx, user_id: UserId, version: int, room_ids: Iterable[str] | None = None, session_id: str | None = None
+    tx: ReadTx, user_id: UserId, version: int, room_id: str | None = None, session_id: str | None = None
 ) -> list[Key]:
-    """The keys of a backup: all, or of some rooms, or of one session."""
+    """The keys of a backup: all, or of one room, or of one session."""
     statement = select(*_KEY_COLUMNS).where(_KEYS_OF)
-    if room_ids is not None:
-        statement = statement.where(backup_keys.c.room_id.in_(list(room_ids)))
+    if room_id is not None:
+        statement = statement.where(backup_keys.c.room_id == room_id)
     if session_id is not None:
         statement = statement.where(backup_keys.c.session_id == session_id)
     return [Key(*row) for row in tx.connection.execute(statement, {"user": user_id, "number": version})]

@@ -93,6 +93,13 @@ def record_many(tx: WriteTx, done: Sequence[Done]) -> None:
         raise Repeated("A transaction id was used before.")
 
 
+def remove_devices(tx: WriteTx, user_id: UserId, device_ids: Sequence[DeviceId]) -> None:
+    """Forget what these devices did: whoever logs in under their names begins anew."""
+    tx.connection.execute(
+        delete(transactions).where(transactions.c.user_id == user_id, transactions.c.device_id.in_(list(device_ids)))
+    )
+
+
 def delete_older(tx: WriteTx, *, before: int) -> None:
     """Forget what was done before that time."""
     tx.connection.execute(_DELETE_OLDER, {"before": before})

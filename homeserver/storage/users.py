@@ -51,6 +51,7 @@ _ERASED = select(users.c.user_id).where(
 )
 _FIND = select(*users.c).where(users.c.user_id == bindparam("user_id"))
 _FIND_MANY = select(*users.c).where(users.c.user_id.in_(bindparam("user_ids", expanding=True)))
+_LOCK = select(users.c.user_id).where(users.c.user_id == bindparam("user_id")).with_for_update(key_share=True)
 
 
 def find(tx: ReadTx, user_id: UserId) -> User | None:
@@ -65,6 +66,11 @@ def find_many(tx: ReadTx, user_ids: Iterable[UserId]) -> dict[UserId, User]:
     for part in chunks(user_ids):
         found.update((row.user_id, User(*row)) for row in tx.connection.execute(_FIND_MANY, {"user_ids": part}))
     return found
+
+
+def lock(tx: WriteTx, user_id: UserId) -> None:
+    """Let nobody else who locks this user go on before this transaction has ended."""
+    tx.connection.execute(_LOCK, {"user_id": user_id}).all()
 
 
 def set_password(tx: WriteTx, user_id: UserId, password_hash: str) -> None:

@@ -205,6 +205,7 @@ class Accounts:
 
     def _login(self, tx: WriteTx, user_id: UserId, device: NewDevice) -> tuple[NewSession, list[bytes]]:
         device_id = self._device_id(device)
+        users.lock(tx, user_id)
         if any(key.public_key == device_id for key in e2e_keys.find_cross_signing(tx, [user_id]).values()):
             raise Forbidden("A device cannot be named like a cross-signing key.")
         # A known device is taken over: the tokens that it had end.

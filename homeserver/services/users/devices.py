@@ -7,7 +7,7 @@ from typing import Any
 from homeserver.errors import InvalidParam, NotFound
 from homeserver.matrix.identifiers import DeviceId, UserId
 from homeserver.services.auth.sessions import Requester, Sessions
-from homeserver.storage import devices, e2e_keys, members, to_device
+from homeserver.storage import devices, e2e_keys, members, to_device, transactions, users
 from homeserver.storage.devices import Device
 from homeserver.storage.engine import Database, WriteTx
 
@@ -44,15 +44,20 @@ class Devices:
 
     async def remove(self, who: Requester, device_ids: Sequence[DeviceId]) -> None:
         """Remove devices with all that is theirs; those that are gone already count as removed."""
-        self._sessions.forget(await self._database.write(self.end, who.user_id, device_ids))
+        known = {device.device_id for device in await self.list(who.user_id)}
+        there = sorted(known.intersection(device_ids))
+        if there:
+            self._sessions.forget(await self._database.write(self.end, who.user_id, there))
 
     def end(self, tx: WriteTx, user_id: UserId, device_ids: Sequence[DeviceId]) -> builtins.list[bytes]:
         """End these devices in a transaction; give the result to `Sessions.forget` after its commit."""
+        users.lock(tx, user_id)
         ended: builtins.list[bytes] = []
         for device_id in device_ids:
             ended += self._sessions.end(tx, user_id, device_id=device_id)
         e2e_keys.remove_devices(tx, user_id, device_ids)
         to_device.remove_devices(tx, user_id, device_ids)
+        transactions.remove_devices(tx, user_id, device_ids)
         devices.remove_many(tx, user_id, device_ids)
         e2e_keys.note_change(tx, user_id, members.list_sharing(tx, user_id))
         return ended

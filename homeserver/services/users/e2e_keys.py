@@ -6,14 +6,15 @@ from typing import Any
 
 import msgspec
 
-from homeserver.errors import BadJson, Forbidden, InvalidParam, MissingParam, Unsupported
+from homeserver.errors import BadJson, Forbidden, InvalidParam, MissingParam, UnknownToken, Unsupported
 from homeserver.matrix.canonical import CanonicalJsonError, canonical_json
 from homeserver.matrix.identifiers import DeviceId, UserId, domain_of
 from homeserver.matrix.signing import SignatureError, verify_json
 from homeserver.services.auth.sessions import Requester
-from homeserver.storage import devices, e2e_keys, members, stream_rows
+from homeserver.storage import devices, e2e_keys, events, members, stream_rows, users
 from homeserver.storage.e2e_keys import CrossSigningKey, Device, OneTimeKey, Signature
 from homeserver.storage.engine import Database, ReadTx, WriteTx
+from homeserver.storage.members import Member
 
 _USAGES = ("master", "self_signing", "user_signing")
 _MOST_KEYS = 1000
@@ -29,6 +30,14 @@ class Changes:
     left: set[UserId]
 
 
+class _MemberContent(msgspec.Struct):
+    membership: Any = None
+
+
+class _MemberEvent(msgspec.Struct):
+    content: _MemberContent
+
+
 class E2eKeys:
     """The public keys of this server's users."""
 
@@ -42,7 +51,7 @@ class E2eKeys:
         """Keep keys of the caller's device; the number of one-time keys by algorithm."""
         if identity is not None:
             _check_identity(who, identity)
-        keys, fallbacks = _one_time(one_time), _one_time(fallback)
+        keys, fallbacks = _one_time(one_time), _fallbacks(fallback)
         return await self._database.write(_upload, (who.user_id, who.device_id), identity, keys, fallbacks)
 
     async def query(self, who: Requester, wanted: Mapping[UserId, Sequence[DeviceId]]) -> Json:
@@ -69,21 +78,14 @@ class E2eKeys:
 
     async def needs_confirmation(self, user_id: UserId, given: Mapping[str, Json]) -> bool:
         """Whether the upload of cross-signing keys replaces what is there, so that the user has to confirm it."""
+        keys = _cross_signing(user_id, given)
         known = await self._database.read(e2e_keys.find_cross_signing, [user_id])
-        if (user_id, "master") not in known:
-            return False
-        return any(
-            (user_id, usage) not in known or known[user_id, usage].public_key != _public_key(key, usage, user_id)
-            for usage, key in given.items()
-        )
+        return (user_id, "master") in known and bool(_new(keys, known))
 
-    async def upload_cross_signing(self, user_id: UserId, given: Mapping[str, Json]) -> None:
+    async def upload_cross_signing(self, user_id: UserId, given: Mapping[str, Json], *, confirmed: bool) -> None:
         """Keep cross-signing keys by usage. Raises `M_INVALID_SIGNATURE`, or `M_MISSING_PARAM` without a master key."""
-        keys = [
-            CrossSigningKey(user_id, usage, _public_key(key, usage, user_id), _text(key))
-            for usage, key in given.items()
-        ]
-        await self._database.write(_upload_cross_signing, user_id, keys)
+        keys = _cross_signing(user_id, given)
+        await self._database.write(_upload_cross_signing, user_id, keys, confirmed=confirmed)
 
     async def upload_signatures(self, who: Requester, given: Mapping[str, Mapping[str, Any]]) -> Json:
         """Keep signatures upon keys, the good ones of them; what was wrong with the others, by user and key."""
@@ -112,10 +114,12 @@ def list_changes(tx: ReadTx, user_id: UserId, *, after: int, upto: int) -> Chang
         others = set(members.list_joined_users(tx, member.room_nid))
         if member.membership == "join":
             changed |= others - {user_id}
-        else:
+        elif member.membership in ("leave", "ban") and _was_joined(tx, member, after):
             left |= others
     joined = [member.room_nid for member in members.list_of_user(tx, user_id, ["join"])]
     for member in members.list_changed(tx, joined, after=after, upto=upto):
+        if member.user_id == user_id:
+            continue
         if member.membership == "join":
             changed.add(member.user_id)
         elif member.membership in ("leave", "ban"):
@@ -123,12 +127,30 @@ def list_changes(tx: ReadTx, user_id: UserId, *, after: int, upto: int) -> Chang
     return Changes(changed, left - sharing - {user_id})
 
 
+def _was_joined(tx: ReadTx, member: Member, after: int) -> bool:
+    """Whether a user who is not in a room was in it at this position, or later."""
+    position: int | None = member.position
+    while position is not None:
+        row = events.find_many(tx, [position])[position]
+        if msgspec.json.decode(row.pdu, type=_MemberEvent).content.membership == "join":
+            return True
+        position = row.replaces if position > after else None
+    return False
+
+
 def _upload(
     tx: WriteTx, device: Device, identity: Json | None, keys: Sequence[OneTimeKey], fallbacks: Sequence[OneTimeKey]
 ) -> dict[str, int]:
+    users.lock(tx, device[0])
+    if not devices.exists(tx, *device):
+        raise UnknownToken
     if identity is not None:
         body = _text({key: value for key, value in identity.items() if key != "unsigned"})
-        if e2e_keys.find_device(tx, device) != body:
+        before = e2e_keys.find_device(tx, device)
+        if before != body:
+            if before is not None and _core(msgspec.json.decode(before)) != _core(identity):
+                # What was signed is no more.
+                e2e_keys.remove_signatures(tx, device[0], [device[1]])
             e2e_keys.put_device(tx, device, body)
             e2e_keys.note_change(tx, device[0], members.list_sharing(tx, device[0]))
     known = e2e_keys.find_one_time(tx, device, [key.key_id for key in keys]) if keys else {}
@@ -151,7 +173,7 @@ def _query(tx: ReadTx, requester: UserId, wanted: Mapping[UserId, Sequence[Devic
     signatures: dict[tuple[str, str], list[Signature]] = {}
     for signature in e2e_keys.list_signatures(tx, wanted, requester=requester):
         signatures.setdefault((signature.user_id, signature.target), []).append(signature)
-    shown: dict[str, Json] = {user_id: {} for user_id in wanted}
+    shown: dict[str, Json] = {user_id: {} for user_id in users.find_many(tx, wanted)}
     for (user_id, device_id), body in e2e_keys.find_devices(tx, wanted).items():
         if wanted[user_id] and device_id not in wanted[user_id]:
             continue
@@ -163,6 +185,7 @@ def _query(tx: ReadTx, requester: UserId, wanted: Mapping[UserId, Sequence[Devic
     for (user_id, usage), key in e2e_keys.find_cross_signing(tx, wanted).items():
         if usage != "user_signing" or user_id == requester:
             keys = _signed(key.body, signatures.get((user_id, key.public_key), ()))
+            _leave_out_strangers(keys, user_id, requester)
             answer.setdefault(f"{usage}_keys", {})[user_id] = keys
     return answer
 
@@ -174,14 +197,20 @@ def _claim(tx: WriteTx, wanted: set[tuple[UserId, DeviceId, str]]) -> dict[Devic
     if missing:
         for device, keys in e2e_keys.use_fallbacks(tx, missing).items():
             taken.setdefault(device, []).extend(keys)
-    # The devices learn from their next sync how many keys are left.
-    stream_rows.advance(tx)
-    tx.wake({user_id for user_id, _ in taken})
+    if taken:
+        # The devices learn from their next sync how many keys are left.
+        stream_rows.advance(tx)
+        tx.wake({user_id for user_id, _ in taken})
     return taken
 
 
-def _upload_cross_signing(tx: WriteTx, user_id: UserId, keys: Sequence[CrossSigningKey]) -> None:
+def _upload_cross_signing(tx: WriteTx, user_id: UserId, keys: Sequence[CrossSigningKey], *, confirmed: bool) -> None:
+    users.lock(tx, user_id)
     known = e2e_keys.find_cross_signing(tx, [user_id])
+    if (user_id, "master") in known and not confirmed:
+        if _new(keys, known):
+            raise Forbidden("Other cross-signing keys were uploaded in the meantime.")
+        return
     given = {key.usage: key for key in keys}
     master = given.get("master") or known.get((user_id, "master"))
     if master is None:
@@ -199,33 +228,34 @@ def _upload_cross_signing(tx: WriteTx, user_id: UserId, keys: Sequence[CrossSign
     ]
     if replaced:
         e2e_keys.remove_signatures(tx, user_id, replaced)
+        e2e_keys.remove_signatures_with(tx, user_id, replaced)
     if keys:
         e2e_keys.put_cross_signing(tx, keys)
         e2e_keys.note_change(tx, user_id, members.list_sharing(tx, user_id))
 
 
 def _upload_signatures(tx: WriteTx, requester: UserId, given: Mapping[str, Mapping[str, Any]]) -> Json:
-    users = [UserId(user_id) for user_id in given]
-    cross = e2e_keys.find_cross_signing(tx, {*users, requester})
+    users.lock(tx, requester)
+    cross = e2e_keys.find_cross_signing(tx, {*map(UserId, given), requester})
     identities = e2e_keys.find_devices(tx, {requester})
     good: list[Signature] = []
     failures: dict[str, Json] = {}
     for user_id, of_user in given.items():
         for target, signed in of_user.items():
             try:
-                good += _good_signatures(requester, UserId(user_id), target, signed, cross, identities)
-            except (InvalidParam, Unsupported) as error:
-                errcode = error.errcode if isinstance(error, Unsupported) else "M_INVALID_PARAM"
-                failures.setdefault(user_id, {})[target] = {"errcode": errcode, "error": error.message}
+                found, bad = _good_signatures(requester, UserId(user_id), target, signed, cross, identities)
+            except InvalidParam as error:
+                failures.setdefault(user_id, {})[target] = {"errcode": "M_INVALID_PARAM", "error": error.message}
+                continue
+            good += found
+            if bad:
+                error_text = f"The signature by {min(bad)} is wrong, or not for this key."
+                failures.setdefault(user_id, {})[target] = {"errcode": "M_INVALID_SIGNATURE", "error": error_text}
     if good:
         e2e_keys.put_signatures(tx, good)
-        for owner in {signature.user_id for signature in good}:
-            # What one says of others is for oneself alone.
-            audience = members.list_sharing(tx, requester) if owner == requester else []
-            if owner == requester:
-                e2e_keys.note_change(tx, owner, audience)
-            else:
-                e2e_keys.note_change(tx, requester, [])
+        # What one says of others is for oneself alone.
+        of_own = any(signature.user_id == requester for signature in good)
+        e2e_keys.note_change(tx, requester, members.list_sharing(tx, requester) if of_own else [])
     return failures
 
 
@@ -236,26 +266,26 @@ def _good_signatures(
     signed: Any,
     cross: Mapping[tuple[UserId, str], CrossSigningKey],
     identities: Mapping[Device, str],
-) -> list[Signature]:
-    """The requester's signatures upon a key. Raises unless the key is as it is stored, and they are good."""
+) -> tuple[list[Signature], list[str]]:
+    """The requester's good signatures upon a key, and the ids of the bad ones. Raises unless the key is as stored."""
     if not isinstance(signed, dict):
         raise InvalidParam("A signed key is an object.")
     body, signers = _signable(requester, owner, target, cross, identities)
     if _core(signed) != _core(msgspec.json.decode(body)):
         raise InvalidParam("The key is not the one that this server has.")
-    by_requester = (signed.get("signatures") or {}).get(requester)
-    if not isinstance(by_requester, dict) or not by_requester:
+    if not _are_signatures(signed.get("signatures")) or not (by_requester := signed["signatures"].get(requester)):
         raise InvalidParam("The key carries no signature of yours.")
     already = (msgspec.json.decode(body).get("signatures") or {}).get(requester, {})
-    found = []
+    text = _text({**_core(signed), "signatures": {requester: by_requester}})
+    good, bad = [], []
     for key_id, signature in by_requester.items():
         if already.get(key_id) == signature:
             continue
-        if key_id not in signers or not isinstance(signature, str):
-            raise Unsupported("M_INVALID_SIGNATURE", "This key cannot be signed by that one.")
-        _check_signature(_text(signed), requester, signers[key_id], key_id)
-        found.append(Signature(owner, target, requester, key_id, signature))
-    return found
+        if key_id in signers and _is_signed(text, requester, signers[key_id], key_id):
+            good.append(Signature(owner, target, requester, key_id, signature))
+        else:
+            bad.append(key_id)
+    return good, bad
 
 
 def _signable(
@@ -294,10 +324,43 @@ def _check_identity(who: Requester, identity: Json) -> None:
     if identity.get("user_id") != who.user_id or identity.get("device_id") != who.device_id:
         raise InvalidParam("The keys are not those of the device that uploads them.")
     keys, algorithms, signatures = (identity.get(name) for name in ("keys", "algorithms", "signatures"))
-    if not isinstance(keys, dict) or not isinstance(algorithms, list) or not isinstance(signatures, dict):
-        raise BadJson("Device keys have `keys`, `algorithms` and `signatures`.")
-    if not all(isinstance(value, str) for value in keys.values()):
-        raise BadJson("A key is text.")
+    if not isinstance(keys, dict) or not all(isinstance(value, str) for value in keys.values()):
+        raise BadJson("`keys` of a device are text by id.")
+    if not isinstance(algorithms, list) or not all(isinstance(value, str) for value in algorithms):
+        raise BadJson("`algorithms` of a device are a list of names.")
+    if not _are_signatures(signatures):
+        raise BadJson("`signatures` of a device are text by user and key.")
+
+
+def _are_signatures(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(of_user, dict) and all(isinstance(signature, str) for signature in of_user.values())
+        for of_user in value.values()
+    )
+
+
+def _cross_signing(user_id: UserId, given: Mapping[str, Json]) -> list[CrossSigningKey]:
+    return [
+        CrossSigningKey(user_id, usage, _public_key(key, usage, user_id), _text(key)) for usage, key in given.items()
+    ]
+
+
+def _new(keys: Iterable[CrossSigningKey], known: Mapping[tuple[UserId, str], CrossSigningKey]) -> list[CrossSigningKey]:
+    """Those of the keys that are not there already; other signatures make no other key."""
+    return [
+        key
+        for key in keys
+        if (before := known.get((key.user_id, key.usage))) is None
+        or _core(msgspec.json.decode(before.body)) != _core(msgspec.json.decode(key.body))
+    ]
+
+
+def _leave_out_strangers(keys: Json, owner: UserId, requester: UserId) -> None:
+    """Whatever the owner has uploaded, nobody is shown what others say of the key (social graphs)."""
+    if "signatures" in keys:
+        keys["signatures"] = {
+            signer: signatures for signer, signatures in keys["signatures"].items() if signer in (owner, requester)
+        }
 
 
 def _one_time(given: Mapping[str, Any]) -> list[OneTimeKey]:
@@ -312,6 +375,13 @@ def _one_time(given: Mapping[str, Any]) -> list[OneTimeKey]:
     return [OneTimeKey(key_id, _text(key)) for key_id, key in given.items()]
 
 
+def _fallbacks(given: Mapping[str, Any]) -> list[OneTimeKey]:
+    keys = _one_time(given)
+    if len({key.algorithm for key in keys}) < len(keys):
+        raise InvalidParam("A device has one fallback key of each algorithm.")
+    return keys
+
+
 def _public_key(key: Json, usage: str, user_id: UserId) -> str:
     """The one public key of a cross-signing key."""
     keys, usages = key.get("keys"), key.get("usage")
@@ -322,16 +392,24 @@ def _public_key(key: Json, usage: str, user_id: UserId) -> str:
     if not isinstance(keys, dict) or len(keys) != 1:
         raise InvalidParam("A cross-signing key has exactly one public key.")
     [(key_id, public_key)] = keys.items()
+    if not _are_signatures(key.get("signatures", {})):
+        raise BadJson("`signatures` of a key are text by user and key.")
     if not isinstance(public_key, str) or key_id != f"ed25519:{public_key}":
         raise InvalidParam("A cross-signing key is named by its public part.")
     return public_key
 
 
-def _check_signature(body: str, signer: UserId, public_key: str, key_id: str | None = None) -> None:
+def _check_signature(body: str, signer: UserId, public_key: str) -> None:
+    if not _is_signed(body, signer, public_key, f"ed25519:{public_key}"):
+        raise Unsupported("M_INVALID_SIGNATURE", "The signature of the key is missing or wrong.")
+
+
+def _is_signed(body: str, signer: UserId, public_key: str, key_id: str) -> bool:
     try:
-        verify_json(body.encode(), signer, key_id or f"ed25519:{public_key}", public_key)
+        verify_json(body.encode(), signer, key_id, public_key)
     except (SignatureError, CanonicalJsonError):
-        raise Unsupported("M_INVALID_SIGNATURE", "The signature of the key is missing or wrong.") from None
+        return False
+    return True
 
 
 def _signed(body: str, signatures: Iterable[Signature]) -> Json:

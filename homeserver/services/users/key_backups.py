@@ -7,7 +7,7 @@ import msgspec
 
 from homeserver.errors import InvalidParam, NotFound, Unsupported
 from homeserver.matrix.identifiers import UserId
-from homeserver.storage import key_backups
+from homeserver.storage import key_backups, users
 from homeserver.storage.engine import Database, ReadTx, WriteTx
 from homeserver.storage.key_backups import Key, Version
 
@@ -23,7 +23,12 @@ class KeyBackups:
     async def create(self, user_id: UserId, algorithm: str, auth_data: Json) -> str:
         """Begin a new backup; its version."""
         text = msgspec.json.encode(auth_data).decode()
-        return str(await self._database.write(key_backups.create_version, user_id, algorithm, text))
+
+        def write(tx: WriteTx) -> str:
+            users.lock(tx, user_id)
+            return str(key_backups.create_version(tx, user_id, algorithm, text))
+
+        return await self._database.write(write)
 
     async def get(self, user_id: UserId, version: str | None) -> Json:
         """A backup, or the newest. Raises `NotFound`."""
@@ -45,10 +50,13 @@ class KeyBackups:
         await self._database.write(write)
 
     async def delete(self, user_id: UserId, version: str) -> None:
-        """Delete a backup. Raises `NotFound`."""
+        """Delete a backup; one that was deleted before stays so. Raises `NotFound` if it never was."""
 
         def write(tx: WriteTx) -> None:
-            key_backups.delete_version(tx, user_id, _find(tx, user_id, version).version)
+            users.lock(tx, user_id)
+            number = _number(version)
+            if not key_backups.was_deleted(tx, user_id, number):
+                key_backups.delete_version(tx, user_id, _find(tx, user_id, version).version)
 
         await self._database.write(write)
 
@@ -71,6 +79,7 @@ class KeyBackups:
         """Delete keys: all, or of one room, or one; the new count and etag."""
 
         def write(tx: WriteTx) -> Json:
+            users.lock(tx, user_id)
             found = _find(tx, user_id, version)
             if key_backups.delete_keys(tx, user_id, found.version, room_id, session_id):
                 key_backups.advance_etag(tx, user_id, found.version)
@@ -94,8 +103,7 @@ def _keys(
 ) -> dict[str, dict[str, Json]]:
     found = _find(tx, user_id, version)
     rooms: dict[str, dict[str, Json]] = {}
-    room_ids = None if room_id is None else [room_id]
-    for key in key_backups.list_keys(tx, user_id, found.version, room_ids, session_id):
+    for key in key_backups.list_keys(tx, user_id, found.version, room_id, session_id):
         rooms.setdefault(key.room_id, {})[key.session_id] = {
             "first_message_index": key.first_message_index,
             "forwarded_count": key.forwarded_count,
@@ -106,6 +114,7 @@ def _keys(
 
 
 def _put(tx: WriteTx, user_id: UserId, version: str, rooms: Mapping[str, Mapping[str, Key]]) -> Json:
+    users.lock(tx, user_id)
     newest = key_backups.find_version(tx, user_id, None)
     if newest is None:
         raise NotFound("There is no key backup.")
@@ -116,11 +125,12 @@ def _put(tx: WriteTx, user_id: UserId, version: str, rooms: Mapping[str, Mapping
             status=403,
             current_version=str(newest.version),
         )
-    known = {(key.room_id, key.session_id): key for key in key_backups.list_keys(tx, user_id, newest.version, rooms)}
+    given = [key for of_room in rooms.values() for key in of_room.values()]
+    sessions = [(key.room_id, key.session_id) for key in given]
+    known = key_backups.find_keys(tx, user_id, newest.version, sessions)
     better = [
         key
-        for of_room in rooms.values()
-        for key in of_room.values()
+        for key in given
         if (before := known.get((key.room_id, key.session_id))) is None or _rank(key) < _rank(before)
     ]
     if better:
@@ -135,15 +145,16 @@ def _rank(key: Key) -> tuple[bool, int, int]:
 
 
 def _find(tx: ReadTx, user_id: UserId, version: str | None) -> Version:
-    number = None
-    if version is not None:
-        if not (version.isascii() and version.isdigit() and len(version) <= 18):
-            raise NotFound("There is no key backup of this version.")
-        number = int(version)
-    found = key_backups.find_version(tx, user_id, number)
+    found = key_backups.find_version(tx, user_id, None if version is None else _number(version))
     if found is None:
         raise NotFound("There is no such key backup.")
     return found
+
+
+def _number(version: str) -> int:
+    if not (version.isascii() and version.isdigit() and len(version) <= 18):
+        raise NotFound("There is no key backup of this version.")
+    return int(version)
 
 
 def _summary(tx: ReadTx, user_id: UserId, version: int) -> Json:

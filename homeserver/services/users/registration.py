@@ -92,6 +92,9 @@ class Registration:
     ) -> tuple[str, NewSession | None]:
         """Make a guest a user, under the name that the guest has."""
         self.check_possible()
+        if self._flow() != ("m.login.dummy",):
+            # A guest has gone through no stage, so where one is asked of everybody this is no way around it.
+            raise Forbidden("Guests cannot keep their name here. Register anew.")
         guest = await self._sessions.requester(token)
         if not guest.is_guest or username != identifiers.localpart_of(guest.user_id):
             raise Forbidden("The token is not that of a guest of this name.")

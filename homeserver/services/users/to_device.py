@@ -50,7 +50,7 @@ def _send(tx: WriteTx, done: Done, bodies: Mapping[tuple[UserId, str], bytes]) -
         (user_id, target, body)
         for (user_id, device_id), body in bodies.items()
         for target in sorted(known.get(user_id, ()))
-        if device_id in (target, _ALL)
+        if device_id == target or (device_id == _ALL and (user_id, target) not in bodies)
     ]
     if addressed:
         position = stream_rows.advance(tx, len(addressed)) - len(addressed)

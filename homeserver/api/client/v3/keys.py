@@ -43,7 +43,7 @@ class CrossSigning(Body, frozen=True):
 
 
 class Messages(Body, frozen=True):
-    messages: dict[str, dict[str, Json]] = field(default_factory=dict)
+    messages: dict[str, dict[str, Json]]
 
 
 class Range(Query, frozen=True):
@@ -93,7 +93,7 @@ async def device_signing(
         checks = {"m.login.password": accounts.password_stage(who)}
         operation = f"{who.user_id} replace cross-signing keys"
         session = await interactive.require(operation, body.auth, [("m.login.password",)], checks)
-    await keys.upload_cross_signing(who.user_id, given)
+    await keys.upload_cross_signing(who.user_id, given, confirmed=session is not None)
     if session is not None:
         await interactive.end(session)
     return Empty()

@@ -309,8 +309,207 @@ async def test_messages_to_devices_come_in_order_once_received_and_a_hundred_at_
     assert (await alice.put("/sendToDevice/m.test/none", unknown)).status_code == 200
 
 
+@pytest.mark.behaviours("CS-E2E-04")
+async def test_users_nobody_knows_are_missing_from_the_answer(world: World) -> None:
+    alice = await world.user("alice")
+    wanted: Json = {alice.user_id: [], "@nobody:localhost": []}
+    answer = await alice.post("/keys/query", {"device_keys": wanted})
+    assert answer.json()["device_keys"] == {alice.user_id: {}}
+
+
+@pytest.mark.behaviours("CS-E2E-02")
+async def test_a_fallback_key_is_replaced_under_the_same_name_and_is_one_of_its_algorithm(world: World) -> None:
+    alice, bob = await world.user("alice"), await world.user("bob")
+    await upload(alice, fallback_keys=one_time("f", fallback=True))
+    await claim(bob, alice)
+    other = {"signed_curve25519:f": {"key": "another", "signatures": {}, "fallback": True}}
+    await upload(alice, fallback_keys=other)
+    assert (await alice.sync())["device_unused_fallback_key_types"] == ["signed_curve25519"]
+    assert await claim(bob, alice) == other
+    answer = await alice.post("/keys/upload", {"fallback_keys": one_time("g", "h", fallback=True)})
+    assert (answer.status_code, answer.json()["errcode"]) == (400, "M_INVALID_PARAM")
+
+
+@pytest.mark.behaviours("CS-E2E-01")
+async def test_the_same_keys_uploaded_many_times_at_once_are_there_once(world: World) -> None:
+    alice = await world.user("alice")
+    keys = one_time(*map(str, range(10)))
+    counts = await asyncio.gather(*(upload(alice, one_time_keys=keys) for _ in range(10)))
+    assert counts == [{"signed_curve25519": 10}] * 10
+
+
+@pytest.mark.behaviours("CS-E2E-07")
+async def test_of_many_first_uploads_at_once_one_is_kept_and_the_others_need_the_password(world: World) -> None:
+    alice = await world.user("alice")
+    bodies = [{"master_key": cross_signing(alice, "master", cross_key())} for _ in range(6)]
+    answers = await asyncio.gather(*(alice.post("/keys/device_signing/upload", body) for body in bodies))
+    statuses = [answer.status_code for answer in answers]
+    assert statuses.count(200) == 1
+    assert set(statuses) <= {200, 401, 403}
+    kept = bodies[statuses.index(200)]["master_key"]
+    assert (await query(alice, alice))["master_keys"][alice.user_id]["keys"] == kept["keys"]
+    changed = {**kept, "more": "than before"}
+    assert (await alice.post("/keys/device_signing/upload", {"master_key": changed})).status_code == 401
+
+
+@pytest.mark.behaviours("CS-E2E-08", "CS-E2E-09")
+async def test_no_device_is_named_like_a_cross_signing_key(world: World) -> None:
+    alice = await world.user("alice")
+    key = SigningKey.generate("1", Randomness().bytes(32))
+    await world.user("alice", device_id=key.public_key)
+    body = {"master_key": cross_signing(alice, "master", Key(key, key.public_key))}
+    answer = await alice.post("/keys/device_signing/upload", body)
+    assert (answer.status_code, answer.json()["errcode"]) == (403, "M_FORBIDDEN")
+    master = cross_key()
+    body = {"master_key": cross_signing(alice, "master", master)}
+    assert (await alice.post("/keys/device_signing/upload", body)).status_code == 200
+    login = {
+        "type": "m.login.password",
+        "identifier": {"type": "m.id.user", "user": "alice"},
+        "password": "alicealice",
+        "device_id": master.public_key,
+    }
+    refused = await world.client.send("POST", "/_matrix/client/v3/login", json=login)
+    assert (refused.status_code, refused.json()["errcode"]) == (403, "M_FORBIDDEN")
+
+
+@pytest.mark.behaviours("CS-E2E-10")
+async def test_of_several_signatures_the_good_ones_are_kept_and_the_bad_ones_told(world: World) -> None:
+    alice = await world.user("alice")
+    device, master, self_signing = device_key(alice), cross_key(), cross_key()
+    keys = identity(alice, device)
+    await upload(alice, device_keys=keys)
+    bundle = {
+        "master_key": cross_signing(alice, "master", master),
+        "self_signing_key": cross_signing(alice, "self_signing", self_signing, master),
+    }
+    assert (await alice.post("/keys/device_signing/upload", bundle)).status_code == 200
+    stranger = cross_key()
+    both = {**signed(keys, alice.user_id, self_signing, stranger), "unsigned": {"age": 1.5}}
+    answer = await alice.post("/keys/signatures/upload", {alice.user_id: {alice.device_id: both}})
+    assert answer.json()["failures"][alice.user_id][alice.device_id]["errcode"] == "M_INVALID_SIGNATURE"
+    found = (await query(alice, alice))["device_keys"][alice.user_id][alice.device_id]["signatures"][alice.user_id]
+    assert found.keys() == {f"ed25519:{alice.device_id}", f"ed25519:{self_signing.name}"}
+    by_device = signed(bundle["master_key"], alice.user_id, device)
+    given = {alice.user_id: {master.public_key: by_device, "NOSUCH": keys}}
+    answer = await alice.post("/keys/signatures/upload", given)
+    assert answer.json()["failures"][alice.user_id].keys() == {"NOSUCH"}
+    shown = (await query(alice, alice))["master_keys"][alice.user_id]
+    assert shown["signatures"][alice.user_id].keys() == {f"ed25519:{alice.device_id}"}
+    # New keys: nothing is left of what the old ones signed.
+    master, self_signing = cross_key(), cross_key()
+    bundle = {
+        "master_key": cross_signing(alice, "master", master),
+        "self_signing_key": cross_signing(alice, "self_signing", self_signing, master),
+    }
+    assert (await confirmed(alice, "POST", "/keys/device_signing/upload", bundle, "alicealice")).status_code == 200
+    found = (await query(alice, alice))["device_keys"][alice.user_id][alice.device_id]["signatures"][alice.user_id]
+    assert found.keys() == {f"ed25519:{alice.device_id}"}
+
+
 @pytest.mark.parametrize(
-    "body", [{"messages": []}, {"messages": {"bob": {}}}, {"messages": {"@b:localhost": {"X": 1}}}]
+    "signatures", [[1], "x", 5, None, {"@alice:localhost": 5}, {"@alice:localhost": {"ed25519:x": 5}}, {}]
+)
+@pytest.mark.behaviours("CS-E2E-10")
+async def test_what_is_no_signature_fails_by_itself(world: World, signatures: Any) -> None:
+    alice = await world.user("alice")
+    master, self_signing = cross_key(), cross_key()
+    bundle = {
+        "master_key": cross_signing(alice, "master", master),
+        "self_signing_key": cross_signing(alice, "self_signing", self_signing, master),
+    }
+    await alice.post("/keys/device_signing/upload", bundle)
+    keys = identity(alice, device_key(alice))
+    await upload(alice, device_keys=keys)
+    given = {alice.user_id: {alice.device_id: {**keys, "signatures": signatures}, "X": 3}}
+    answer = await alice.post("/keys/signatures/upload", given)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["failures"][alice.user_id].keys() == {alice.device_id, "X"}
+    if signatures != {}:
+        assert (
+            await alice.post("/keys/upload", {"device_keys": {**keys, "signatures": signatures}})
+        ).status_code == 400
+        body = {"master_key": {**cross_signing(alice, "master", cross_key()), "signatures": signatures}}
+        assert (await alice.post("/keys/device_signing/upload", body)).status_code == 400
+
+
+@pytest.mark.behaviours("CS-E2E-05")
+async def test_signatures_of_strangers_upon_a_master_key_are_not_shown(world: World) -> None:
+    alice, bob = await world.user("alice"), await world.user("bob")
+    master = cross_signing(alice, "master", cross_key())
+    master["signatures"] = {"@eve:localhost": {"ed25519:x": "abc"}, alice.user_id: {"ed25519:y": "abc"}}
+    assert (await alice.post("/keys/device_signing/upload", {"master_key": master})).status_code == 200
+    for user in (alice, bob):
+        shown = (await query(user, alice))["master_keys"][alice.user_id]
+        assert shown["signatures"].keys() == {alice.user_id}
+
+
+@pytest.mark.behaviours("CS-E2E-12")
+async def test_who_was_never_in_a_room_does_not_learn_who_is(world: World) -> None:
+    alice, bob = await world.user("alice"), await world.user("bob")
+    room_id = await alice.create_room(preset="private_chat")
+    start = (await bob.sync())["next_batch"]
+    await alice.invite(room_id, bob)
+    invited = await bob.sync(start)
+    assert "device_lists" not in invited
+    await bob.leave(room_id)
+    declined = await bob.sync(invited["next_batch"])
+    assert "device_lists" not in declined
+    await alice.invite(room_id, bob)
+    await bob.join(room_id)
+    joined = await bob.sync(declined["next_batch"])
+    assert joined["device_lists"] == {"changed": [alice.user_id]}
+    await bob.leave(room_id)
+    assert (await bob.sync(joined["next_batch"]))["device_lists"] == {"left": [alice.user_id]}
+    # In and out between two syncs.
+    assert (await bob.sync(declined["next_batch"]))["device_lists"] == {"left": [alice.user_id]}
+
+
+@pytest.mark.behaviours("CS-DEV-01", "CS-DEV-03", "CS-TD-01")
+async def test_what_belonged_to_a_device_goes_with_it(world: World) -> None:
+    alice, bob = await world.user("alice"), await world.user("bob")
+    phone = await world.user("alice", device_id="PHONE")
+    await upload(phone, one_time_keys=one_time("a"), fallback_keys=one_time("f", fallback=True))
+    for sender in (bob, phone):
+        body = {"messages": {alice.user_id: {"*": {"from": sender.device_id}}}}
+        assert (await sender.put("/sendToDevice/m.test/t", body)).status_code == 200
+    assert (await phone.post("/logout")).status_code == 200
+    assert await claim(bob, phone) == {}
+    phone = await world.user("alice", device_id="PHONE")
+    first = await phone.sync()
+    assert "to_device" not in first
+    assert first["device_one_time_keys_count"] == {"signed_curve25519": 0}
+    assert first["device_unused_fallback_key_types"] == []
+    # The transaction ids of the device that was are free.
+    again: Json = {"messages": {bob.user_id: {bob.device_id: {"number": 1}}}}
+    assert (await phone.put("/sendToDevice/m.test/t", again)).status_code == 200
+    assert [event["content"] for event in (await bob.sync())["to_device"]["events"]] == [{"number": 1}]
+
+
+async def test_devices_are_removed_however_many_are_named(world: World) -> None:
+    alice = await world.user("alice")
+    body = {"devices": ["PHONE", *map(str, range(40_000))]}
+    assert (await confirmed(alice, "POST", "/delete_devices", body, "alicealice")).status_code == 200
+    assert (await alice.get("/account/whoami")).status_code == 200
+    assert (await alice.post("/delete_devices", {})).status_code == 400
+    assert (await alice.post("/delete_devices", {"devices": [1]})).status_code == 400
+    assert (await alice.put(f"/devices/{alice.device_id}", {"display_name": "x" * 101})).status_code == 400
+    assert (await alice.put(f"/devices/{alice.device_id}", {})).status_code == 200
+
+
+@pytest.mark.behaviours("CS-TD-02")
+async def test_a_device_gets_one_message_of_a_transaction_its_own_before_that_for_all(world: World) -> None:
+    alice, bob = await world.user("alice"), await world.user("bob")
+    tablet = await world.user("bob", device_id="TABLET")
+    body = {"messages": {bob.user_id: {"*": {"for": "all"}, "TABLET": {"for": "the tablet"}}}}
+    answers = await asyncio.gather(*(alice.put("/sendToDevice/m.test/t", body) for _ in range(5)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert [event["content"] for event in (await bob.sync())["to_device"]["events"]] == [{"for": "all"}]
+    assert [event["content"] for event in (await tablet.sync())["to_device"]["events"]] == [{"for": "the tablet"}]
+
+
+@pytest.mark.parametrize(
+    "body", [{}, {"messages": []}, {"messages": {"bob": {}}}, {"messages": {"@b:localhost": {"X": 1}}}]
 )
 async def test_bad_messages_to_devices_are_refused(world: World, body: Json) -> None:
     alice = await world.user("alice")

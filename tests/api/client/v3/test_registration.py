@@ -97,6 +97,14 @@ async def test_a_guest_may_little_and_can_become_a_user(start: Start) -> None:
         assert (await world.client.send("POST", "/_matrix/client/v3/createRoom", headers=header, json={})).is_success
 
 
+async def test_being_a_guest_is_no_way_around_the_stages(start: Start) -> None:
+    async with start(guests=True, token_required=True) as world:
+        guest = (await post(world, {}, "/_matrix/client/v3/register?kind=guest")).json()
+        name = guest["user_id"][1:].partition(":")[0]
+        body = {"guest_access_token": guest["access_token"], "username": name, "password": "sesame street"}
+        assert (await post(world, body)).status_code == 403
+
+
 async def test_scripts_register_with_the_shared_secret(start: Start) -> None:
     path = "/_synapse/admin/v1/register"
     async with start(open=False, shared_secret="tell nobody") as world:

@@ -1,5 +1,6 @@
 """Key backups: all operations; on both databases."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ async def create(user: User, **auth: Any) -> str:
     return version
 
 
+@pytest.mark.behaviours("CS-BKUP-04", "CS-BKUP-05")
 async def test_versions_are_made_read_changed_and_deleted(world: World) -> None:
     alice, bob = await world.user("alice"), await world.user("bob")
     none = await alice.get("/room_keys/version")
@@ -48,10 +50,13 @@ async def test_versions_are_made_read_changed_and_deleted(world: World) -> None:
     assert (await bob.get(f"/room_keys/version/{one}")).status_code == 404
     assert (await alice.call("DELETE", f"/room_keys/version/{two}")).status_code == 200
     assert (await alice.get("/room_keys/version")).json()["version"] == one
-    assert (await alice.call("DELETE", f"/room_keys/version/{two}")).status_code == 404
+    assert (await alice.call("DELETE", f"/room_keys/version/{two}")).status_code == 200
+    assert (await alice.call("DELETE", "/room_keys/version/77")).status_code == 404
+    assert (await alice.get(f"/room_keys/version/{two}")).status_code == 404
     assert await create(alice) not in (one, two)
 
 
+@pytest.mark.behaviours("CS-BKUP-03", "CS-BKUP-05")
 async def test_keys_are_put_read_and_deleted_at_three_levels(world: World) -> None:
     alice = await world.user("alice")
     version = await create(alice)
@@ -74,6 +79,7 @@ async def test_keys_are_put_read_and_deleted_at_three_levels(world: World) -> No
     assert (await alice.call("DELETE", f"/room_keys/keys{query}")).json()["count"] == 0
 
 
+@pytest.mark.behaviours("CS-BKUP-02")
 @pytest.mark.parametrize(
     ("before", "after", "kept"),
     [
@@ -94,6 +100,7 @@ async def test_of_two_keys_the_better_is_kept(world: World, before: Json, after:
     assert (await alice.get(path)).json() == (before if kept == "before" else after)
 
 
+@pytest.mark.behaviours("CS-BKUP-01")
 async def test_only_the_newest_backup_takes_keys(world: World) -> None:
     alice = await world.user("alice")
     old, new = await create(alice), await create(alice)
@@ -116,3 +123,25 @@ async def test_strange_versions_are_not_found(world: World, version: str) -> Non
 async def test_bad_keys_are_refused(world: World, body: Json) -> None:
     alice = await world.user("alice")
     assert (await alice.put(f"/room_keys/keys/{ROOM}/a?version={await create(alice)}", body)).status_code == 400
+
+
+@pytest.mark.behaviours("CS-BKUP-02", "CS-BKUP-03")
+async def test_backups_made_and_filled_at_once_are_all_there_and_keep_the_best(world: World) -> None:
+    alice = await world.user("alice")
+    versions = await asyncio.gather(*(create(alice) for _ in range(6)))
+    assert len(set(versions)) == 6
+    path = f"/room_keys/keys/{ROOM}/a?version={max(versions, key=int)}"
+    answers = await asyncio.gather(*(alice.put(path, key(index)) for index in (5, 2, 4, 1, 3)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert (await alice.get(path)).json() == key(1)
+
+
+@pytest.mark.behaviours("CS-BKUP-01")
+async def test_a_backup_of_very_many_rooms_is_taken(world: World) -> None:
+    alice = await world.user("alice")
+    version = await create(alice)
+    rooms: Json = {f"!{number}:h": {"sessions": {}} for number in range(30_000)}
+    rooms["!0:h"] = {"sessions": {str(number): key() for number in range(2_000)}}
+    answer = await alice.put(f"/room_keys/keys?version={version}", {"rooms": rooms})
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["count"] == 2_000
