@@ -200,7 +200,7 @@ async def build(config: Config, *, clock: Clock, randomness: Randomness, metrics
             members=members,
             room_creation=room_creation,
             room_reader=room_reader,
-            relations=Relations(database, clock, trees, room_reader),
+            relations=Relations(database, room_reader),
             room_upgrade=RoomUpgrade(database, sender, members, room_creation, author),
             directory=directory,
             hierarchy=Hierarchy(database, trees, summaries),
