@@ -121,6 +121,7 @@ async def build(config: Config, *, clock: Clock, randomness: Randomness, metrics
         passwords = Passwords(config.passwords)
         stack.callback(passwords.close)
         devices = Devices(database, sessions)
+        limits = Limits(clock, enabled=config.limits.rate_limits)
         accounts = Accounts(
             database,
             clock,
@@ -128,6 +129,7 @@ async def build(config: Config, *, clock: Clock, randomness: Randomness, metrics
             sessions,
             passwords,
             devices,
+            limits,
             config.server_name,
             shortest_password=config.passwords.minimum_length,
         )
@@ -192,7 +194,7 @@ async def build(config: Config, *, clock: Clock, randomness: Randomness, metrics
             notifier=notifier,
             sessions=sessions,
             passwords=passwords,
-            limits=Limits(clock, enabled=config.limits.rate_limits),
+            limits=limits,
             interactive=interactive,
             devices=devices,
             accounts=accounts,
@@ -210,7 +212,7 @@ async def build(config: Config, *, clock: Clock, randomness: Randomness, metrics
             members=members,
             room_creation=room_creation,
             room_reader=room_reader,
-            relations=Relations(database, clock, trees, room_reader),
+            relations=Relations(database, room_reader),
             room_upgrade=RoomUpgrade(database, sender, members, room_creation, author),
             directory=directory,
             hierarchy=Hierarchy(database, trees, summaries),

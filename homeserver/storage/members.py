@@ -61,7 +61,9 @@ _ONE = _OF_USER.where(memberships.c.room_nid == bindparam("room_nid"))
 _JOINED = select(memberships.c.user_id).where(
     memberships.c.room_nid == bindparam("room_nid"), memberships.c.membership == "join"
 )
-_IN_ROOM = select(memberships).where(memberships.c.room_nid == bindparam("room_nid"))
+_JOINED_MEMBERS = select(memberships).where(
+    memberships.c.room_nid == bindparam("room_nid"), memberships.c.membership == "join"
+)
 _CHANGED = select(memberships).where(
     memberships.c.room_nid.in_(bindparam("room_nids", expanding=True)),
     memberships.c.position > bindparam("after"),
@@ -154,11 +156,6 @@ def list_of_user_since(tx: ReadTx, user_id: UserId, *, after: int, upto: int) ->
     return [Member(*row) for row in tx.connection.execute(_OF_USER_SINCE, values)]
 
 
-def list_in_room(tx: ReadTx, room_nid: int) -> list[Member]:
-    """Everybody who ever had to do with the room."""
-    return [Member(*row) for row in tx.connection.execute(_IN_ROOM, {"room_nid": room_nid})]
-
-
 def list_changed(tx: ReadTx, room_nids: Iterable[int], *, after: int, upto: int) -> list[Member]:
     """The memberships of these rooms whose last change lies in (after, upto]."""
     found: list[Member] = []
@@ -186,6 +183,11 @@ def list_first(tx: ReadTx, room_nid: int, kinds: Iterable[str], *, but: UserId, 
     """The users who have had these memberships for the longest time, without one of them."""
     values = {"room_nid": room_nid, "kinds": list(kinds), "but": but, "limit": limit}
     return list(tx.connection.execute(_FIRST, values).scalars())
+
+
+def list_joined(tx: ReadTx, room_nid: int) -> list[Member]:
+    """Those who are in the room."""
+    return [Member(*row) for row in tx.connection.execute(_JOINED_MEMBERS, {"room_nid": room_nid})]
 
 
 def list_joined_users(tx: ReadTx, room_nid: int) -> list[UserId]:

@@ -237,7 +237,10 @@ class Sync:
             return None
         wanted = request.filter.room.timeline
         fresh = [recent for recent in room.recent if since < recent.stored.position <= upto]
-        if len(fresh) > wanted.limit_or(room_sync.DEFAULT_TIMELINE) or any(one.event.is_state for one in fresh):
+        if len(fresh) > wanted.limit_or(room_sync.DEFAULT_TIMELINE):
+            return None
+        # What was redacted is shown with its redaction, for which one has to look.
+        if any(one.event.is_state or one.event.type == "m.room.redaction" for one in fresh):
             return None
         shown = [
             one for one in fresh if wanted.admits_event(one.event) and UserId(one.event.sender) not in standing.ignored
