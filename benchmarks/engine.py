@@ -20,7 +20,9 @@ PostgreSQL's processes use is a line of its own.
 import argparse
 import asyncio
 import math
+import signal
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -53,6 +55,33 @@ Figures = dict[str, float]
 
 _LONGEST_S = 20.0  # One part of one round; who has not done everything by then is measured by what was done.
 _SYNAPSE_LISTENERS = 100
+
+
+@dataclass(frozen=True)
+class Profiler:
+    """Samples a server with py-spy, if it is given one, and leaves files of stacks with their counts."""
+
+    program: Path | None
+    folder: Path
+
+    @contextmanager
+    def sampling(self, subject: Subject, what: str) -> Iterator[None]:
+        if self.program is None or subject.name != "homeserver":
+            yield
+            return
+        assert subject.process is not None
+        file = self.folder / f"{what.replace(' ', '-').replace(',', '')}.txt"
+        command = [str(self.program), "record", "--rate", "400", "--duration", "60", "--format", "raw"]
+        running = subprocess.Popen(
+            [*command, "--output", str(file), "--pid", str(subject.process.pid)], stdout=subprocess.DEVNULL
+        )
+        time.sleep(1)  # It takes a moment to find its way about the process.
+        try:
+            yield
+        finally:
+            running.send_signal(signal.SIGINT)
+            running.wait(30)
+            print(f"stacks: {file}", file=sys.stderr)
 
 
 @dataclass
@@ -106,6 +135,7 @@ class Sends:
     subject: Subject
     postgres: psutil.Process
     factor: int
+    profiler: Profiler
     people: list[Person] = field(default_factory=list)
     one_room: str = ""
     rooms: list[str] = field(default_factory=list)
@@ -123,7 +153,6 @@ class Sends:
 
     async def _talk(self, what: str, speakers: list[tuple[Person, str]], each: int) -> Figures:
         latencies: list[float] = []
-        deadline = time.perf_counter() + _LONGEST_S
 
         async def talk(one: Person, room_id: str) -> None:
             for _ in range(each):
@@ -136,7 +165,8 @@ class Sends:
         await asyncio.gather(*(one.send(room_id) for one, room_id in speakers[:20]))
         meter = Meter(self.subject, self.postgres)
         own = time.process_time()
-        with meter.running():
+        deadline = time.perf_counter() + _LONGEST_S
+        with self.profiler.sampling(self.subject, what), meter.running():
             await asyncio.gather(*(talk(*speaker) for speaker in speakers))
         own = time.process_time() - own
         count = len(latencies)
@@ -161,6 +191,7 @@ class Pollers:
     subject: Subject
     postgres: psutil.Process
     factor: int
+    profiler: Profiler
     people: list[Person] = field(default_factory=list)
     alone: str = ""
     rooms: dict[int, str] = field(default_factory=dict)
@@ -191,6 +222,10 @@ class Pollers:
         return found
 
     async def _hear(self, size: int, times: int) -> Figures:
+        with self.profiler.sampling(self.subject, f"{size} listeners"):
+            return await self._hear_each(size, times)
+
+    async def _hear_each(self, size: int, times: int) -> Figures:
         speaker, listeners = self.people[0], self.people[1 : size + 1]
         room_id = self.rooms[size]
         alone, waking, returning = (Meter(self.subject, self.postgres) for _ in range(3))
@@ -251,12 +286,13 @@ async def measure(benches: list[Bench], rounds: int) -> dict[str, dict[str, list
     return figures
 
 
-def over_http(kind: Callable[[Subject, psutil.Process, int], Bench], asked: argparse.Namespace) -> None:
+def over_http(kind: Callable[[Subject, psutil.Process, int, Profiler], Bench], asked: argparse.Namespace) -> None:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         server = stack.enter_context(postgres.started(durable=True))
         chosen = _subjects(stack, server, folder, asked.synapse)
-        benches = [kind(subject, process_of(server), 4 if asked.small else 1) for subject in chosen]
+        profiler = Profiler(asked.profile, asked.profiles)
+        benches = [kind(subject, process_of(server), 4 if asked.small else 1, profiler) for subject in chosen]
         show(uvloop.run(measure(benches, asked.rounds)))
 
 
@@ -502,6 +538,8 @@ def main() -> None:
     parser.add_argument("what", nargs="+", choices=_KINDS)
     parser.add_argument("--synapse", type=Path, help="environment in which Synapse is installed")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--profile", type=Path, help="py-spy, to sample this server while it is measured over HTTP")
+    parser.add_argument("--profiles", type=Path, default=Path(), help="folder for what it finds")
     parser.add_argument("--small", action="store_true", help="much less of everything, to see that it works")
     asked = parser.parse_args()
     what = set(asked.what)
