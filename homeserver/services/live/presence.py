@@ -60,6 +60,8 @@ class Presence:
         self._counter = counter
         self._is_enabled = is_enabled
         self._people: dict[UserId, _Person] = {}
+        # Those of whom something was told, whose change is the newest last: a sync looks at what is new only.
+        self._told: dict[UserId, _Person] = {}
 
     @contextmanager
     def syncing(self, who: Requester, wish: str) -> Iterator[None]:
@@ -118,11 +120,13 @@ class Presence:
 
     def list_since(self, user_id: UserId, after: int | None) -> list[Json]:
         """The `m.presence` events that are new to a user; with no position, of everybody who is there."""
-        return [
-            {"type": "m.presence", "sender": other, "content": self._content(person) | person.names}
-            for other, person in self._people.items()
-            if user_id in person.audience and (person.shown != "offline" if after is None else person.changed > after)
-        ]
+        found: list[Json] = []
+        for other, person in reversed(self._told.items()):
+            if after is not None and person.changed <= after:
+                break
+            if user_id in person.audience and (after is not None or person.shown != "offline"):
+                found.append({"type": "m.presence", "sender": other, "content": self._content(person) | person.names})
+        return found[::-1]
 
     async def sweep(self) -> None:
         """Notice who has become idle or has gone."""
@@ -151,6 +155,8 @@ class Presence:
         person.shown, person.is_active = shown, is_active
         person.audience, person.names = await self._database.read(_look, user_id)
         person.changed = self._counter.advance()
+        self._told.pop(user_id, None)
+        self._told[user_id] = person
         self._notifier.wake(person.audience)
 
     def _state(self, person: _Person) -> str:
