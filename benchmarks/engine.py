@@ -222,6 +222,8 @@ class Pollers:
         return found
 
     async def _hear(self, size: int, times: int) -> Figures:
+        # Coming online, everybody is told of everybody; only when that is over there is silence to be broken.
+        await self._hear_each(size, 1)
         with self.profiler.sampling(self.subject, f"{size} listeners"):
             return await self._hear_each(size, times)
 

@@ -41,7 +41,7 @@ def show(
 
     With `bundle` they carry what was aggregated from the events that relate to them.
     """
-    own = [EventId(one.event.event_id) for one in seen if one.event.sender == who.user_id]
+    own = [one.stored.position for one in seen if one.event.sender == who.user_id]
     txn_ids = transactions.find_txn_ids(tx, who.user_id, who.device_id, own) if own else {}
     replaced = _replaced(tx, trees, version, who.user_id, seen)
     redactions = events.find_many(tx, {one.stored.redacted_by for one in seen if one.stored.redacted_by is not None})
@@ -49,7 +49,7 @@ def show(
     shown = []
     for one in seen:
         unsigned: dict[str, Any] = {"age": max(0, now - one.event.origin_server_ts), "membership": one.membership}
-        if (txn_id := txn_ids.get(EventId(one.event.event_id))) is not None:
+        if (txn_id := txn_ids.get(one.stored.position)) is not None:
             unsigned["transaction_id"] = txn_id
         if one.stored.replaces is not None:
             unsigned["replaces_state"], may_see = replaced[one.stored.replaces]

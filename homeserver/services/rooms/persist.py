@@ -263,7 +263,7 @@ class EventWriter:
                 batch.transaction.device_id,
                 batch.transaction.scope,
                 batch.transaction.txn_id,
-                stored[0].event_id,
+                stored[0].position,
                 batch.now,
             )
             for batch, stored in zip(group, written.stored, strict=True)
