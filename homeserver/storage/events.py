@@ -3,10 +3,11 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import BigInteger, Column, Index, LargeBinary, SmallInteger, Table, bindparam, insert, select, update
+from sqlalchemy import BigInteger, Column, Index, SmallInteger, Table, bindparam, insert, select, update
 
 from homeserver.matrix.identifiers import EventId
 from homeserver.storage.engine import ReadTx, WriteTx
+from homeserver.storage.pdus import Pdu
 from homeserver.storage.tables import Text, chunks, metadata
 
 OK = 0
@@ -26,7 +27,7 @@ events = Table(
     Column("state_after", BigInteger),
     Column("status", SmallInteger, nullable=False),
     Column("redacted_by", BigInteger),  # Position of the redaction; `pdu` is then the redacted form.
-    Column("pdu", LargeBinary, nullable=False),
+    Column("pdu", Pdu, nullable=False),
     Index("ix_events_room_nid_position", "room_nid", "position"),
     Index("ix_events_room_nid_depth_position", "room_nid", "depth", "position"),
     Index("ix_events_room_nid_origin_server_ts", "room_nid", "origin_server_ts"),
