@@ -32,6 +32,10 @@ class Connection(asyncio.Protocol):
         # uvloop's is one in all but its class.
         self._transport = cast(asyncio.Transport, transport)
 
+    @property
+    def is_open(self) -> bool:
+        return self._transport is not None and not self._transport.is_closing()
+
     def connection_lost(self, error: Exception | None) -> None:
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(Failed(f"the connection was closed: {error}"))
@@ -117,7 +121,7 @@ class Person:
 
     async def ask(self, request: bytes, *, listening: bool = False) -> bytes:
         connection = self._listening if listening else self._talking
-        if connection is None:
+        if connection is None or not connection.is_open:  # A server closes what was silent for long.
             loop = asyncio.get_running_loop()
             _, connection = await loop.create_connection(Connection, self.host, self.port)
             if listening:
