@@ -259,7 +259,7 @@ class RoomReader:
         root = readable.root
         if at is not None and (readable.upto is None or at.position < readable.upto):
             rows = events.list_backwards(tx, eye.room.room_nid, after=0, upto=at.position, limit=1)
-            root = rows[0].state_after if rows else None
+            root = rows[0].room_root if rows else None
         positions = [at for (kind, _), at in self._trees.items(tx, root).items() if kind == "m.room.member"]
         stored = events.find_many(tx, positions).values()
         chosen = [row for row in stored if wanted(parse(row, eye.room.version).membership or "leave")]
