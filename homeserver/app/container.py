@@ -141,7 +141,7 @@ async def build(config: Config, *, clock: Clock, randomness: Randomness, metrics
 
         author = Author(config.server_name, signing_key.ensure(config, randomness), clock, randomness)
         trees = StateTrees()
-        hot = HotRooms(database, trees)
+        hot = HotRooms(database, trees, config.room_memory_mib << 20)
         sender = Sender(database, clock, hot, EventWriter(database, hot, trees, background), author)
         members = Members(database, sender, Succession(database, trees), config.server_name)
         room_creation = RoomCreation(clock, sender, members, author, default_version=config.default_room_version)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import BigInteger, Boolean, Column, Index, Table, bindparam, false, func, select, update
+from sqlalchemy import BigInteger, Boolean, Column, Index, Table, bindparam, delete, false, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from homeserver.matrix.identifiers import UserId
@@ -17,7 +17,8 @@ memberships = Table(
     Column("user_id", Text, primary_key=True),
     Column("membership", Text, nullable=False),
     Column("sender", Text, nullable=False),
-    Column("position", BigInteger, nullable=False),  # Of the member event.
+    Column("position", BigInteger, nullable=False),  # At which this became so.
+    Column("event", BigInteger, nullable=False),  # Position of the member event, which resolution can bring back.
     Column("forgotten", Boolean, nullable=False, server_default=false()),
     # All rooms of a user; and, by position, what changed for a user.
     Index("ix_memberships_user_id_membership", "user_id", "membership"),
@@ -29,13 +30,14 @@ memberships = Table(
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One user's membership of one room. `sender` made it so, by the event at `position`."""
+    """One user's membership of one room. `sender` made it so, by the event at `event`; it is so since `position`."""
 
     room_nid: int
     user_id: UserId
     membership: str
     sender: UserId
     position: int
+    event: int
     forgotten: bool = False
 
 
@@ -46,6 +48,7 @@ _UPSERT = _INSERT.on_conflict_do_update(
         "membership": _INSERT.excluded.membership,
         "sender": _INSERT.excluded.sender,
         "position": _INSERT.excluded.position,
+        "event": _INSERT.excluded.event,
         "forgotten": _INSERT.excluded.forgotten,
     },
 )
@@ -58,6 +61,7 @@ _ONE = _OF_USER.where(memberships.c.room_nid == bindparam("room_nid"))
 _JOINED = select(memberships.c.user_id).where(
     memberships.c.room_nid == bindparam("room_nid"), memberships.c.membership == "join"
 )
+_IN_ROOM = select(memberships).where(memberships.c.room_nid == bindparam("room_nid"))
 _JOINED_MEMBERS = select(memberships).where(
     memberships.c.room_nid == bindparam("room_nid"), memberships.c.membership == "join"
 )
@@ -85,6 +89,9 @@ _FIRST = (
     )
     .order_by(memberships.c.position)
     .limit(bindparam("limit"))
+)
+_REMOVE = delete(memberships).where(
+    memberships.c.room_nid == bindparam("nid"), memberships.c.user_id == bindparam("who")
 )
 _FORGET = (
     update(memberships)
@@ -119,11 +126,17 @@ def set_many(tx: WriteTx, changes: Sequence[Member]) -> None:
                 "membership": member.membership,
                 "sender": member.sender,
                 "position": member.position,
+                "event": member.event,
                 "forgotten": member.forgotten,
             }
             for member in changes
         ],
     )
+
+
+def remove_many(tx: WriteTx, gone: Iterable[tuple[int, UserId]]) -> None:
+    """Forget that these users, as pairs with a room, ever had to do with the room."""
+    tx.connection.execute(_REMOVE, [{"nid": room_nid, "who": user_id} for room_nid, user_id in gone])
 
 
 def find(tx: ReadTx, room_nid: int, user_id: UserId) -> Member | None:
@@ -142,6 +155,11 @@ def list_of_user_since(tx: ReadTx, user_id: UserId, *, after: int, upto: int) ->
     """The user's memberships whose last change lies in (after, upto], the oldest change first."""
     values = {"user_id": user_id, "after": after, "upto": upto}
     return [Member(*row) for row in tx.connection.execute(_OF_USER_SINCE, values)]
+
+
+def list_in_room(tx: ReadTx, room_nid: int) -> list[Member]:
+    """Everybody who ever had to do with the room."""
+    return [Member(*row) for row in tx.connection.execute(_IN_ROOM, {"room_nid": room_nid})]
 
 
 def list_changed(tx: ReadTx, room_nids: Iterable[int], *, after: int, upto: int) -> list[Member]:

@@ -42,8 +42,8 @@ state_nodes = Table(
     Column("body", LargeBinary, nullable=False),
 )
 
-NODES_PER_POSITION = 128
-"""How many nodes one state change may write: a path of the tree, and one leaf that splits."""
+NODES_PER_POSITION = 1 << 20
+"""How many nodes may be numbered by one position: a path of the tree, or, where states are resolved, many."""
 
 _PAIRS = select(state_pairs.c.type, state_pairs.c.state_key, state_pairs.c.pair_id).where(
     tuple_(state_pairs.c.type, state_pairs.c.state_key).in_(bindparam("pairs", expanding=True))

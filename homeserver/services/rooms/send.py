@@ -23,8 +23,9 @@ from homeserver.matrix.events import Event, EventTooLarge, MalformedEvent, build
 from homeserver.matrix.identifiers import EventId, RoomId, UserId, domain_of
 from homeserver.matrix.signing import SigningKey
 from homeserver.services.auth.sessions import Requester
-from homeserver.services.rooms.hot import HotRoom, HotRooms, Transaction, parse
-from homeserver.services.rooms.persist import Batch, EventWriter, NewEvent, Redaction, Superseded
+from homeserver.services.rooms.hot import HotRoom, HotRooms, NotLoaded, Transaction, parse
+from homeserver.services.rooms.persist import EventWriter, Superseded
+from homeserver.services.rooms.placement import Batch, NewEvent, Redaction
 from homeserver.services.rooms.power import may_act
 from homeserver.storage import events, rooms, transactions, users
 from homeserver.storage.engine import Database, ReadTx, WriteTx
@@ -59,7 +60,8 @@ class Drafts:
 
     def state(self, type_: str, state_key: str = "") -> Event | None:
         """The state event that is current after what was added so far."""
-        return self._changed.get((type_, state_key)) or self.room.state.get((type_, state_key))
+        changed = self._changed.get((type_, state_key))
+        return changed if changed is not None else self.room.state.get((type_, state_key))
 
     def add(self, draft: Draft, redaction: Redaction | None = None) -> Event:
         """Build, sign and authorise an event. Raises `Forbidden`, `BadJson` or `TooLarge`."""
@@ -215,16 +217,30 @@ class Sender:
         """Write what `build` adds on top of the room; nothing is written if it adds nothing."""
         room_nid = await self.nid_of(room_id)
         for _ in range(_ATTEMPTS):
-            room = await self._hot.get(room_nid)
+            room = await self.free(room_nid)
             drafts = Drafts(room, self._author)
-            build(drafts)
-            if not drafts.events:
-                return []
             try:
+                build(drafts)
+                if not drafts.events:
+                    return []
                 return await self.write(drafts, transaction, also)
+            except NotLoaded as missing:
+                await self._hot.load(room, missing.pairs)
             except Superseded:
                 continue
         raise Conflict("The room changes too quickly. Try again.")
+
+    async def free(self, room_nid: int) -> HotRoom:
+        """The room, when nobody has it alone: what is built before the next await can be handed over."""
+        while True:
+            room = await self._hot.get(room_nid)
+            if not room.is_held:
+                return room
+            await room.released()
+
+    async def load(self, room: HotRoom, missing: NotLoaded) -> None:
+        """Bring what was missing into memory."""
+        await self._hot.load(room, missing.pairs)
 
     async def send(
         self, who: Requester, room_id: RoomId, type_: str, content: bytes, *, scope: str, txn_id: str

@@ -61,6 +61,22 @@ class StateTrees:
         pairs = self._known_pairs(tx, found)
         return {pairs[pair_id]: change for pair_id, change in found.items()}
 
+    def pair_ids(self, tx: ReadTx, pairs: Iterable[Pair]) -> dict[Pair, int]:
+        """The numbers of those pairs that have one."""
+        return self._known_ids(tx, list(pairs))
+
+    def pairs(self, tx: ReadTx, pair_ids: Iterable[int]) -> dict[int, Pair]:
+        """The pairs with these numbers."""
+        return self._known_pairs(tx, pair_ids)
+
+    def find_ids(self, tx: ReadTx, roots: Iterable[int], pair_ids: Iterable[int]) -> dict[int, dict[int, int]]:
+        """Positions by pair id of those of the pairs which are in these states, by root."""
+        return state_tree.find_many(roots, pair_ids, lambda node_ids: self._load(tx, node_ids))
+
+    def differing_ids(self, tx: ReadTx, old: int | None, new: int | None) -> dict[int, tuple[int | None, int | None]]:
+        """The pairs, by id, whose events differ, with the positions of the old and the new event."""
+        return state_tree.difference(old, new, lambda ids: self._load(tx, ids))
+
     def begin(self, tx: WriteTx, pairs: Collection[Pair]) -> "StateWriter":
         """Write state changes to these pairs, in this transaction."""
         ids = {pair: pair_id for pair in pairs if (pair_id := self._ids.get(pair)) is not None}
@@ -126,16 +142,19 @@ class StateWriter:
         """The position of the pair's event in the state of this root."""
         return state_tree.find(root, [self.ids[pair]], self._load).get(self.ids[pair])
 
-    def set(self, root: int | None, pair: Pair, position: int) -> int:
-        """The root of the state in which the pair's event is the one at the position."""
-        node_ids = iter(range(position * NODES_PER_POSITION, (position + 1) * NODES_PER_POSITION))
+    def change(self, root: int | None, changes: Mapping[int, int | None], page: int) -> int:
+        """The root of the state with these pairs, by id, at these positions, or without them.
+
+        The new nodes are numbered by `page`: a position that nothing else uses for nodes.
+        """
+        node_ids = iter(range(page * NODES_PER_POSITION, (page + 1) * NODES_PER_POSITION))
 
         def save(node: Node) -> int:
             node_id = next(node_ids)
             self.new[node_id] = node
             return node_id
 
-        return state_tree.change(root, {self.ids[pair]: position}, self._load, save)
+        return state_tree.change(root, changes, self._load, save)
 
     def store(self, tx: WriteTx) -> None:
         """Store the new nodes."""

@@ -123,7 +123,14 @@ class Onlooker:
         """The event by which the user last ceased to be in the room; None for those who are in it or never were."""
         if self.member is None or self.is_joined:
             return None
-        return last_end(self._tx, self.room.version, self.member.position)
+        return last_end(self._tx, self.room.version, self.member.event)
+
+    @property
+    def end_position(self) -> int:
+        """The position at which the user last ceased to be in the room; 0 for those who are in it or never were."""
+        if self.member is None or self.end is None:
+            return 0
+        return self.member.position if self.end.position == self.member.event else self.end.position
 
     @property
     def _last_join(self) -> int:

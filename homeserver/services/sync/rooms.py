@@ -76,7 +76,7 @@ def joined_room(
 ) -> Json | None:
     """The entry of a room that the user is in, or None if nothing changed in it after `since`."""
     eye = view.onlooker(tx, trees, room, member)
-    base = since if since is not None and is_joined_since(tx, room.version, member.position, since) else None
+    base = since if since is not None and is_joined_since(tx, room.version, member, since) else None
     timeline = _timeline(tx, eye, view, base=base, upto=upto)
     if base is not None and not view.full_state and timeline.is_empty:
         return None
@@ -96,11 +96,11 @@ def joined_room(
 def left_room(tx: ReadTx, trees: StateTrees, view: View, room: Room, member: Member, *, since: int | None) -> Json:
     """The entry of a room that the user has left, up to the leave."""
     eye = view.onlooker(tx, trees, room, member)
-    leave = events.find_many(tx, [member.position])[member.position]
+    leave = events.find_many(tx, [member.event])[member.event]
     was_joined = eye.end is not None
     base = since if since is not None and was_joined else None
     if was_joined:
-        timeline = _timeline(tx, eye, view, base=base, upto=leave.position)
+        timeline = _timeline(tx, eye, view, base=base, upto=member.position)
         state, _ = _state(tx, trees, view, room, timeline, base=base, end=leave.state_after)
     else:
         # An invite that was rejected, or a knock that came to nothing: nothing but the end of it is theirs to see.
@@ -115,7 +115,7 @@ def left_room(tx: ReadTx, trees: StateTrees, view: View, room: Room, member: Mem
 
 def stripped_room(tx: ReadTx, trees: StateTrees, room: Room, member: Member) -> list[msgspec.Raw]:
     """What somebody who is invited, or knocks, is told of the room: its stripped state at that moment."""
-    event = events.find_many(tx, [member.position])[member.position]
+    event = events.find_many(tx, [member.event])[member.event]
     pairs: list[Pair] = [(kind, "") for kind in _STRIPPED]
     positions = trees.find(tx, event.state_after, [*pairs, ("m.room.member", member.user_id)])
     stored = events.find_many(tx, positions.values())
@@ -130,9 +130,7 @@ def _timeline(tx: ReadTx, eye: Onlooker, view: View, *, base: int | None, upto: 
     for _ in range(_PAGES):
         size = limit + 1 if wanted.admits_all else _PAGE
         rows = events.list_backwards(tx, room.room_nid, after=base or 0, upto=end, limit=size)
-        # Whoever has been in the room all the time may see everything of that time.
-        page = [Seen(row, parse(row, room.version), "join") for row in rows] if base is not None else eye.seen(rows)
-        heard = [one for one in page if eye.hears(one.event)]
+        heard = [one for one in eye.seen(rows) if eye.hears(one.event)]
         admitted = heard if wanted.admits_all else [one for one in heard if wanted.admits_event(one.event)]
         is_empty = is_empty and not rows
         skipped = skipped or len(admitted) < len(rows)

@@ -5,12 +5,13 @@ nothing. What it looks at in the database it sees in one snapshot, whose positio
 fall between two answers.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
+from homeserver.errors import HomeserverError
 from homeserver.kit.caching import Lru
 from homeserver.kit.clock import Clock
 from homeserver.matrix.filters import Filter
@@ -22,7 +23,7 @@ from homeserver.services.live.presence import Presence
 from homeserver.services.live.receipts import receipts_key
 from homeserver.services.live.typing import Typing
 from homeserver.services.rooms.client_events import with_unsigned
-from homeserver.services.rooms.hot import HotRoom, HotRooms, Recent
+from homeserver.services.rooms.hot import HotRoom, HotRooms, NotLoaded, Recent
 from homeserver.services.rooms.state import StateTrees
 from homeserver.services.sync import extensions
 from homeserver.services.sync import rooms as room_sync
@@ -34,11 +35,14 @@ from homeserver.storage import members, rooms, stream_rows, to_device
 from homeserver.storage.engine import Database, ReadTx
 from homeserver.storage.members import Member
 from homeserver.storage.rooms import Room
+from homeserver.storage.state import Pair
 from homeserver.streams.notifier import Notifier
 from homeserver.streams.positions import RoomToken, SyncToken
 
 LONGEST_WAIT_MS = 120_000
 _STANDINGS = 20_000
+_LOADS = 3
+"""How often at most something is brought into memory for one look."""
 
 Json = dict[str, Any]
 
@@ -64,6 +68,15 @@ class _Standing:
     ruleset: Ruleset
     ignored: frozenset[UserId]
     keys: dict[DeviceId, Json]
+
+
+class _Incomplete(HomeserverError):
+    """A hot room lacks member events that an answer out of memory needs."""
+
+    def __init__(self, room: HotRoom, pairs: Iterable[Pair]) -> None:
+        super().__init__()
+        self.room = room
+        self.pairs = pairs
 
 
 @dataclass(slots=True)
@@ -126,7 +139,7 @@ class Sync:
                 with self._notifier.waiting_for([who.user_id, *standing.joined]) as waiter:
                     # Taken before the look: what happens meanwhile is looked at again, not missed.
                     live = self._counter.value
-                    answer = self._glance(who, request, live) or await self._look_closely(who, request, live)
+                    answer = await self._answer(who, request, live)
                     left = deadline - self._clock.monotonic()
                     first = first or answer.keys
                     if (
@@ -142,6 +155,16 @@ class Sync:
         if answer.handed is not None:
             self._handed[who.user_id, who.device_id] = answer.handed
         return answer.body
+
+    async def _answer(self, who: Requester, request: SyncRequest, live: int) -> _Answer:
+        for _ in range(_LOADS):
+            try:
+                answer = self._glance(who, request, live)
+            except _Incomplete as missing:
+                await self._hot.load(missing.room, missing.pairs)
+            else:
+                return answer or await self._look_closely(who, request, live)
+        return await self._look_closely(who, request, live)
 
     async def _receive(self, who: Requester, since: SyncToken | None) -> None:
         """Delete the messages that the device has received: it comes back with the position of their answer."""
@@ -224,14 +247,17 @@ class Sync:
         ]
         if shown and not wanted.admits_room(room_id):
             return None
-        counts = self._unread.glance(
-            who.user_id, room, standing.ruleset, upto=upto, by_thread=wanted.unread_thread_notifications
-        )
+        now = self._clock.now()
+        try:
+            counts = self._unread.glance(
+                who.user_id, room, standing.ruleset, upto=upto, by_thread=wanted.unread_thread_notifications
+            )
+            state = _senders(room, shown, now) if request.filter.room.state.lazy_load_members else []
+        except NotLoaded as missing:
+            raise _Incomplete(room, missing.pairs) from None
         if counts is None:
             return None
-        now = self._clock.now()
         before = shown[0].stored.position - 1 if shown else upto
-        state = _senders(room, shown, now) if request.filter.room.state.lazy_load_members else []
         return {
             "timeline": {
                 "events": [_message(one, who, now) for one in shown],

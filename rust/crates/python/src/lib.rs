@@ -13,6 +13,7 @@ mod event_auth_rules;
 mod events;
 mod push_rules;
 mod signing;
+mod state_resolution;
 
 use pyo3::prelude::*;
 
@@ -20,7 +21,7 @@ type Register = fn(&Bound<'_, PyModule>) -> PyResult<()>;
 
 #[pymodule]
 fn _rust(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    let submodules: [(&str, Register); 7] = [
+    let submodules: [(&str, Register); 8] = [
         ("auth_graph", auth_graph::register),
         ("canonical", canonical_json::register),
         ("errors", errors::register),
@@ -28,6 +29,7 @@ fn _rust(module: &Bound<'_, PyModule>) -> PyResult<()> {
         ("events", events::register),
         ("push", push_rules::register),
         ("signing", signing::register),
+        ("state_res", state_resolution::register),
     ];
     let py = module.py();
     // An extension module is no package: what it contains must be put where `import` looks.
