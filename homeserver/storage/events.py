@@ -112,6 +112,7 @@ _REDACT = (
     .values(pdu=bindparam("redacted"), redacted_by=bindparam("redaction"))
 )
 _IN_ROOM = _ALL.where(events.c.room_nid == bindparam("room_nid"), events.c.status == OK)
+_ALL_IN_ROOM = _ALL.where(events.c.room_nid == bindparam("room_nid")).order_by(events.c.position)
 _FORWARDS = (
     _IN_ROOM.where(events.c.position > bindparam("after"), events.c.position <= bindparam("upto"))
     .order_by(events.c.position)
@@ -235,6 +236,11 @@ def find_by_id(tx: ReadTx, room_nid: int, event_id: EventId) -> StoredEvent | No
     """The event, or None if the room has no such event."""
     event = find_many_by_id(tx, [event_id]).get(event_id)
     return event if event is not None and event.room_nid == room_nid else None
+
+
+def list_all(tx: ReadTx, room_nid: int) -> list[StoredEvent]:
+    """Every event of the room, whatever its status, in the order in which they came."""
+    return [StoredEvent(*row) for row in tx.connection.execute(_ALL_IN_ROOM, {"room_nid": room_nid})]
 
 
 def list_forwards(tx: ReadTx, room_nid: int, *, after: int, upto: int, limit: int) -> list[StoredEvent]:

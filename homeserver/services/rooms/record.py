@@ -147,7 +147,7 @@ class Recorder:
             room_state=None,
             auth=auth,
             status=new.status,
-            redacted_by=None,
+            redacted_by=new.redacted_by,
             pdu=event.pdu,
         )
 
