@@ -23,6 +23,7 @@ from sqlalchemy import (
 
 from homeserver.matrix.identifiers import EventId
 from homeserver.storage.engine import ReadTx, WriteTx
+from homeserver.storage.pdus import Pdu
 from homeserver.storage.tables import Text, chunks, metadata
 
 OK = 0
@@ -54,7 +55,7 @@ events = Table(
     Column("auth", LargeBinary),  # Of state events: positions of the auth events (`matrix/auth_graph.py`).
     Column("status", SmallInteger, nullable=False),
     Column("redacted_by", BigInteger),  # Position of the redaction; `pdu` is then the redacted form.
-    Column("pdu", LargeBinary, nullable=False),
+    Column("pdu", Pdu, nullable=False),
     Index("ix_events_room_nid_position", "room_nid", "position"),
     # The auth graph of a room, from a point on.
     Index(

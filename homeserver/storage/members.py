@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from sqlalchemy import BigInteger, Boolean, Column, Index, Table, bindparam, delete, false, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
-from homeserver.matrix.identifiers import UserId
+from homeserver.matrix.identifiers import RoomId, UserId
 from homeserver.storage.engine import ReadTx, WriteTx
+from homeserver.storage.rooms import rooms
 from homeserver.storage.tables import Text, chunks, metadata
 
 memberships = Table(
@@ -65,6 +66,12 @@ _IN_ROOM = select(memberships).where(memberships.c.room_nid == bindparam("room_n
 _JOINED_MEMBERS = select(memberships).where(
     memberships.c.room_nid == bindparam("room_nid"), memberships.c.membership == "join"
 )
+_JOINED_ROOMS = (
+    select(memberships.c.user_id, rooms.c.room_id)
+    .select_from(memberships.join(rooms, rooms.c.room_nid == memberships.c.room_nid))
+    .where(memberships.c.user_id.in_(bindparam("user_ids", expanding=True)), memberships.c.membership == "join")
+)
+_IN_ROOM = select(memberships).where(memberships.c.room_nid == bindparam("room_nid"))
 _CHANGED = select(memberships).where(
     memberships.c.room_nid.in_(bindparam("room_nids", expanding=True)),
     memberships.c.position > bindparam("after"),
@@ -149,6 +156,15 @@ def list_of_user(tx: ReadTx, user_id: UserId, kinds: Iterable[str]) -> list[Memb
     """The user's memberships of these kinds (`join`, `invite`, …), forgotten rooms included."""
     rows = tx.connection.execute(_OF_USER_WITH, {"user_id": user_id, "kinds": list(kinds)})
     return [Member(*row) for row in rows]
+
+
+def list_joined_rooms(tx: ReadTx, user_ids: Iterable[UserId]) -> dict[UserId, list[RoomId]]:
+    """The rooms that these users are in; who is in none is left out."""
+    found: dict[UserId, list[RoomId]] = {}
+    for part in chunks(user_ids):
+        for row in tx.connection.execute(_JOINED_ROOMS, {"user_ids": part}):
+            found.setdefault(row.user_id, []).append(row.room_id)
+    return found
 
 
 def list_of_user_since(tx: ReadTx, user_id: UserId, *, after: int, upto: int) -> list[Member]:

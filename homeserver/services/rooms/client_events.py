@@ -76,7 +76,7 @@ def show_state_events(
 def _show(
     tx: ReadTx, eye: Onlooker, who: Requester, seen: Sequence[Seen], form: Form, bundles: Mapping[str, Json]
 ) -> list[msgspec.Raw]:
-    own = [EventId(one.event.event_id) for one in seen if one.event.sender == who.user_id]
+    own = [one.stored.position for one in seen if one.event.sender == who.user_id]
     txn_ids = transactions.find_txn_ids(tx, who.user_id, who.device_id, own) if own else {}
     replaced = _replaced(tx, eye, seen)
     redactions = {
@@ -86,7 +86,7 @@ def _show(
     shown = []
     for one in seen:
         unsigned: Json = {"age": max(0, form.now - one.event.origin_server_ts), "membership": one.membership}
-        if (txn_id := txn_ids.get(EventId(one.event.event_id))) is not None:
+        if (txn_id := txn_ids.get(one.stored.position)) is not None:
             unsigned["transaction_id"] = txn_id
         if one.stored.replaces is not None:
             unsigned |= replaced[one.stored.replaces]

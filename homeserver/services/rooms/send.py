@@ -196,7 +196,7 @@ def _discard(_value: object) -> None:
     """For builders, which return nothing."""
 
 
-def _find_done(tx: ReadTx, key: Transaction) -> transactions.Done | None:
+def _find_done(tx: ReadTx, key: Transaction) -> transactions.Outcome | None:
     return transactions.find(tx, key.user_id, key.device_id, key.scope, key.txn_id)
 
 
