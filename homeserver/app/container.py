@@ -52,6 +52,7 @@ from homeserver.services.sync.unread import Unread
 from homeserver.services.sync.v2 import Sync
 from homeserver.services.users.account_data import UserData
 from homeserver.services.users.accounts import Accounts
+from homeserver.services.users.confirmation import Confirmation
 from homeserver.services.users.devices import Devices
 from homeserver.services.users.e2e_keys import E2eKeys
 from homeserver.services.users.key_backups import KeyBackups
@@ -80,6 +81,7 @@ class Container:
     interactive: InteractiveAuth
     devices: Devices
     accounts: Accounts
+    confirmation: Confirmation
     registration: Registration
     profiles: Profiles
     user_data: UserData
@@ -200,6 +202,7 @@ async def build(config: Config, *, clock: Clock, randomness: Randomness, metrics
             interactive=interactive,
             devices=devices,
             accounts=accounts,
+            confirmation=Confirmation(interactive, accounts),
             registration=registration,
             profiles=Profiles(database),
             user_data=UserData(database),

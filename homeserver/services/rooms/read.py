@@ -127,7 +127,7 @@ class RoomReader:
             return Readable(eye.room.state_root, None)
         if eye.member is None or eye.member.forgotten or eye.end is None:
             raise Forbidden("You are not in this room.")
-        return Readable(eye.end.state_after, eye.end.position)
+        return Readable(eye.end.room_root, eye.end_position)
 
     def _event(self, tx: ReadTx, who: Requester, room_id: RoomId, event_id: EventId) -> msgspec.Raw:
         eye, seen = self.seen_event(tx, who, room_id, event_id)

@@ -76,7 +76,7 @@ def joined_room(
 ) -> Json | None:
     """The entry of a room that the user is in, or None if nothing changed in it after `since`."""
     eye = view.onlooker(tx, trees, room, member)
-    base = since if since is not None and is_joined_since(tx, room.version, member.event, since) else None
+    base = since if since is not None and is_joined_since(tx, room.version, member, since) else None
     timeline = _timeline(tx, eye, view, base=base, upto=upto)
     if base is not None and not view.full_state and timeline.is_empty:
         return None
@@ -130,9 +130,7 @@ def _timeline(tx: ReadTx, eye: Onlooker, view: View, *, base: int | None, upto: 
     for _ in range(_PAGES):
         size = limit + 1 if wanted.admits_all else _PAGE
         rows = events.list_backwards(tx, room.room_nid, after=base or 0, upto=end, limit=size)
-        # Whoever has been in the room all the time may see everything of that time.
-        page = [Seen(row, parse(row, room.version), "join") for row in rows] if base is not None else eye.seen(rows)
-        heard = [one for one in page if eye.hears(one.event)]
+        heard = [one for one in eye.seen(rows) if eye.hears(one.event)]
         admitted = heard if wanted.admits_all else [one for one in heard if wanted.admits_event(one.event)]
         is_empty = is_empty and not rows
         skipped = skipped or len(admitted) < len(rows)
