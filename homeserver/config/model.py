@@ -95,6 +95,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         Literal["1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12"],
         Meta(description="Version of rooms whose creator names none."),
     ] = "12"
+    room_memory_mib: Annotated[int, Meta(ge=1, description="Memory for the rooms that are in use, in MiB.")] = 256
     presence: Annotated[
         bool,
         Meta(description="Show people who share a room to each other as online or idle."),

@@ -1,9 +1,25 @@
-"""Events: one row each, with the event's bytes; its place in the room's log is its position."""
+"""Events: one row each, with the event's bytes; its place in the room's log is its position.
+
+What an event cites is stored before it: edges of the auth graph lead to lower positions. Edges to earlier events are in
+the event itself; `storage/event_graph.py` has the ends that hang loose.
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import BigInteger, Column, Index, SmallInteger, Table, bindparam, insert, select, update
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Index,
+    LargeBinary,
+    SmallInteger,
+    Table,
+    bindparam,
+    insert,
+    select,
+    text,
+    update,
+)
 
 from homeserver.matrix.identifiers import EventId
 from homeserver.storage.engine import ReadTx, WriteTx
@@ -12,6 +28,15 @@ from homeserver.storage.tables import Text, chunks, metadata
 
 OK = 0
 """The event is part of the room's history as everybody sees it."""
+
+SOFT_FAILED = 1
+"""The event was allowed where it was sent, but not by the room as it was when it came. Clients do not see it."""
+
+REJECTED = 2
+"""The event is not allowed. It changes nothing, and what cites it as an auth event is rejected too."""
+
+OUTLIER = 3
+"""The event is known because another cites it; the state before it is not known, and it is in no timeline."""
 
 events = Table(
     "events",
@@ -25,11 +50,21 @@ events = Table(
     Column("replaces", BigInteger),  # Position of the state event that was current before this one.
     Column("state_before", BigInteger),  # Roots of the state tree; null before the first event.
     Column("state_after", BigInteger),
+    # The room's state after this event had come, where other branches made it another than the state after the event.
+    Column("room_state", BigInteger),
+    Column("auth", LargeBinary),  # Of state events: positions of the auth events (`matrix/auth_graph.py`).
     Column("status", SmallInteger, nullable=False),
     Column("redacted_by", BigInteger),  # Position of the redaction; `pdu` is then the redacted form.
     Column("pdu", Pdu, nullable=False),
     Index("ix_events_room_nid_position", "room_nid", "position"),
-    Index("ix_events_room_nid_depth_position", "room_nid", "depth", "position"),
+    # The auth graph of a room, from a point on.
+    Index(
+        "ix_events_state",
+        "room_nid",
+        "position",
+        postgresql_where=text("pair_id IS NOT NULL"),
+        sqlite_where=text("pair_id IS NOT NULL"),
+    ),
     Index("ix_events_room_nid_origin_server_ts", "room_nid", "origin_server_ts"),
 )
 
@@ -47,9 +82,25 @@ class StoredEvent:
     replaces: int | None
     state_before: int | None
     state_after: int | None
+    room_state: int | None
+    auth: bytes | None
     status: int
     redacted_by: int | None
     pdu: bytes
+
+    @property
+    def room_root(self) -> int | None:
+        """The state of the room when this event had come."""
+        return self.state_after if self.room_state is None else self.room_state
+
+
+@dataclass(frozen=True, slots=True)
+class AuthRow:
+    """A state event as a node of the auth graph."""
+
+    position: int
+    pair_id: int
+    auth: bytes
 
 
 _INSERT = insert(events)
@@ -62,6 +113,7 @@ _REDACT = (
     .values(pdu=bindparam("redacted"), redacted_by=bindparam("redaction"))
 )
 _IN_ROOM = _ALL.where(events.c.room_nid == bindparam("room_nid"), events.c.status == OK)
+_ALL_IN_ROOM = _ALL.where(events.c.room_nid == bindparam("room_nid")).order_by(events.c.position)
 _FORWARDS = (
     _IN_ROOM.where(events.c.position > bindparam("after"), events.c.position <= bindparam("upto"))
     .order_by(events.c.position)
@@ -91,6 +143,27 @@ _UNTIL_TIME = (
     .order_by(events.c.origin_server_ts.desc(), events.c.position.desc())
     .limit(bindparam("limit"))
 )
+_PLACES = select(events.c.event_id, events.c.position).where(
+    events.c.event_id.in_(bindparam("event_ids", expanding=True))
+)
+_AUTH = select(events.c.position, events.c.pair_id, events.c.auth)
+_AUTH_BY_POSITIONS = _AUTH.where(events.c.position.in_(bindparam("positions", expanding=True)))
+_AUTH_ABOVE = _AUTH.where(
+    events.c.room_nid == bindparam("room_nid"),
+    events.c.position > bindparam("after"),
+    text("pair_id IS NOT NULL"),
+).order_by(events.c.position)
+_PLACE_OUTLIER = (
+    update(events)
+    .where(events.c.position == bindparam("at"))
+    .values(
+        replaces=bindparam("new_replaces"),
+        state_before=bindparam("before"),
+        state_after=bindparam("after"),
+        room_state=bindparam("current"),
+        status=bindparam("new_status"),
+    )
+)
 
 
 def insert_many(tx: WriteTx, new: Sequence[StoredEvent]) -> None:
@@ -108,6 +181,8 @@ def insert_many(tx: WriteTx, new: Sequence[StoredEvent]) -> None:
                 "replaces": event.replaces,
                 "state_before": event.state_before,
                 "state_after": event.state_after,
+                "room_state": event.room_state,
+                "auth": event.auth,
                 "status": event.status,
                 "redacted_by": event.redacted_by,
                 "pdu": event.pdu,
@@ -128,14 +203,45 @@ def find_many(tx: ReadTx, positions: Iterable[int]) -> dict[int, StoredEvent]:
 
 def find_many_by_id(tx: ReadTx, event_ids: Iterable[EventId]) -> dict[EventId, StoredEvent]:
     """The events with these ids, in whatever room; those that are not known are left out."""
-    rows = tx.connection.execute(_BY_IDS, {"event_ids": list(event_ids)})
-    return {row.event_id: StoredEvent(*row) for row in rows}
+    found: dict[EventId, StoredEvent] = {}
+    for part in chunks(event_ids):
+        rows = tx.connection.execute(_BY_IDS, {"event_ids": part})
+        found.update((row.event_id, StoredEvent(*row)) for row in rows)
+    return found
+
+
+def find_positions(tx: ReadTx, event_ids: Iterable[EventId]) -> dict[EventId, int]:
+    """Where those of these events are that are known."""
+    found: dict[EventId, int] = {}
+    for part in chunks(event_ids):
+        found.update((row.event_id, row.position) for row in tx.connection.execute(_PLACES, {"event_ids": part}))
+    return found
+
+
+def find_auth(tx: ReadTx, positions: Iterable[int]) -> list[AuthRow]:
+    """The state events at these positions, as nodes of the auth graph."""
+    found: list[AuthRow] = []
+    for part in chunks(positions):
+        rows = tx.connection.execute(_AUTH_BY_POSITIONS, {"positions": part})
+        found.extend(AuthRow(row.position, row.pair_id, row.auth or b"") for row in rows)
+    return found
+
+
+def list_auth(tx: ReadTx, room_nid: int, *, after: int) -> list[AuthRow]:
+    """All state events of the room behind a position, as nodes of the auth graph, in order."""
+    rows = tx.connection.execute(_AUTH_ABOVE, {"room_nid": room_nid, "after": after})
+    return [AuthRow(row.position, row.pair_id, row.auth or b"") for row in rows]
 
 
 def find_by_id(tx: ReadTx, room_nid: int, event_id: EventId) -> StoredEvent | None:
     """The event, or None if the room has no such event."""
     event = find_many_by_id(tx, [event_id]).get(event_id)
     return event if event is not None and event.room_nid == room_nid else None
+
+
+def list_all(tx: ReadTx, room_nid: int) -> list[StoredEvent]:
+    """Every event of the room, whatever its status, in the order in which they came."""
+    return [StoredEvent(*row) for row in tx.connection.execute(_ALL_IN_ROOM, {"room_nid": room_nid})]
 
 
 def list_forwards(tx: ReadTx, room_nid: int, *, after: int, upto: int, limit: int) -> list[StoredEvent]:
@@ -161,6 +267,21 @@ def list_by_time(tx: ReadTx, room_nid: int, *, ts: int, forwards: bool, limit: i
     """The room's events that are nearest to this time on one side of it, the nearest first."""
     values = {"room_nid": room_nid, "ts": ts, "limit": limit}
     return [StoredEvent(*row) for row in tx.connection.execute(_FROM_TIME if forwards else _UNTIL_TIME, values)]
+
+
+def place_outlier(tx: WriteTx, event: StoredEvent) -> None:
+    """Say what was found out about an event that was an outlier."""
+    tx.connection.execute(
+        _PLACE_OUTLIER,
+        {
+            "at": event.position,
+            "new_replaces": event.replaces,
+            "before": event.state_before,
+            "after": event.state_after,
+            "current": event.room_state,
+            "new_status": event.status,
+        },
+    )
 
 
 def redact_many(tx: WriteTx, redactions: Sequence[tuple[int, int, bytes]]) -> None:

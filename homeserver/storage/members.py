@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import BigInteger, Boolean, Column, Index, Table, bindparam, false, func, select, update
+from sqlalchemy import BigInteger, Boolean, Column, Index, Table, bindparam, delete, false, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from homeserver.matrix.identifiers import RoomId, UserId
@@ -18,7 +18,8 @@ memberships = Table(
     Column("user_id", Text, primary_key=True),
     Column("membership", Text, nullable=False),
     Column("sender", Text, nullable=False),
-    Column("position", BigInteger, nullable=False),  # Of the member event.
+    Column("position", BigInteger, nullable=False),  # At which this became so.
+    Column("event", BigInteger, nullable=False),  # Position of the member event, which resolution can bring back.
     Column("forgotten", Boolean, nullable=False, server_default=false()),
     # All rooms of a user; and, by position, what changed for a user.
     Index("ix_memberships_user_id_membership", "user_id", "membership"),
@@ -30,13 +31,14 @@ memberships = Table(
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One user's membership of one room. `sender` made it so, by the event at `position`."""
+    """One user's membership of one room. `sender` made it so, by the event at `event`; it is so since `position`."""
 
     room_nid: int
     user_id: UserId
     membership: str
     sender: UserId
     position: int
+    event: int
     forgotten: bool = False
 
 
@@ -47,6 +49,7 @@ _UPSERT = _INSERT.on_conflict_do_update(
         "membership": _INSERT.excluded.membership,
         "sender": _INSERT.excluded.sender,
         "position": _INSERT.excluded.position,
+        "event": _INSERT.excluded.event,
         "forgotten": _INSERT.excluded.forgotten,
     },
 )
@@ -57,6 +60,9 @@ _OF_USER_SINCE = _OF_USER.where(
 ).order_by(memberships.c.position)
 _ONE = _OF_USER.where(memberships.c.room_nid == bindparam("room_nid"))
 _JOINED = select(memberships.c.user_id).where(
+    memberships.c.room_nid == bindparam("room_nid"), memberships.c.membership == "join"
+)
+_JOINED_MEMBERS = select(memberships).where(
     memberships.c.room_nid == bindparam("room_nid"), memberships.c.membership == "join"
 )
 _JOINED_ROOMS = (
@@ -89,6 +95,9 @@ _FIRST = (
     )
     .order_by(memberships.c.position)
     .limit(bindparam("limit"))
+)
+_REMOVE = delete(memberships).where(
+    memberships.c.room_nid == bindparam("nid"), memberships.c.user_id == bindparam("who")
 )
 _FORGET = (
     update(memberships)
@@ -123,11 +132,17 @@ def set_many(tx: WriteTx, changes: Sequence[Member]) -> None:
                 "membership": member.membership,
                 "sender": member.sender,
                 "position": member.position,
+                "event": member.event,
                 "forgotten": member.forgotten,
             }
             for member in changes
         ],
     )
+
+
+def remove_many(tx: WriteTx, gone: Iterable[tuple[int, UserId]]) -> None:
+    """Forget that these users, as pairs with a room, ever had to do with the room."""
+    tx.connection.execute(_REMOVE, [{"nid": room_nid, "who": user_id} for room_nid, user_id in gone])
 
 
 def find(tx: ReadTx, room_nid: int, user_id: UserId) -> Member | None:
@@ -189,6 +204,11 @@ def list_first(tx: ReadTx, room_nid: int, kinds: Iterable[str], *, but: UserId, 
     """The users who have had these memberships for the longest time, without one of them."""
     values = {"room_nid": room_nid, "kinds": list(kinds), "but": but, "limit": limit}
     return list(tx.connection.execute(_FIRST, values).scalars())
+
+
+def list_joined(tx: ReadTx, room_nid: int) -> list[Member]:
+    """Those who are in the room."""
+    return [Member(*row) for row in tx.connection.execute(_JOINED_MEMBERS, {"room_nid": room_nid})]
 
 
 def list_joined_users(tx: ReadTx, room_nid: int) -> list[UserId]:

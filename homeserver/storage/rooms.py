@@ -18,6 +18,8 @@ rooms = Table(
     Column("version", Text, nullable=False),
     Column("is_public", Boolean, nullable=False, server_default=false()),
     Column("state_root", BigInteger, nullable=False),
+    # The newest event that did not simply follow all before it: up to it, the state may have changed by itself.
+    Column("forked_at", BigInteger, nullable=False, server_default=text("0")),
     # The directory: few of many rooms.
     Index("ix_rooms_public", "room_nid", postgresql_where=text("is_public"), sqlite_where=text("is_public")),
 )
@@ -39,6 +41,7 @@ class Room:
     version: str
     is_public: bool
     state_root: int
+    forked_at: int = 0
 
 
 _INSERT = insert(rooms)
@@ -47,6 +50,7 @@ _BY_IDS = select(rooms).where(rooms.c.room_id.in_(bindparam("room_ids", expandin
 _NID = select(rooms.c.room_nid).where(rooms.c.room_id == bindparam("room_id"))
 _BY_NIDS = select(rooms).where(rooms.c.room_nid.in_(bindparam("room_nids", expanding=True)))
 _SET_ROOT = update(rooms).where(rooms.c.room_nid == bindparam("nid")).values(state_root=bindparam("root"))
+_SET_FORKED = update(rooms).where(rooms.c.room_nid == bindparam("nid")).values(forked_at=bindparam("position"))
 _SET_PUBLIC = update(rooms).where(rooms.c.room_nid == bindparam("nid")).values(is_public=bindparam("public"))
 _PUBLIC = select(rooms).where(text("is_public"))
 _EXTREMITIES = select(forward_extremities.c.position).where(forward_extremities.c.room_nid == bindparam("room_nid"))
@@ -119,6 +123,11 @@ def set_state_roots(tx: WriteTx, roots: Iterable[tuple[int, int]]) -> None:
     tx.connection.execute(_SET_ROOT, [{"nid": room_nid, "root": root} for room_nid, root in roots])
 
 
+def set_forked(tx: WriteTx, forks: Iterable[tuple[int, int]]) -> None:
+    """Note, for pairs of a room and a position, the newest event that did not simply follow all before it."""
+    tx.connection.execute(_SET_FORKED, [{"nid": room_nid, "position": position} for room_nid, position in forks])
+
+
 def list_extremities(tx: ReadTx, room_nid: int) -> list[int]:
     """The positions of the room's newest events, those that no event follows."""
     return list(tx.connection.execute(_EXTREMITIES, {"room_nid": room_nid}).scalars())
@@ -137,6 +146,6 @@ def replace_extremities(tx: WriteTx, removed: Iterable[tuple[int, int]], added: 
     old = [{"nid": room_nid, "old": position} for room_nid, position in removed]
     if old:
         tx.connection.execute(_REMOVE_EXTREMITY, old)
-    tx.connection.execute(
-        _ADD_EXTREMITY, [{"room_nid": room_nid, "position": position} for room_nid, position in added]
-    )
+    new = [{"room_nid": room_nid, "position": position} for room_nid, position in added]
+    if new:
+        tx.connection.execute(_ADD_EXTREMITY, new)

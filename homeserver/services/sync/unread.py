@@ -117,7 +117,7 @@ class Unread:
     ) -> _Tally:
         known = self._tallies.get((user_id, room.room_nid))
         if known is None:
-            known = _Tally(max(since, joined_since(tx, room.version, member.position) or 0), (), read)
+            known = _Tally(max(since, joined_since(tx, room.version, member.event) or 0), (), read)
         notices = [notice for notice in known.notices if notice.position > since]
         if known.upto < upto:
             notices = self._scan(tx, user_id, room, notices, after=max(known.upto, since), upto=upto)

@@ -5,12 +5,13 @@ nothing. What it looks at in the database it sees in one snapshot, whose positio
 fall between two answers.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
+from homeserver.errors import HomeserverError
 from homeserver.kit.caching import Lru
 from homeserver.kit.clock import Clock
 from homeserver.matrix.filters import Filter
@@ -22,7 +23,7 @@ from homeserver.services.live.presence import Presence
 from homeserver.services.live.receipts import receipts_key
 from homeserver.services.live.typing import Typing
 from homeserver.services.rooms.client_events import with_unsigned
-from homeserver.services.rooms.hot import HotRoom, HotRooms, Recent
+from homeserver.services.rooms.hot import HotRoom, HotRooms, NotLoaded, Recent
 from homeserver.services.rooms.state import StateTrees
 from homeserver.services.sync import extensions
 from homeserver.services.sync import rooms as room_sync
@@ -34,11 +35,14 @@ from homeserver.storage import members, rooms, stream_rows, to_device
 from homeserver.storage.engine import Database, ReadTx
 from homeserver.storage.members import Member
 from homeserver.storage.rooms import Room
+from homeserver.storage.state import Pair
 from homeserver.streams.notifier import Notifier
 from homeserver.streams.positions import RoomToken, SyncToken
 
 LONGEST_WAIT_MS = 120_000
 _STANDINGS = 20_000
+_LOADS = 3
+"""How often at most something is brought into memory for one look."""
 
 Json = dict[str, Any]
 
@@ -65,6 +69,15 @@ class _Standing:
     ruleset: Ruleset
     ignored: frozenset[UserId]
     keys: dict[DeviceId, Json]
+
+
+class _Incomplete(HomeserverError):
+    """A hot room lacks member events that an answer out of memory needs."""
+
+    def __init__(self, room: HotRoom, pairs: Iterable[Pair]) -> None:
+        super().__init__()
+        self.room = room
+        self.pairs = pairs
 
 
 @dataclass(slots=True)
@@ -135,13 +148,23 @@ class Sync:
                 while self._standing(who.user_id) is standing or first is None:
                     # Taken before the look: what happens meanwhile is looked at again, not missed.
                     live = self._counter.value
-                    answer = self._glance(who, request, live) or await self._look_closely(who, request, live, standing)
+                    answer = await self._answer(who, request, live, standing)
                     left = deadline - self._clock.monotonic()
                     first = first or answer.keys
                     if answer.has_news or answer.keys != first or left <= 0 or self._notifier.is_stopping:
                         return answer
                     if not await waiter.wait(left):
                         return answer
+
+    async def _answer(self, who: Requester, request: SyncRequest, live: int, standing: _Standing) -> _Answer:
+        for _ in range(_LOADS):
+            try:
+                answer = self._glance(who, request, live)
+            except _Incomplete as missing:
+                await self._hot.load(missing.room, missing.pairs)
+            else:
+                return answer or await self._look_closely(who, request, live, standing)
+        return await self._look_closely(who, request, live, standing)
 
     async def _receive(self, who: Requester, since: SyncToken | None) -> None:
         """Delete the messages that the device has received: it comes back with the position of their answer."""
@@ -216,21 +239,27 @@ class Sync:
             return None
         wanted = request.filter.room.timeline
         fresh = [recent for recent in room.recent if since < recent.stored.position <= upto]
-        if len(fresh) > wanted.limit_or(room_sync.DEFAULT_TIMELINE) or any(one.event.is_state for one in fresh):
+        if len(fresh) > wanted.limit_or(room_sync.DEFAULT_TIMELINE):
+            return None
+        # What was redacted is shown with its redaction, for which one has to look.
+        if any(one.event.is_state or one.event.type == "m.room.redaction" for one in fresh):
             return None
         shown = [
             one for one in fresh if wanted.admits_event(one.event) and UserId(one.event.sender) not in standing.ignored
         ]
         if shown and not wanted.admits_room(room_id):
             return None
-        counts = self._unread.glance(
-            who.user_id, room, standing.ruleset, upto=upto, by_thread=wanted.unread_thread_notifications
-        )
+        now = self._clock.now()
+        try:
+            counts = self._unread.glance(
+                who.user_id, room, standing.ruleset, upto=upto, by_thread=wanted.unread_thread_notifications
+            )
+            state = _senders(room, shown, now) if request.filter.room.state.lazy_load_members else []
+        except NotLoaded as missing:
+            raise _Incomplete(room, missing.pairs) from None
         if counts is None:
             return None
-        now = self._clock.now()
         before = shown[0].stored.position - 1 if shown else upto
-        state = _senders(room, shown, now) if request.filter.room.state.lazy_load_members else []
         return {
             "timeline": {
                 "events": [_message(one, who, now) for one in shown],

@@ -5,6 +5,7 @@
 
 #![allow(clippy::needless_pass_by_value, reason = "arguments from Python, and errors, arrive by value")]
 
+mod auth_graph;
 mod canonical_json;
 mod convert;
 mod errors;
@@ -12,6 +13,8 @@ mod event_auth_rules;
 mod events;
 mod push_rules;
 mod signing;
+mod state_resolution;
+mod state_trees;
 
 use pyo3::prelude::*;
 
@@ -19,13 +22,16 @@ type Register = fn(&Bound<'_, PyModule>) -> PyResult<()>;
 
 #[pymodule]
 fn _rust(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    let submodules: [(&str, Register); 6] = [
+    let submodules: [(&str, Register); 9] = [
+        ("auth_graph", auth_graph::register),
         ("canonical", canonical_json::register),
         ("errors", errors::register),
         ("event_auth", event_auth_rules::register),
         ("events", events::register),
         ("push", push_rules::register),
         ("signing", signing::register),
+        ("state_res", state_resolution::register),
+        ("state_tree", state_trees::register),
     ];
     let py = module.py();
     // An extension module is no package: what it contains must be put where `import` looks.

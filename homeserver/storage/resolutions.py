@@ -1,0 +1,78 @@
+"""Where states were resolved, from what, and what came of it: nothing is resolved twice, and it can be read again."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sqlalchemy import BigInteger, Column, LargeBinary, Table, UniqueConstraint, bindparam, select
+from sqlalchemy.dialects.postgresql import insert
+
+from homeserver.storage.engine import ReadTx, WriteTx
+from homeserver.storage.tables import Text, metadata
+
+resolutions = Table(
+    "resolutions",
+    metadata,
+    # The number under which the new nodes of the state tree are stored, which is a position of no event.
+    Column("position", BigInteger, primary_key=True, autoincrement=False),
+    Column("room_nid", BigInteger, nullable=False),
+    Column("roots", Text, nullable=False),  # Ascending, with commas between.
+    Column("root", BigInteger, nullable=False),
+    Column("report", LargeBinary, nullable=False),  # JSON: which entries changed, which events lost, and why.
+    UniqueConstraint("room_nid", "roots"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """States of a room, given by their roots, that were resolved to the state of another root."""
+
+    position: int
+    room_nid: int
+    roots: tuple[int, ...]
+    root: int
+    report: bytes
+
+
+_INSERT = insert(resolutions).on_conflict_do_nothing()
+_FIND = select(resolutions).where(
+    resolutions.c.room_nid == bindparam("room_nid"), resolutions.c.roots == bindparam("roots")
+)
+_LIST = (
+    select(resolutions)
+    .where(resolutions.c.room_nid == bindparam("room_nid"))
+    .order_by(resolutions.c.position.desc())
+    .limit(bindparam("limit"))
+)
+
+
+def insert_one(tx: WriteTx, new: Resolution) -> None:
+    """Keep a resolution; one that is known already is left as it is."""
+    tx.connection.execute(
+        _INSERT,
+        {
+            "position": new.position,
+            "room_nid": new.room_nid,
+            "roots": _text(new.roots),
+            "root": new.root,
+            "report": new.report,
+        },
+    )
+
+
+def find(tx: ReadTx, room_nid: int, roots: Iterable[int]) -> Resolution | None:
+    """What these states were resolved to, or None if they never were."""
+    row = tx.connection.execute(_FIND, {"room_nid": room_nid, "roots": _text(roots)}).one_or_none()
+    return None if row is None else _read(*row)
+
+
+def list_newest(tx: ReadTx, room_nid: int, *, limit: int) -> list[Resolution]:
+    """The room's newest resolutions, the newest first."""
+    return [_read(*row) for row in tx.connection.execute(_LIST, {"room_nid": room_nid, "limit": limit})]
+
+
+def _text(roots: Iterable[int]) -> str:
+    return ",".join(str(root) for root in sorted(roots))
+
+
+def _read(position: int, room_nid: int, roots: str, root: int, report: bytes) -> Resolution:
+    return Resolution(position, room_nid, tuple(int(part) for part in roots.split(",")), root, report)
