@@ -35,6 +35,7 @@ from homeserver.services.rooms.hierarchy import Hierarchy
 from homeserver.services.rooms.hot import HotRooms
 from homeserver.services.rooms.inbox import Inbox
 from homeserver.services.rooms.members import Members
+from homeserver.services.rooms.merge import Merger
 from homeserver.services.rooms.persist import EventWriter
 from homeserver.services.rooms.read import RoomReader
 from homeserver.services.rooms.relations import Relations
@@ -154,8 +155,9 @@ async def build(config: Config, *, clock: Clock, randomness: Randomness, metrics
         writer = EventWriter(database, hot, trees, background)
         graph = Graph(database, trees, hot, Resolver(database, trees))
         keys = KeyRing(database, config.server_name, author.key)
-        inbox = Inbox(database, clock, hot, writer, graph, Signatures(keys))
-        sender = Sender(database, clock, hot, writer, author)
+        merger = Merger(clock, hot, writer, graph, author, config.server_name)
+        inbox = Inbox(database, clock, hot, writer, graph, merger, Signatures(keys))
+        sender = Sender(database, clock, hot, writer, merger, author)
         members = Members(database, sender, Succession(database, trees), config.server_name)
         room_creation = RoomCreation(clock, sender, members, author, default_version=config.default_room_version)
         room_reader = RoomReader(database, clock, trees)
