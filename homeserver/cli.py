@@ -26,7 +26,7 @@ from homeserver.kit.clock import Clock
 from homeserver.kit.metrics import Metrics
 from homeserver.kit.randomness import Randomness
 from homeserver.matrix.identifiers import RoomId
-from homeserver.services.rooms import consistency
+from homeserver.services.rooms import consistency, drawing, graph
 from homeserver.services.rooms.findings import Finding
 from homeserver.storage.engine import Database
 
@@ -35,6 +35,8 @@ T = TypeVar("T")
 cli = typer.Typer(no_args_is_help=True, add_completion=False, help="A Matrix homeserver.")
 tokens = typer.Typer(no_args_is_help=True, help="Tokens with which people can register.")
 cli.add_typer(tokens, name="registration-token")
+room_commands = typer.Typer(no_args_is_help=True, help="Looking into rooms.")
+cli.add_typer(room_commands, name="room")
 
 
 def _settings() -> Config:
@@ -240,6 +242,45 @@ async def _fsck(database: Database, room_id: RoomId | None) -> int:
         async for found in consistency.check_rooms(database, progress.update):
             tell(found)
     return faults
+
+
+_Room = Annotated[str, typer.Argument(help="The room's id, or a local alias of it.", metavar="ROOM")]
+
+
+@room_commands.command(name="graph")
+def draw_graph(
+    room: _Room,
+    newest: Annotated[str | None, typer.Option("--from", help="The newest event to show. Left out: the last.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=5000, help="How many events to show.")] = 100,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write. Left out: print it.")] = None,
+    as_dot: Annotated[bool, typer.Option("--dot", help="Write DOT, for Graphviz, and not SVG.")] = False,
+) -> None:
+    """Draw the newest events of a room, with what they follow and what became of them."""
+    shown = _read_database(lambda database: database.snapshot(graph.read_graph, room, newest=newest, limit=limit))
+    picture = drawing.dot(shown) if as_dot else drawing.svg(shown)
+    if output is None:
+        sys.stdout.write(picture)
+        return
+    try:
+        output.write_text(picture, encoding="utf-8")
+    except OSError as error:
+        print(f"{output} cannot be written: {error.strerror}.", file=sys.stderr)
+        raise typer.Exit(1) from None
+    print(f"{len(shown.events)} events of {shown.room_id} are in {output}.")
+
+
+@room_commands.command(name="resolutions")
+def show_resolutions(
+    room: _Room, limit: Annotated[int, typer.Option(min=1, max=1000, help="How many to show.")] = 20
+) -> None:
+    """Say where branches of a room were brought together, what changed in its state, and which events lost."""
+    found = _read_database(lambda database: database.snapshot(graph.read_resolutions, room, limit=limit))
+    if not found:
+        print("The room's state was never resolved: its branches never disagreed.")
+    for one in found:
+        print(f"Position {one.position}: {one.states} states were resolved {one.where}.")
+        print("".join(f"  changed: {change}\n" for change in one.changes) or "  changed: nothing\n", end="")
+        print("".join(f"  lost: {loser}\n" for loser in one.lost), end="")
 
 
 def main() -> None:

@@ -125,7 +125,8 @@ class Crashing:
                 assert watcher.seen.get(room_id, []) == new
 
     def _hang_up(self) -> None:
-        for one in (*self.talkers, *self.watchers):
+        everybody: list[Talker | Watcher] = [*self.talkers, *self.watchers]
+        for one in everybody:
             one.connection.close()
 
     def _register(self, name: str) -> str:
