@@ -10,6 +10,7 @@ from homeserver.config.model import Config
 from homeserver.consumers.effects import RoomEffects
 from homeserver.consumers.housekeeping import Housekeeping
 from homeserver.consumers.loop import running
+from homeserver.kit import crash
 from homeserver.kit.clock import Clock
 from homeserver.kit.concurrency import Background
 from homeserver.kit.logs import report
@@ -112,6 +113,7 @@ class Container:
 async def build(config: Config, *, clock: Clock, randomness: Randomness, metrics: Metrics) -> AsyncIterator[Container]:
     """Open everything; what was opened is closed when the block ends."""
     async with AsyncExitStack() as stack:
+        crash.arm(config.crash_point)
         notifier = Notifier()
         database = await stack.enter_async_context(
             Database.open(config.effective_database_url, on_commit=notifier.changed)

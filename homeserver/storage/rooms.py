@@ -53,6 +53,7 @@ _SET_ROOT = update(rooms).where(rooms.c.room_nid == bindparam("nid")).values(sta
 _SET_FORKED = update(rooms).where(rooms.c.room_nid == bindparam("nid")).values(forked_at=bindparam("position"))
 _SET_PUBLIC = update(rooms).where(rooms.c.room_nid == bindparam("nid")).values(is_public=bindparam("public"))
 _PUBLIC = select(rooms).where(text("is_public"))
+_PAGE = select(rooms).where(rooms.c.room_nid > bindparam("after")).order_by(rooms.c.room_nid).limit(bindparam("limit"))
 _EXTREMITIES = select(forward_extremities.c.position).where(forward_extremities.c.room_nid == bindparam("room_nid"))
 _CHANGED = select(forward_extremities.c.room_nid).where(
     forward_extremities.c.room_nid.in_(bindparam("room_nids", expanding=True)),
@@ -106,6 +107,11 @@ def find_many_by_id(tx: ReadTx, room_ids: Iterable[RoomId]) -> dict[RoomId, Room
     for part in chunks(room_ids):
         found.update((row.room_id, Room(*row)) for row in tx.connection.execute(_BY_IDS, {"room_ids": part}))
     return found
+
+
+def list_page(tx: ReadTx, *, after: int, limit: int) -> list[Room]:
+    """The rooms with the next higher numbers, in order."""
+    return [Room(*row) for row in tx.connection.execute(_PAGE, {"after": after, "limit": limit})]
 
 
 def list_public(tx: ReadTx) -> list[Room]:
