@@ -115,7 +115,8 @@ def create_user(
 
 async def _with_container(config: Config, work: Callable[[Container], Awaitable[T]]) -> T:
     await migrate_database(config)
-    async with build(config, clock=Clock(), randomness=Randomness(), metrics=Metrics()) as container:
+    parts = build(config, clock=Clock(), randomness=Randomness(), metrics=Metrics(), is_server=False)
+    async with parts as container:
         return await work(container)
 
 

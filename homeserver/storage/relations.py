@@ -8,7 +8,7 @@ from sqlalchemy import BigInteger, Column, Index, Table, bindparam, case, delete
 from homeserver.matrix.identifiers import EventId, UserId
 from homeserver.storage.engine import ReadTx, WriteTx
 from homeserver.storage.events import StoredEvent, events
-from homeserver.storage.tables import Text, chunks, metadata
+from homeserver.storage.tables import Text, chunks, metadata, some_of_room
 
 relations = Table(
     "relations",
@@ -50,6 +50,10 @@ class Thread:
 
 _INSERT = insert(relations)
 _REMOVE = delete(relations).where(relations.c.position.in_(bindparam("positions", expanding=True)))
+_REMOVE_CHILDREN = delete(relations).where(
+    relations.c.parent_id.in_(bindparam("parent_ids", expanding=True)), relations.c.room_nid == bindparam("nid")
+)
+_REMOVE_SOME = some_of_room(relations)
 _CHILDREN = (
     select(events, relations.c.parent_id)
     .join(relations, relations.c.position == events.c.position)
@@ -106,6 +110,17 @@ def insert_many(tx: WriteTx, new: Sequence[Relation]) -> None:
 def remove_many(tx: WriteTx, positions: Collection[int]) -> None:
     """These events no longer relate to anything: they were redacted."""
     tx.connection.execute(_REMOVE, {"positions": list(positions)})
+
+
+def remove_children(tx: WriteTx, room_nid: int, parent_ids: Iterable[EventId]) -> None:
+    """Nothing relates to these events any more: they are gone."""
+    for part in chunks(parent_ids):
+        tx.connection.execute(_REMOVE_CHILDREN, {"nid": room_nid, "parent_ids": part})
+
+
+def remove_some(tx: WriteTx, room_nid: int, *, limit: int) -> int:
+    """Remove some of the relations of a room that is not known any more; how many."""
+    return tx.connection.execute(_REMOVE_SOME, {"nid": room_nid, "limit": limit}).rowcount
 
 
 def list_children(

@@ -11,6 +11,7 @@ from sqlalchemy import (
     Table,
     UniqueConstraint,
     bindparam,
+    delete,
     select,
     tuple_,
 )
@@ -56,6 +57,7 @@ _NODES = select(state_nodes.c.node_id, state_nodes.c.body).where(
     state_nodes.c.node_id.in_(bindparam("node_ids", expanding=True))
 )
 _INSERT_NODES = plain_insert(state_nodes)
+_DELETE_NODES = delete(state_nodes).where(state_nodes.c.node_id.in_(bindparam("node_ids", expanding=True)))
 
 
 def find_pairs(tx: ReadTx, pairs: Iterable[Pair]) -> dict[Pair, int]:
@@ -97,3 +99,14 @@ def insert_nodes(tx: WriteTx, nodes: Mapping[int, Node]) -> None:
     tx.connection.execute(
         _INSERT_NODES, [{"node_id": node_id, "body": state_tree.encode(node)} for node_id, node in nodes.items()]
     )
+
+
+def delete_nodes(tx: WriteTx, node_ids: Iterable[int]) -> None:
+    """Remove nodes that nothing reaches any more."""
+    for part in chunks(node_ids):
+        tx.connection.execute(_DELETE_NODES, {"node_ids": part})
+
+
+def position_of_node(node_id: int) -> int:
+    """The position under which a node was written."""
+    return node_id // NODES_PER_POSITION

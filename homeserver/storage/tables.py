@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import TypeVar
 
-from sqlalchemy import Dialect, MetaData
+from sqlalchemy import Delete, Dialect, MetaData, Table, bindparam, delete, select, tuple_
 from sqlalchemy import Text as PlainText
 from sqlalchemy.types import TypeDecorator
 
@@ -31,6 +31,13 @@ def chunks(values: Iterable[T]) -> Iterator[list[T]]:
     rest = iter(values)
     while part := list(islice(rest, _PARAMETERS)):
         yield part
+
+
+def some_of_room(table: Table) -> Delete:
+    """A statement that removes some of a room's rows from a table: at most `limit`, of the room `nid`."""
+    keys = list(table.primary_key.columns)
+    some = select(*keys).where(table.c.room_nid == bindparam("nid")).limit(bindparam("limit"))
+    return delete(table).where((tuple_(*keys) if len(keys) > 1 else keys[0]).in_(some))
 
 
 class Text(TypeDecorator[str]):

@@ -3,7 +3,7 @@
 A transaction id belongs to a device and a scope (an endpoint with its path). Rows of one device go with the device.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import BigInteger, Column, Index, Table, bindparam, delete, select
@@ -12,7 +12,7 @@ from sqlalchemy.dialects.postgresql import insert
 from homeserver.errors import HomeserverError
 from homeserver.matrix.identifiers import DeviceId, EventId, UserId
 from homeserver.storage.engine import ReadTx, WriteTx
-from homeserver.storage.tables import Text, metadata
+from homeserver.storage.tables import Text, chunks, metadata
 
 transactions = Table(
     "transactions",
@@ -57,6 +57,7 @@ _OF_EVENTS = select(transactions.c.event_id, transactions.c.txn_id).where(
     transactions.c.device_id == bindparam("device_id"),
 )
 _RECORD = insert(transactions).on_conflict_do_nothing().returning(transactions.c.txn_id)
+_REMOVE_EVENTS = delete(transactions).where(transactions.c.event_id.in_(bindparam("event_ids", expanding=True)))
 _DELETE_OLDER = delete(transactions).where(transactions.c.created_ts < bindparam("before"))
 
 
@@ -98,6 +99,12 @@ def remove_devices(tx: WriteTx, user_id: UserId, device_ids: Sequence[DeviceId])
     tx.connection.execute(
         delete(transactions).where(transactions.c.user_id == user_id, transactions.c.device_id.in_(list(device_ids)))
     )
+
+
+def remove_events(tx: WriteTx, event_ids: Iterable[EventId]) -> None:
+    """Forget by which requests these events were made: they are gone."""
+    for part in chunks(event_ids):
+        tx.connection.execute(_REMOVE_EVENTS, {"event_ids": part})
 
 
 def delete_older(tx: WriteTx, *, before: int) -> None:

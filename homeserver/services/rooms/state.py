@@ -77,6 +77,27 @@ class StateTrees:
         """The pairs, by id, whose events differ, with the positions of the old and the new event."""
         return state_tree.difference(old, new, lambda ids: self._load(tx, ids))
 
+    def unreachable(self, tx: ReadTx, given_up: Iterable[int], kept: Iterable[int]) -> list[int]:
+        """The nodes that the states with the roots given up need, and none of those kept: they may be deleted.
+
+        A state that was made from another by changes is kept as far as that one, and needs no more than the nodes
+        which its own changes wrote. The effort is that of reading these states, and what is given up.
+        """
+        seen = set(kept)
+        self._reach(tx, seen)
+        needed = set(seen)
+        seen |= (new := set(given_up) - seen)
+        self._reach(tx, seen, new)
+        return sorted(seen - needed)
+
+    def _reach(self, tx: ReadTx, seen: set[int], level: Collection[int] | None = None) -> None:
+        """Add all nodes that can be reached from those on the level, which are seen."""
+        level = set(seen) if level is None else level
+        while level:
+            nodes = self._load(tx, level)
+            level = {child for node in nodes.values() if not node.is_leaf for child in node.entries.values()} - seen
+            seen |= level
+
     def begin(self, tx: WriteTx, pairs: Collection[Pair]) -> "StateWriter":
         """Write state changes to these pairs, in this transaction."""
         ids = {pair: pair_id for pair in pairs if (pair_id := self._ids.get(pair)) is not None}

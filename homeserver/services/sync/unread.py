@@ -119,6 +119,7 @@ class Unread:
         if known is None:
             known = _Tally(max(since, joined_since(tx, room.version, member.event) or 0), (), read)
         notices = [notice for notice in known.notices if notice.position > since]
+        notices = [notice for notice in notices if notice.position >= room.purged_before]
         if known.upto < upto:
             notices = self._scan(tx, user_id, room, notices, after=max(known.upto, since), upto=upto)
         tally = _Tally(max(upto, known.upto), tuple(notices), read)
