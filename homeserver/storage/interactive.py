@@ -20,6 +20,11 @@ _FIND = select(interactive_sessions.c.completed).where(
     interactive_sessions.c.operation == bindparam("operation"),
     interactive_sessions.c.created_ts > bindparam("since"),
 )
+_TAKE = delete(interactive_sessions).where(
+    interactive_sessions.c.session_id == bindparam("id"),
+    interactive_sessions.c.operation == bindparam("operation"),
+    interactive_sessions.c.created_ts > bindparam("since"),
+)
 
 
 def find(tx: ReadTx, session_id: str, *, operation: str, since: int) -> list[str] | None:
@@ -49,6 +54,12 @@ def complete(tx: WriteTx, session_id: str, stages: list[str]) -> None:
         .where(interactive_sessions.c.session_id == session_id)
         .values(completed=" ".join(stages))
     )
+
+
+def take(tx: WriteTx, session_id: str, *, operation: str, since: int) -> bool:
+    """End the session; False if this operation has no such session that began after `since`."""
+    values = {"id": session_id, "operation": operation, "since": since}
+    return tx.connection.execute(_TAKE, values).rowcount == 1
 
 
 def end(tx: WriteTx, session_id: str) -> None:

@@ -1,6 +1,6 @@
 """Purges of rooms and of their history: durable jobs, each with how far it has come and who works at it.
 
-Leftovers are numbers that a purge has still to look at: roots of states that it gave up, and then the nodes that
+Leftovers are numbers that a purge has still to look at: roots of states that it gave up, and then the pages that
 nothing reaches any more.
 """
 
@@ -31,7 +31,7 @@ from homeserver.storage.engine import ReadTx, WriteTx
 from homeserver.storage.tables import Text, chunks, metadata
 
 ROOT = 0
-NODE = 1
+PAGE = 1
 
 purges = Table(
     "purges",

@@ -26,10 +26,10 @@ T = TypeVar("T")
 _PARAMETERS = 10_000
 
 
-def chunks(values: Iterable[T]) -> Iterator[list[T]]:
+def chunks(values: Iterable[T], size: int = _PARAMETERS) -> Iterator[list[T]]:
     """The values in parts that one statement can name."""
     rest = iter(values)
-    while part := list(islice(rest, _PARAMETERS)):
+    while part := list(islice(rest, size)):
         yield part
 
 

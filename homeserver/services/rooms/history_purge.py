@@ -177,7 +177,7 @@ def _remove_derived(tx: WriteTx, room_nid: int, leaving: Sequence[StoredEvent]) 
     ids = [row.event_id for row in leaving]
     relations.remove_many(tx, positions)
     relations.remove_children(tx, room_nid, ids)
-    transactions.remove_events(tx, ids)
+    transactions.remove_events(tx, positions)
     event_graph.remove_loose_ends(tx, room_nid, positions)
 
 

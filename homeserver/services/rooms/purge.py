@@ -12,21 +12,22 @@ from functools import partial
 from homeserver.errors import Conflict, HomeserverError, NotFound, RequestError
 from homeserver.kit.clock import Clock
 from homeserver.matrix.identifiers import EventId, RoomId
+from homeserver.services.rooms.author import Draft, Drafts
 from homeserver.services.rooms.history_purge import HistoryPurge, Survey
 from homeserver.services.rooms.hot import HotRoom, HotRooms
 from homeserver.services.rooms.room_purge import RoomPurge
-from homeserver.services.rooms.send import Draft, Drafts, Sender
+from homeserver.services.rooms.send import Sender
 from homeserver.services.rooms.state import StateTrees
 from homeserver.storage import events, purges, rooms, state, stream_rows
 from homeserver.storage.engine import Database, ReadTx, WriteTx
 from homeserver.storage.events import OK
-from homeserver.storage.purges import NODE, ROOT, Job
+from homeserver.storage.purges import PAGE, ROOT, Job
 
 PURGES = "purges"
 """The notifier's key of new purges."""
 
 _HELD_MS = 60_000
-_NODES = 2_000
+_PAGES = 2_000
 _LONGEST_REST_S = 1.0
 
 Unit = Callable[[WriteTx, Job], Job]
@@ -86,7 +87,7 @@ class Purge:
         self._beside: dict[str, Unit] = {
             "events": self._whole.events,
             "rest": self._whole.rest,
-            "nodes": self._nodes,
+            "pages": self._pages,
         }
 
     async def start(self, room_id: RoomId, point: Point | None = None, *, is_forced: bool = False) -> int:
@@ -160,7 +161,7 @@ class Purge:
         if job.stage == "leave":
             return await self._leave(job)
         if job.stage == "roots":
-            return await self._find_nodes(job)
+            return await self._find_pages(job)
         if (unit := self._beside.get(job.stage)) is not None:
             return await self._database.write(self._note, job, unit)
         if job.stage == "state" and job.purge_id not in self._surveys:
@@ -207,7 +208,7 @@ class Purge:
             after = replace(job, stage="close", cursor=0, done=0, total=1)
         return await self._database.write(self._note, after, lambda tx, job: job)
 
-    async def _find_nodes(self, job: Job) -> Job:
+    async def _find_pages(self, job: Job) -> Job:
         """Find what only the states reach that were given up."""
         kept: list[int] = []
         if job.before is not None:
@@ -215,31 +216,31 @@ class Purge:
                 survey = await self._database.snapshot(self._history.survey, job)
             kept = survey.roots
         numbers = await self._database.snapshot(self._unreachable, job, kept)
-        for first in range(0, len(numbers), _NODES):
-            part = numbers[first : first + _NODES]
+        for first in range(0, len(numbers), _PAGES):
+            part = numbers[first : first + _PAGES]
             job = replace(job, done=first + len(part), total=len(numbers))
             await self._database.write(self._note, job, partial(_keep_for_later, part))
-        after = replace(job, stage="nodes", cursor=0, done=0, total=len(numbers))
+        after = replace(job, stage="pages", cursor=0, done=0, total=len(numbers))
         return await self._database.write(self._note, after, _forget_roots)
 
     def _unreachable(self, tx: ReadTx, job: Job, kept: list[int]) -> list[int]:
         given_up = purges.list_all_leftovers(tx, job.purge_id, ROOT)
         numbers = self._trees.unreachable(tx, given_up, kept)
         # What was written behind the point may be part of a state that was only looked at as far as its changes.
-        return [one for one in numbers if job.before is None or state.position_of_node(one) < job.before]
+        return [one for one in numbers if job.before is None or state.position_of_page(one) < job.before]
 
-    def _nodes(self, tx: WriteTx, job: Job) -> Job:
-        """Reclaim some of the nodes that nothing reaches."""
-        part = purges.list_leftovers(tx, job.purge_id, NODE, limit=_NODES)
+    def _pages(self, tx: WriteTx, job: Job) -> Job:
+        """Reclaim some of the pages that nothing reaches."""
+        part = purges.list_leftovers(tx, job.purge_id, PAGE, limit=_PAGES)
         if not part:
             return replace(job, ended_ts=self._clock.now())
-        state.delete_nodes(tx, part)
-        purges.remove_leftovers(tx, job.purge_id, NODE, part)
+        state.delete_pages(tx, part)
+        purges.remove_leftovers(tx, job.purge_id, PAGE, part)
         return replace(job, done=job.done + len(part))
 
 
 def _keep_for_later(part: list[int], tx: WriteTx, job: Job) -> Job:
-    purges.add_leftovers(tx, job.purge_id, NODE, part)
+    purges.add_leftovers(tx, job.purge_id, PAGE, part)
     return job
 
 

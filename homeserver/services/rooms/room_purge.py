@@ -71,8 +71,9 @@ class RoomPurge:
         rows = events.list_from(tx, job.room_nid, after=job.cursor, limit=_BATCH)
         if not rows:
             return replace(job, stage="rest", cursor=0, done=0, total=1)
-        events.remove_many(tx, [row.position for row in rows])
-        transactions.remove_events(tx, [row.event_id for row in rows])
+        positions = [row.position for row in rows]
+        events.remove_many(tx, positions)
+        transactions.remove_events(tx, positions)
         purges.add_leftovers(tx, job.purge_id, ROOT, sorted(roots_of(rows)))
         return replace(job, cursor=rows[-1].position, done=job.done + len(rows))
 

@@ -56,12 +56,14 @@ async def openid(user_id: UserId, body: JsonObject, who: Requester, accounts: Ac
 async def whois(user_id: UserId, who: Requester, devices: Devices) -> dict[str, Any]:
     if user_id != who.user_id and not who.is_admin:
         raise Forbidden("Only administrators may ask about others.")
-    seen = [
-        {"ip": device.last_seen_ip, "last_seen": device.last_seen_ts}
+    seen = {
+        device.device_id: {
+            "sessions": [{"connections": [{"ip": device.last_seen_ip, "last_seen": device.last_seen_ts}]}]
+        }
         for device in await devices.list(user_id)
         if device.last_seen_ts is not None
-    ]
-    return {"user_id": user_id, "devices": {"": {"sessions": [{"connections": seen}]}}}
+    }
+    return {"user_id": user_id, "devices": seen}
 
 
 async def _confirm(

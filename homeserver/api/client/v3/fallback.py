@@ -16,7 +16,7 @@ from homeserver.services.users.registration import Registration
 _LARGEST_FORM = 10_000
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
-    "form-action 'self'; base-uri 'none'",
+    "connect-src 'self'; form-action 'self'; base-uri 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
@@ -51,10 +51,58 @@ if (window.onAuthDone) {
     window.opener.postMessage("authDone", "*");
 }
 </script>"""
+# Signs in with a password. What the address says of the device goes with it; then the app is told.
+_LOGIN = """<form id="login">
+<label for="user">User name</label>
+<input id="user" required autofocus autocapitalize="none" autocomplete="username">
+<label for="password">Password</label>
+<input id="password" type="password" required autocomplete="current-password">
+<p class="wrong" role="alert" id="wrong"></p>
+<button type="submit">Log in</button>
+</form>
+<noscript><p class="wrong">This page needs JavaScript.</p></noscript>
+<script>
+const field = id => document.getElementById(id);
+field("login").addEventListener("submit", async event => {
+    event.preventDefault();
+    const button = event.submitter || field("login").querySelector("button");
+    button.disabled = true;
+    field("wrong").textContent = "";
+    const given = new URLSearchParams(location.search);
+    const body = {
+        type: "m.login.password",
+        identifier: {type: "m.id.user", user: field("user").value.trim()},
+        password: field("password").value,
+    };
+    for (const name of ["device_id", "initial_device_display_name"]) {
+        if (given.has(name)) body[name] = given.get(name);
+    }
+    if (given.get("refresh_token") === "true") body.refresh_token = true;
+    try {
+        const answer = await fetch("../../../client/v3/login", {
+            method: "POST", headers: {"Content-Type": "application/json"}, body: JSON.stringify(body),
+        });
+        const said = await answer.json();
+        if (!answer.ok) throw new Error(said.error);
+        const done = document.createElement("p");
+        done.setAttribute("role", "status");
+        field("login").replaceWith(done);
+        done.textContent = "You are logged in. You can close this window and go on in your app.";
+        if (window.matrixLogin && window.matrixLogin.onLogin) window.matrixLogin.onLogin(said);
+    } catch (error) {
+        field("wrong").textContent = error.message;
+        button.disabled = false;
+    }
+});
+</script>"""
 
 
 class Session(Query, frozen=True):
     session: str
+
+
+async def login() -> Response:
+    return _respond("Log in", _LOGIN)
 
 
 async def show(auth_type: str, query: Session, config: Config) -> Response:
@@ -112,3 +160,5 @@ ENDPOINTS = [
     Endpoint("GET", _PATH, show, auth=NOBODY, limit=None, body=None),
     Endpoint("POST", _PATH, submit, auth=NOBODY, limit="register", body=None),
 ]
+
+ENDPOINTS_STATIC = [Endpoint("GET", "/login/", login, auth=NOBODY, limit=None, body=None)]

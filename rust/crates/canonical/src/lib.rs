@@ -14,5 +14,7 @@ mod write;
 pub use error::{EventError, JsonError};
 pub use event::{Event, MAX_EVENT_BYTES, MAX_FIELD_BYTES, reference};
 pub use parse::{MAX_DEPTH, MAX_INT, Numbers, parse, parse_object};
-pub use room_version::{AuthRules, EventIdFormat, ROOM_VERSIONS, RedactionRules, RoomVersion};
+pub use room_version::{
+    AuthRules, EventIdFormat, ROOM_VERSIONS, RedactionRules, RoomVersion, StateResolution,
+};
 pub use value::{Object, Value};

@@ -13,6 +13,17 @@ pub enum EventIdFormat {
     UrlSafeHash,
 }
 
+/// Which algorithm merges states that differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StateResolution {
+    /// By type, depth and the hash of event ids.
+    V1,
+    /// Power events first, the rest along the mainline.
+    V2,
+    /// As version 2, but from an empty state and with the conflicted state subgraph.
+    V2_1,
+}
+
 /// Which keys survive a redaction.
 #[allow(
     clippy::struct_excessive_bools,
@@ -81,6 +92,8 @@ pub struct RoomVersion {
     pub max_depth: i64,
     /// `redacts` belongs into the content of `m.room.redaction`.
     pub redacts_in_content: bool,
+    /// Which algorithm merges states that differ.
+    pub state_resolution: StateResolution,
     /// Which keys survive a redaction.
     pub redaction: RedactionRules,
     /// The authorisation rules.
@@ -95,6 +108,7 @@ const V1: RoomVersion = RoomVersion {
     numbers: Numbers::Lenient,
     max_depth: i64::MAX,
     redacts_in_content: false,
+    state_resolution: StateResolution::V1,
     redaction: RedactionRules {
         keeps_obsolete_keys: true,
         keeps_aliases: true,
@@ -119,7 +133,7 @@ const V1: RoomVersion = RoomVersion {
 };
 
 // State resolution is all that changed.
-const V2: RoomVersion = RoomVersion { identifier: "2", ..V1 };
+const V2: RoomVersion = RoomVersion { identifier: "2", state_resolution: StateResolution::V2, ..V1 };
 
 const V3: RoomVersion = RoomVersion {
     identifier: "3",
@@ -180,6 +194,7 @@ const V11: RoomVersion = RoomVersion {
 const V12: RoomVersion = RoomVersion {
     identifier: "12",
     room_id_is_create_hash: true,
+    state_resolution: StateResolution::V2_1,
     auth: AuthRules { infinite_creators: true, create_in_auth_events: false, ..V11.auth },
     ..V11
 };

@@ -13,6 +13,8 @@ mod event_auth_rules;
 mod events;
 mod push_rules;
 mod signing;
+mod state_resolution;
+mod state_trees;
 
 use pyo3::prelude::*;
 
@@ -20,7 +22,7 @@ type Register = fn(&Bound<'_, PyModule>) -> PyResult<()>;
 
 #[pymodule]
 fn _rust(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    let submodules: [(&str, Register); 7] = [
+    let submodules: [(&str, Register); 9] = [
         ("auth_graph", auth_graph::register),
         ("canonical", canonical_json::register),
         ("errors", errors::register),
@@ -28,6 +30,8 @@ fn _rust(module: &Bound<'_, PyModule>) -> PyResult<()> {
         ("events", events::register),
         ("push", push_rules::register),
         ("signing", signing::register),
+        ("state_res", state_resolution::register),
+        ("state_tree", state_trees::register),
     ];
     let py = module.py();
     // An extension module is no package: what it contains must be put where `import` looks.

@@ -56,3 +56,13 @@ async def test_nothing_of_a_request_becomes_part_of_the_page(world: World) -> No
     answer = await world.client.get(PAGE.format("m.login.dummy", "%22%3E%3Cscript%3Ealert(1)%3C/script%3E"))
     assert re.findall(r"<script>.{0,9}", answer.text) == []
     assert (await world.client.send("POST", PAGE.format("m.login.dummy", "%00"), data={})).status_code in (200, 400)
+
+
+async def test_the_login_page_does_a_whole_login_and_names_its_fields(world: World) -> None:
+    answer = await world.client.get("/_matrix/static/client/login/?device_id=PHONE")
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    assert "connect-src 'self'" in answer.headers["content-security-policy"]
+    labels = set(re.findall(r'<label for="(\w+)"', answer.text))
+    assert labels == {"user", "password"} == set(re.findall(r'<input id="(\w+)"', answer.text))
+    assert "window.matrixLogin.onLogin(" in answer.text
+    assert "PHONE" not in answer.text  # It is for the script, which sends it on.
