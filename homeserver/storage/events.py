@@ -20,6 +20,7 @@ from sqlalchemy import (
     func,
     insert,
     null,
+    or_,
     select,
     text,
     update,
@@ -214,8 +215,10 @@ _MESSAGES = (
 _REDACTED = select(events.c.position, events.c.redacted_by).where(
     events.c.redacted_by.in_(bindparam("redactions", expanding=True)), text("redacted_by IS NOT NULL")
 )
-_STATUSES = select(events.c.event_id, events.c.status).where(
-    events.c.event_id.in_(bindparam("event_ids", expanding=True)), _OF_ROOM
+_IN_GRAPH = select(events.c.event_id).where(
+    events.c.event_id.in_(bindparam("event_ids", expanding=True)),
+    _OF_ROOM,
+    or_(events.c.state_before.is_not(None), events.c.state_after.is_not(None)),
 )
 _COUNT_BELOW = select(func.count()).where(_OF_ROOM, events.c.position < bindparam("below"))
 _COUNT_STATE_BELOW = _COUNT_BELOW.where(text("pair_id IS NOT NULL"))
@@ -395,12 +398,11 @@ def list_redacted(tx: ReadTx, redactions: Iterable[int]) -> list[tuple[int, int]
     return found
 
 
-def find_statuses(tx: ReadTx, room_nid: int, event_ids: Iterable[EventId]) -> dict[EventId, int]:
-    """What became of those of these events that the room has."""
-    found: dict[EventId, int] = {}
+def find_in_graph(tx: ReadTx, room_nid: int, event_ids: Iterable[EventId]) -> set[EventId]:
+    """Those of these events of the room at which its state is known."""
+    found: set[EventId] = set()
     for part in chunks(event_ids):
-        rows = tx.connection.execute(_STATUSES, {"nid": room_nid, "event_ids": part})
-        found.update((row.event_id, row.status) for row in rows)
+        found.update(tx.connection.execute(_IN_GRAPH, {"nid": room_nid, "event_ids": part}).scalars())
     return found
 
 

@@ -25,7 +25,7 @@ from homeserver.storage import (
     transactions,
 )
 from homeserver.storage.engine import ReadTx, WriteTx
-from homeserver.storage.events import OK, OUTLIER, StoredEvent
+from homeserver.storage.events import OK, StoredEvent
 from homeserver.storage.purges import ROOT, Job
 
 _BATCH = 500
@@ -189,11 +189,6 @@ def _note_what_is_missing(tx: WriteTx, job: Job, rows: Sequence[StoredEvent]) ->
         for row in rows
         if row.status == OK
     }
-    statuses = events.find_statuses(tx, job.room_nid, {one for ids in cited.values() for one in ids})
-    missing = [
-        (position, event_id)
-        for position, ids in cited.items()
-        for event_id in ids
-        if statuses.get(event_id, OUTLIER) == OUTLIER
-    ]
+    there = events.find_in_graph(tx, job.room_nid, {one for ids in cited.values() for one in ids})
+    missing = [(position, one) for position, ids in cited.items() for one in ids if one not in there]
     event_graph.add_many_backward_extremities(tx, job.room_nid, missing)
