@@ -157,7 +157,8 @@ async def build(
         trees = StateTrees()
         hot = HotRooms(database, trees, config.room_memory_mib << 20)
         writer = EventWriter(database, hot, trees, background)
-        graph = Graph(database, trees, hot, Resolver(database, trees))
+        resolver = Resolver(database, trees)
+        graph = Graph(database, trees, hot, resolver)
         keys = KeyRing(database, config.server_name, author.key)
         inbox = Inbox(database, clock, hot, writer, graph, Signatures(keys))
         sender = Sender(database, clock, hot, writer, author)
@@ -192,7 +193,7 @@ async def build(
         stack.callback(notifier.wake_all)
         effects = RoomEffects(database, notifier, members, presence)
         purge = Purge(
-            database, clock, trees, hot, sender, server_name=config.server_name, holder=randomness.letters(16)
+            database, clock, trees, hot, resolver, sender, server_name=config.server_name, holder=randomness.letters(16)
         )
         purging = Purging(notifier, purge)
         if is_server:

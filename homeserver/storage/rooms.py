@@ -22,6 +22,8 @@ rooms = Table(
     Column("forked_at", BigInteger, nullable=False, server_default=text("0")),
     # Of what was before this position only that is left which the state still needs, and forward extremities.
     Column("purged_before", BigInteger, nullable=False, server_default=text("0")),
+    # The newest redaction of a state event: what was made of the same state before is not to be shown any more.
+    Column("redacted_at", BigInteger, nullable=False, server_default=text("0")),
     # The directory: few of many rooms.
     Index("ix_rooms_public", "room_nid", postgresql_where=text("is_public"), sqlite_where=text("is_public")),
 )
@@ -45,6 +47,7 @@ class Room:
     state_root: int
     forked_at: int = 0
     purged_before: int = 0
+    redacted_at: int = 0
 
 
 _INSERT = insert(rooms)
@@ -55,6 +58,7 @@ _BY_NIDS = select(rooms).where(rooms.c.room_nid.in_(bindparam("room_nids", expan
 _SET_ROOT = update(rooms).where(rooms.c.room_nid == bindparam("nid")).values(state_root=bindparam("root"))
 _SET_FORKED = update(rooms).where(rooms.c.room_nid == bindparam("nid")).values(forked_at=bindparam("position"))
 _SET_PUBLIC = update(rooms).where(rooms.c.room_nid == bindparam("nid")).values(is_public=bindparam("public"))
+_SET_REDACTED = update(rooms).where(rooms.c.room_nid == bindparam("nid")).values(redacted_at=bindparam("position"))
 _SET_PURGED = update(rooms).where(rooms.c.room_nid == bindparam("nid")).values(purged_before=bindparam("position"))
 _REMOVE = delete(rooms).where(rooms.c.room_nid == bindparam("nid"))
 _PUBLIC = select(rooms).where(text("is_public"))
@@ -132,6 +136,11 @@ def set_state_roots(tx: WriteTx, roots: Iterable[tuple[int, int]]) -> None:
 def set_forked(tx: WriteTx, forks: Iterable[tuple[int, int]]) -> None:
     """Note, for pairs of a room and a position, the newest event that did not simply follow all before it."""
     tx.connection.execute(_SET_FORKED, [{"nid": room_nid, "position": position} for room_nid, position in forks])
+
+
+def set_redacted(tx: WriteTx, redactions: Iterable[tuple[int, int]]) -> None:
+    """Note, for pairs of a room and a position, the newest redaction of a state event."""
+    tx.connection.execute(_SET_REDACTED, [{"nid": room_nid, "position": position} for room_nid, position in redactions])
 
 
 def set_purged(tx: WriteTx, room_nid: int, before: int) -> None:

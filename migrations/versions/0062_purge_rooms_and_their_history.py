@@ -11,6 +11,7 @@ depends_on = None
 
 def upgrade() -> None:
     op.add_column("rooms", sa.Column("purged_before", sa.BigInteger(), nullable=False, server_default=sa.text("0")))
+    op.add_column("rooms", sa.Column("redacted_at", sa.BigInteger(), nullable=False, server_default=sa.text("0")))
     is_redacted = sa.text("redacted_by IS NOT NULL")
     op.create_index(
         "ix_events_redacted_by", "events", ["redacted_by"], postgresql_where=is_redacted, sqlite_where=is_redacted

@@ -28,9 +28,8 @@ from homeserver.storage.engine import ReadTx, WriteTx
 from homeserver.storage.events import OK, StoredEvent
 from homeserver.storage.purges import ROOT, Job
 
-_BATCH = 500
-_AHEAD = 100
 _ROOTS = 5_000
+_NODES = 5_000
 _FOR_EVER = 1 << 62
 
 
@@ -49,9 +48,10 @@ class Survey:
 class HistoryPurge:
     """Units of work, each of which takes a job and says what it is afterwards."""
 
-    def __init__(self, trees: StateTrees, clock: Clock) -> None:
+    def __init__(self, trees: StateTrees, clock: Clock, batch: int) -> None:
         self._trees = trees
         self._clock = clock
+        self._batch = batch
 
     def begin(self, tx: WriteTx, job: Job) -> Job:
         """From now on nobody is told what changed since before the point: they are told of the room anew."""
@@ -67,8 +67,8 @@ class HistoryPurge:
     def messages(self, tx: WriteTx, job: Job) -> Job:
         """Remove some messages, and take the state events among them out of the graph, the oldest first."""
         before = _point(job)
-        rows = events.list_from(tx, job.room_nid, after=job.cursor, limit=_BATCH + _AHEAD)
-        batch = [row for row in rows[:_BATCH] if row.position < before]
+        rows = events.list_from(tx, job.room_nid, after=job.cursor, limit=2 * self._batch)
+        batch = [row for row in rows[: self._batch] if row.position < before]
         if not batch:
             return replace(job, stage="edges", cursor=before - 1, done=0, total=1)
         upto = batch[-1].position
@@ -89,7 +89,7 @@ class HistoryPurge:
     def edges(self, tx: WriteTx, job: Job) -> Job:
         """Note what is missing before events that did not simply follow all before them."""
         forked_at = rooms.find_many(tx, [job.room_nid])[job.room_nid].forked_at
-        rows = events.list_from(tx, job.room_nid, after=job.cursor, limit=_BATCH)
+        rows = events.list_from(tx, job.room_nid, after=job.cursor, limit=self._batch)
         _note_what_is_missing(tx, job, rows)
         if rows and rows[-1].position <= forked_at:
             return replace(job, cursor=rows[-1].position, done=job.done + len(rows), total=job.done + 2 * len(rows))
@@ -98,7 +98,10 @@ class HistoryPurge:
         return replace(job, stage="state", cursor=before, done=0, total=total)
 
     def survey(self, tx: ReadTx, job: Job) -> Survey:
-        """What remains and what it needs; to be asked once no event before the point is in the graph."""
+        """What remains and what it needs, as far as the job has not come past it.
+
+        To be asked once no event before the point is in the graph.
+        """
         before = _point(job)
         upto = stream_rows.current(tx)
         tips = [one for one in rooms.list_extremities(tx, job.room_nid) if one < before]
@@ -121,6 +124,13 @@ class HistoryPurge:
             last = root
         for node in events.list_auth(tx, job.room_nid, after=before - 1):
             needed.update(auth_graph.unpack(node.position, node.auth))
+        below = before
+        while job.stage == "state" and below > job.cursor:
+            nodes = events.list_auth_below(tx, job.room_nid, below=below, limit=_NODES)
+            for node in nodes:
+                if node.position >= job.cursor:
+                    needed.update(auth_graph.unpack(node.position, node.auth))
+            below = nodes[-1].position if nodes else job.cursor
         return Survey(roots, needed, upto)
 
     def state(self, tx: WriteTx, job: Job, survey: Survey) -> Job:
@@ -129,7 +139,7 @@ class HistoryPurge:
         for node in new:
             survey.needed.update(auth_graph.unpack(node.position, node.auth))
         survey.upto = new[-1].position if new else survey.upto
-        rows = events.list_auth_below(tx, job.room_nid, below=job.cursor, limit=_BATCH)
+        rows = events.list_auth_below(tx, job.room_nid, below=job.cursor, limit=self._batch)
         if not rows:
             return replace(job, stage="redactions", cursor=0)
         unneeded = []
@@ -144,7 +154,7 @@ class HistoryPurge:
     def redactions(self, tx: WriteTx, job: Job) -> Job:
         """Remove redactions that were kept for events which are gone by now."""
         before = _point(job)
-        positions = events.list_messages(tx, job.room_nid, after=job.cursor, below=before, limit=_BATCH)
+        positions = events.list_messages(tx, job.room_nid, after=job.cursor, below=before, limit=self._batch)
         if not positions:
             return replace(job, stage="roots", cursor=0, done=0, total=1)
         tips = rooms.list_extremities(tx, job.room_nid)

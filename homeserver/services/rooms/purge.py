@@ -15,6 +15,7 @@ from homeserver.matrix.identifiers import EventId, RoomId
 from homeserver.services.rooms.author import Draft, Drafts
 from homeserver.services.rooms.history_purge import HistoryPurge, Survey
 from homeserver.services.rooms.hot import HotRoom, HotRooms
+from homeserver.services.rooms.resolution import Resolver
 from homeserver.services.rooms.room_purge import RoomPurge
 from homeserver.services.rooms.send import Sender
 from homeserver.services.rooms.state import StateTrees
@@ -61,20 +62,23 @@ class Purge:
         clock: Clock,
         trees: StateTrees,
         hot: HotRooms,
+        resolver: Resolver,
         sender: Sender,
         *,
         server_name: str,
         holder: str,
+        batch: int = 500,
     ) -> None:
-        """`holder` is a name that no other process has."""
+        """`holder` is a name that no other process has; a step looks at `batch` events at most."""
         self._database = database
         self._clock = clock
         self._trees = trees
         self._hot = hot
+        self._resolver = resolver
         self._sender = sender
         self._holder = holder
-        self._history = HistoryPurge(trees, clock)
-        self._whole = RoomPurge(server_name)
+        self._history = HistoryPurge(trees, clock, batch)
+        self._whole = RoomPurge(server_name, batch)
         self._surveys: dict[int, Survey] = {}
         self._alone: dict[str, Unit] = {
             "begin": self._history.begin,
@@ -165,9 +169,7 @@ class Purge:
         if (unit := self._beside.get(job.stage)) is not None:
             return await self._database.write(self._note, job, unit)
         if job.stage == "state" and job.purge_id not in self._surveys:
-            # What is needed is only known after all that is newer has been looked at: from the point downwards.
             self._surveys[job.purge_id] = await self._database.snapshot(self._history.survey, job)
-            job = replace(job, cursor=job.before or 0, done=0)
         async with self._room_alone(job.room_nid) as room:
             after = await self._database.write(self._note, job, self._alone[job.stage])
             if job.stage == "close" and after.stage != "leave":
@@ -175,6 +177,8 @@ class Purge:
             elif job.stage == "begin":
                 # What is in memory of the room, and what was made of it, is not to be shown any more.
                 room.forget_recent(await self._database.read(stream_rows.current))
+            elif job.stage == "messages":
+                self._resolver.forget()
         return after
 
     def _note(self, tx: WriteTx, job: Job, unit: Unit) -> Job:

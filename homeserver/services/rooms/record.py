@@ -234,6 +234,13 @@ class Recorder:
         if redacted:
             events.redact_many(self._tx, redacted)
             relations.remove_many(self._tx, [target for target, _, _ in redacted])
+            of_state = [
+                (row.room_nid, row.position)
+                for one, row in accepted
+                if one.redaction and one.redaction.redacted.is_state
+            ]
+            if of_state:
+                rooms.set_redacted(self._tx, of_state)
         related = [found for one, row in accepted if (found := _relation(one.event, row)) is not None]
         if related:
             relations.insert_many(self._tx, related)

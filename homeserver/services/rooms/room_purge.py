@@ -28,7 +28,6 @@ from homeserver.storage import (
 from homeserver.storage.engine import ReadTx, WriteTx
 from homeserver.storage.purges import ROOT, Job
 
-_BATCH = 1_000
 _LEAVING = 50
 _FOR_EVER = 1 << 62
 
@@ -38,8 +37,9 @@ class RoomPurge:
 
     STAYING = ("join", "invite", "knock")
 
-    def __init__(self, server_name: str) -> None:
+    def __init__(self, server_name: str, batch: int) -> None:
         self._server_name = server_name
+        self._batch = batch
 
     def check_nobody_is_in(self, tx: ReadTx, room_nid: int) -> None:
         """Raise `Conflict` while users of this server are in the room."""
@@ -68,7 +68,7 @@ class RoomPurge:
 
     def events(self, tx: WriteTx, job: Job) -> Job:
         """Remove some of the events."""
-        rows = events.list_from(tx, job.room_nid, after=job.cursor, limit=_BATCH)
+        rows = events.list_from(tx, job.room_nid, after=job.cursor, limit=self._batch)
         if not rows:
             return replace(job, stage="rest", cursor=0, done=0, total=1)
         positions = [row.position for row in rows]
@@ -82,7 +82,7 @@ class RoomPurge:
         roots = resolutions.list_roots(tx, job.room_nid, after=0, upto=_FOR_EVER)
         purges.add_leftovers(tx, job.purge_id, ROOT, sorted(roots))
         for remove_some in _REST:
-            if count := remove_some(tx, job.room_nid, limit=_BATCH):
+            if count := remove_some(tx, job.room_nid, limit=self._batch):
                 return replace(job, done=job.done + count, total=job.done + count + 1)
         account_data.remove_of_room(tx, job.room_id)
         return replace(job, stage="roots", cursor=0, done=0, total=1)
