@@ -31,11 +31,10 @@ _OF_ROOMS = (
 
 @dataclass(frozen=True, slots=True)
 class Transaction:
-    """A client's transaction id and the event that it is said to have made."""
+    """A client's transaction id and the position of the event that it is said to have made."""
 
-    user_id: str
     txn_id: str
-    event_id: EventId
+    position: int
 
 
 def _homeless(table: Table) -> Select[tuple[str, int]]:
@@ -51,19 +50,19 @@ _AHEAD = (
     .order_by(events.c.position)
     .limit(bindparam("limit"))
 )
-_MADE = select(transactions.c.user_id, transactions.c.txn_id, transactions.c.event_id)
 _UNDONE = (
-    _MADE.where(transactions.c.event_id.is_not(None), ~exists().where(events.c.event_id == transactions.c.event_id))
-    .order_by(transactions.c.event_id)
+    select(transactions.c.txn_id, transactions.c.position)
+    .where(transactions.c.position.is_not(None), ~exists().where(events.c.position == transactions.c.position))
+    .order_by(transactions.c.position)
     .limit(bindparam("limit"))
 )
 _TWICE: ColumnElement[bool] = func.count() > 1
 _DOUBLED = (
-    select(transactions.c.event_id)
-    .where(transactions.c.event_id.is_not(None))
-    .group_by(transactions.c.event_id)
+    select(transactions.c.position)
+    .where(transactions.c.position.is_not(None))
+    .group_by(transactions.c.position)
     .having(_TWICE)
-    .order_by(transactions.c.event_id)
+    .order_by(transactions.c.position)
     .limit(bindparam("limit"))
 )
 _LOST_RELATIONS = (
@@ -98,8 +97,8 @@ def list_undone(tx: ReadTx, *, limit: int) -> list[Transaction]:
     return [Transaction(*row) for row in tx.connection.execute(_UNDONE, {"limit": limit})]
 
 
-def list_doubled(tx: ReadTx, *, limit: int) -> list[EventId]:
-    """Events that more than one transaction is said to have made."""
+def list_doubled(tx: ReadTx, *, limit: int) -> list[int]:
+    """Positions of events that more than one transaction is said to have made."""
     return list(tx.connection.execute(_DOUBLED, {"limit": limit}).scalars())
 
 

@@ -218,12 +218,12 @@ BROKEN: Mapping[str, tuple[str | tuple[str, ...], str]] = {
         "@eve:localhost has a membership, but there is none in the current state. (I7)",
     ),
     "event of a transaction is lost": (
-        "UPDATE transactions SET event_id = '$nothing' WHERE event_id = '{first_id}'",
-        "'t0' of @alice:localhost is said to have made $nothing, which is not there. (I2)",
+        "UPDATE transactions SET position = 999999 WHERE position = {first}",
+        "'t0' is said to have made the event at 999999, which is not there. (I2)",
     ),
     "event has two transactions": (
-        "UPDATE transactions SET event_id = '{first_id}' WHERE event_id = '{last_id}'",
-        "Event {first_id} is said to be made by more than one transaction. (I2)",
+        "UPDATE transactions SET position = {first} WHERE position = {last}",
+        "The event at {first} is said to be made by more than one transaction. (I2)",
     ),
     "position was never given out": (
         "UPDATE stream_position SET value = {gap} - 1",

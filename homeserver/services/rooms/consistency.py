@@ -64,8 +64,10 @@ def _check_whole(tx: ReadTx) -> list[Finding]:
     for one in consistency.list_undone(tx, limit=_MOST):
         report.add(
             findings.FALSE_TRANSACTION,
-            f"The transaction {one.txn_id!r} of {one.user_id} is said to have made {one.event_id}, which is not there.",
+            f"The transaction {one.txn_id!r} is said to have made the event at {one.position}, which is not there.",
         )
-    for event_id in consistency.list_doubled(tx, limit=_MOST):
-        report.add(findings.FALSE_TRANSACTION, f"Event {event_id} is said to be made by more than one transaction.")
+    for position in consistency.list_doubled(tx, limit=_MOST):
+        report.add(
+            findings.FALSE_TRANSACTION, f"The event at {position} is said to be made by more than one transaction."
+        )
     return report.close()
