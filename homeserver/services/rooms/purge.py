@@ -203,7 +203,10 @@ class Purge:
     async def _hold(self, job: Job) -> None:
         while True:
             await self._clock.sleep(_HELD_MS / 3000)
-            await self._database.write(self._note, job, lambda tx, job: job)
+            try:
+                await self._database.write(self._note, job, lambda tx, job: job)
+            except _Lost:
+                return  # The next step will find it out.
 
     @asynccontextmanager
     async def _room_alone(self, room_nid: int) -> AsyncIterator[HotRoom]:
