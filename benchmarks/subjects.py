@@ -54,6 +54,8 @@ class Subject(AbstractContextManager["Subject"]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self.process is not None
+        if error is not None:
+            print(f"The end of the log of {self.name}:\n{self.log.read_text()[-5000:]}", file=sys.stderr)
         self.process.send_signal(signal.SIGTERM)
         try:
             self.process.wait(30)

@@ -20,6 +20,10 @@ class Failed(RuntimeError):
     """The server did not answer as it should."""
 
 
+class Closed(Failed):
+    """The connection ended before there was an answer."""
+
+
 class Connection(asyncio.Protocol):
     """One connection to a server."""
 
@@ -38,14 +42,15 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(Failed(f"the connection was closed: {error}"))
+            self._answer.set_exception(Closed(f"the connection was closed: {error}"))
 
     def data_received(self, data: bytes) -> None:
         self._received += data
         if (found := _parse(self._received)) is not None:
             self._received.clear()
             assert self._answer is not None
-            self._answer.set_result(found)
+            if not self._answer.done():
+                self._answer.set_result(found)
 
     def ask(self, request: bytes) -> "asyncio.Future[tuple[int, bytes]]":
         """Send a request; await the status and the body of its answer."""
@@ -120,8 +125,15 @@ class Person:
         return value
 
     async def ask(self, request: bytes, *, listening: bool = False) -> bytes:
+        try:
+            return await self._ask(request, listening=listening)
+        except Closed:
+            # A server closes what was silent for long, be it just when somebody asks. Every request bears repeating.
+            return await self._ask(request, listening=listening)
+
+    async def _ask(self, request: bytes, *, listening: bool) -> bytes:
         connection = self._listening if listening else self._talking
-        if connection is None or not connection.is_open:  # A server closes what was silent for long.
+        if connection is None or not connection.is_open:
             loop = asyncio.get_running_loop()
             _, connection = await loop.create_connection(Connection, self.host, self.port)
             if listening:

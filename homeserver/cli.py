@@ -5,19 +5,21 @@ import gc
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Self, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
 import typer
 import uvicorn
+from sqlalchemy.exc import DBAPIError
 
 from homeserver.app import signing_key
 from homeserver.app.application import Application
 from homeserver.app.container import Container, build
+from homeserver.app.migrations import is_current
 from homeserver.app.migrations import migrate as migrate_database
 from homeserver.config.load import load
 from homeserver.config.model import Config
@@ -27,7 +29,10 @@ from homeserver.kit.clock import Clock
 from homeserver.kit.metrics import Metrics
 from homeserver.kit.randomness import Randomness
 from homeserver.matrix.identifiers import EventId, RoomId
+from homeserver.services.rooms import consistency, drawing, excerpt
+from homeserver.services.rooms.findings import Finding
 from homeserver.services.rooms.purge import Point
+from homeserver.storage.engine import Database
 from homeserver.storage.purges import Job
 
 T = TypeVar("T")
@@ -35,9 +40,8 @@ T = TypeVar("T")
 cli = typer.Typer(no_args_is_help=True, add_completion=False, help="A Matrix homeserver.")
 tokens = typer.Typer(no_args_is_help=True, help="Tokens with which people can register.")
 cli.add_typer(tokens, name="registration-token")
-rooms = typer.Typer(no_args_is_help=True, help="Rooms.")
-cli.add_typer(rooms, name="room")
-
+room_commands = typer.Typer(no_args_is_help=True, help="Looking into rooms, and emptying them.")
+cli.add_typer(room_commands, name="room")
 _PICKED_UP_MS = 5_000
 """A running server begins with what it is told to do in less."""
 _LOOK_S = 0.2
@@ -189,7 +193,7 @@ def revoke_token(token: Annotated[str, typer.Argument(help="The token.")]) -> No
     print("The token is revoked.")
 
 
-@rooms.command(name="purge")
+@room_commands.command(name="purge")
 def purge_room(
     room_id: Annotated[str, typer.Argument(metavar="ROOM", help="The id of the room.")],
     before: Annotated[
@@ -294,6 +298,103 @@ def generate_signing_key(
         print(f"{path} cannot be written: {error.strerror}.", file=sys.stderr)
         raise typer.Exit(1) from None
     print(f"The key {key.key_id} is in {path}.")
+
+
+@cli.command()
+def fsck(
+    room: Annotated[str | None, typer.Option(help="Id of a room: only this one is looked at.")] = None,
+) -> None:
+    """Say whether the database is whole, and what to do where it is not; nothing is changed.
+
+    It may run while the server does. Exits with 1 if something is wrong.
+    """
+    faults = _read_database(lambda database: _fsck(database, None if room is None else RoomId(room)))
+    if faults:
+        print(f"{faults} fault{'' if faults == 1 else 's'} found. Nothing was changed.", file=sys.stderr)
+        raise typer.Exit(1)
+    print("The database is whole.")
+
+
+def _read_database(work: Callable[[Database], Coroutine[Any, Any, T]]) -> T:
+    """Do something that only reads the database, and starts nothing of the server."""
+    config = _settings()
+    logs.configure(config.log.level, json=config.log.json)
+
+    async def read() -> T:
+        url = config.effective_database_url
+        if not await is_current(url):
+            print("This is no database of this release. Run `homeserver migrate` before.", file=sys.stderr)
+            raise typer.Exit(2)
+        async with Database.open(url) as database:
+            return await work(database)
+
+    try:
+        return asyncio.run(read())
+    except RequestError as error:
+        print(error.message, file=sys.stderr)
+    except DBAPIError as error:
+        print(f"The database cannot be read: {error.orig}", file=sys.stderr)
+    raise typer.Exit(1)
+
+
+async def _fsck(database: Database, room_id: RoomId | None) -> int:
+    """Print what is wrong, and say how much that is."""
+    faults = 0
+
+    def tell(found: list[Finding]) -> None:
+        nonlocal faults
+        faults += len(found)
+        for one in found:
+            print(f"{one.room_id or 'The whole database'}: {one.what} ({one.kind.invariant})\n    {one.kind.remedy}")
+
+    if room_id is not None:
+        tell(await consistency.check_room(database, room_id, lambda count: None))
+        return faults
+    tell(await consistency.check_whole(database))
+    count = await consistency.count_events(database)
+    with typer.progressbar(length=count, label=f"Looking at {count} events", file=sys.stderr) as progress:
+        async for found in consistency.check_rooms(database, progress.update):
+            tell(found)
+    return faults
+
+
+_Room = Annotated[str, typer.Argument(help="The room's id, or a local alias of it.", metavar="ROOM")]
+
+
+@room_commands.command(name="graph")
+def draw_graph(
+    room: _Room,
+    newest: Annotated[str | None, typer.Option("--from", help="The newest event to show. Left out: the last.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=5000, help="How many events to show.")] = 100,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write. Left out: print it.")] = None,
+    as_dot: Annotated[bool, typer.Option("--dot", help="Write DOT, for Graphviz, and not SVG.")] = False,
+) -> None:
+    """Draw the newest events of a room, with what they follow and what became of them."""
+    shown = _read_database(lambda database: database.snapshot(excerpt.read_graph, room, newest=newest, limit=limit))
+    picture = drawing.dot(shown) if as_dot else drawing.svg(shown)
+    if output is None:
+        sys.stdout.write(picture)
+        return
+    try:
+        output.write_text(picture, encoding="utf-8")
+    except OSError as error:
+        print(f"{output} cannot be written: {error.strerror}.", file=sys.stderr)
+        raise typer.Exit(1) from None
+    print(f"{len(shown.events)} events of {shown.room_id} are in {output}.")
+
+
+@room_commands.command(name="resolutions")
+def show_resolutions(
+    room: _Room, limit: Annotated[int, typer.Option(min=1, max=1000, help="How many to show.")] = 20
+) -> None:
+    """Say where branches of a room were brought together, what changed in its state, and which events lost."""
+    found = _read_database(lambda database: database.snapshot(excerpt.read_resolutions, room, limit=limit))
+    if not found:
+        print("The room's state was never resolved: its branches never disagreed.")
+    for one in found:
+        print(f"Position {one.position}: {one.states} states were resolved {one.where}.")
+        print("".join(f"  changed: {change}\n" for change in one.changes) or "  changed: nothing\n", end="")
+        print("".join(f"  lost: {loser}\n" for loser in one.lost), end="")
 
 
 def main() -> None:

@@ -172,6 +172,15 @@ def begin(version: str, seed: int = 0) -> Graph:
     return graph
 
 
+def of_stored(version: str, room_id: str, events: Sequence[Event]) -> Graph:
+    """The graph of a room that a server has, to be continued by servers elsewhere."""
+    graph = Graph(version, room_id)
+    for event in events:
+        graph.add(event, [graph.by_id[event_id] for event_id in event.prev_events])
+        graph.clock = max(graph.clock, event.origin_server_ts)
+    return graph
+
+
 def generate(version: str, seed: int, *, size: int = 40, quarrels: bool = True) -> Graph:
     """A room with forks and merges. Without `quarrels` nobody takes anything away from anybody."""
     chance = random.Random(seed)

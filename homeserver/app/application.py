@@ -15,6 +15,7 @@ from homeserver.http import failures
 from homeserver.http.endpoint import Bound, bind
 from homeserver.http.middleware import Cors, Observed
 from homeserver.http.router import Router
+from homeserver.kit import crash
 from homeserver.kit.clock import Clock
 from homeserver.kit.metrics import Metrics
 from homeserver.kit.randomness import Randomness
@@ -121,6 +122,9 @@ class Application:
         except Exception as error:  # failures.answer logs what nobody expected
             response = failures.answer(error)
         await response(scope, receive, send)
+        if crash.is_armed("K7") and scope["method"] in ("PUT", "POST"):
+            await asyncio.sleep(0)  # The event loop sends what was written when it comes round.
+            crash.point("K7")
 
 
 def _container_of(request: Request) -> Container:

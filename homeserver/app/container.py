@@ -10,6 +10,7 @@ from homeserver.config.model import Config
 from homeserver.consumers.effects import RoomEffects
 from homeserver.consumers.housekeeping import Housekeeping, Purging
 from homeserver.consumers.loop import running
+from homeserver.kit import crash
 from homeserver.kit.clock import Clock
 from homeserver.kit.concurrency import Background
 from homeserver.kit.logs import report
@@ -35,6 +36,7 @@ from homeserver.services.rooms.hierarchy import Hierarchy
 from homeserver.services.rooms.hot import HotRooms
 from homeserver.services.rooms.inbox import Inbox
 from homeserver.services.rooms.members import Members
+from homeserver.services.rooms.merge import Merger
 from homeserver.services.rooms.persist import EventWriter
 from homeserver.services.rooms.purge import Purge
 from homeserver.services.rooms.read import RoomReader
@@ -52,6 +54,7 @@ from homeserver.services.sync.unread import Unread
 from homeserver.services.sync.v2 import Sync
 from homeserver.services.users.account_data import UserData
 from homeserver.services.users.accounts import Accounts
+from homeserver.services.users.confirmation import Confirmation
 from homeserver.services.users.devices import Devices
 from homeserver.services.users.e2e_keys import E2eKeys
 from homeserver.services.users.key_backups import KeyBackups
@@ -80,6 +83,7 @@ class Container:
     interactive: InteractiveAuth
     devices: Devices
     accounts: Accounts
+    confirmation: Confirmation
     registration: Registration
     profiles: Profiles
     user_data: UserData
@@ -116,6 +120,7 @@ async def build(
     Only a server does the work that follows what has happened; a command, which may run beside one, does its task.
     """
     async with AsyncExitStack() as stack:
+        crash.arm(config.crash_point)
         notifier = Notifier()
         database = await stack.enter_async_context(
             Database.open(config.effective_database_url, on_commit=notifier.changed)
@@ -160,8 +165,9 @@ async def build(
         resolver = Resolver(database, trees)
         graph = Graph(database, trees, hot, resolver)
         keys = KeyRing(database, config.server_name, author.key)
-        inbox = Inbox(database, clock, hot, writer, graph, Signatures(keys))
-        sender = Sender(database, clock, hot, writer, author)
+        merger = Merger(clock, hot, writer, graph, author, config.server_name)
+        inbox = Inbox(database, clock, hot, writer, graph, merger, Signatures(keys))
+        sender = Sender(database, clock, hot, writer, merger, author)
         members = Members(database, sender, Succession(database, trees), config.server_name)
         room_creation = RoomCreation(clock, sender, members, author, default_version=config.default_room_version)
         room_reader = RoomReader(database, clock, trees)
@@ -211,6 +217,7 @@ async def build(
             interactive=interactive,
             devices=devices,
             accounts=accounts,
+            confirmation=Confirmation(interactive, accounts),
             registration=registration,
             profiles=Profiles(database),
             user_data=UserData(database),

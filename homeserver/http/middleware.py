@@ -50,8 +50,7 @@ class Observed:
                 seconds = self._clock.monotonic() - started
                 # The router leaves the declared path here: a raw one could carry tokens and has no bound.
                 endpoint = scope.get("endpoint", "unknown")
-                self._metrics.requests.labels(scope["method"], endpoint, status).inc()
-                self._metrics.request_seconds.labels(scope["method"], endpoint).observe(seconds)
+                self._metrics.answered(scope["method"], endpoint, status, seconds)
                 log.info(
                     "request", method=scope["method"], endpoint=endpoint, status=status, ms=round(seconds * 1000, 1)
                 )

@@ -107,6 +107,17 @@ class StoredEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class Standing:
+    """Where an event is, and what it is there."""
+
+    position: int
+    room_nid: int
+    event_id: EventId
+    pair_id: int | None
+    status: int
+
+
+@dataclass(frozen=True, slots=True)
 class AuthRow:
     """A state event as a node of the auth graph."""
 
@@ -168,6 +179,17 @@ _UNTIL_TIME = (
 _PLACES = select(events.c.event_id, events.c.position).where(
     events.c.event_id.in_(bindparam("event_ids", expanding=True))
 )
+_STANDINGS = select(events.c.position, events.c.room_nid, events.c.event_id, events.c.pair_id, events.c.status)
+_STANDINGS_AT = _STANDINGS.where(events.c.position.in_(bindparam("positions", expanding=True)))
+_STANDINGS_OF = _STANDINGS.where(events.c.event_id.in_(bindparam("event_ids", expanding=True)))
+_EVERY = _ALL.where(events.c.room_nid == bindparam("room_nid"))
+_EVERY_FORWARDS = (
+    _EVERY.where(events.c.position > bindparam("after")).order_by(events.c.position).limit(bindparam("limit"))
+)
+_EVERY_BACKWARDS = (
+    _EVERY.where(events.c.position <= bindparam("upto")).order_by(events.c.position.desc()).limit(bindparam("limit"))
+)
+_COUNT = select(func.count()).select_from(events)
 _AUTH = select(events.c.position, events.c.pair_id, events.c.auth)
 _AUTH_BY_POSITIONS = _AUTH.where(events.c.position.in_(bindparam("positions", expanding=True)))
 _AUTH_ABOVE = _AUTH.where(
@@ -291,6 +313,24 @@ def find_positions(tx: ReadTx, event_ids: Iterable[EventId]) -> dict[EventId, in
     return found
 
 
+def find_standings(tx: ReadTx, positions: Iterable[int]) -> dict[int, Standing]:
+    """What is at these positions, in whatever room."""
+    found: dict[int, Standing] = {}
+    for part in chunks(positions):
+        rows = tx.connection.execute(_STANDINGS_AT, {"positions": part})
+        found.update((row.position, Standing(*row)) for row in rows)
+    return found
+
+
+def find_standings_by_id(tx: ReadTx, event_ids: Iterable[EventId]) -> dict[EventId, Standing]:
+    """Where those of these events are that are known, in whatever room."""
+    found: dict[EventId, Standing] = {}
+    for part in chunks(event_ids):
+        rows = tx.connection.execute(_STANDINGS_OF, {"event_ids": part})
+        found.update((row.event_id, Standing(*row)) for row in rows)
+    return found
+
+
 def find_auth(tx: ReadTx, positions: Iterable[int]) -> list[AuthRow]:
     """The state events at these positions, as nodes of the auth graph."""
     found: list[AuthRow] = []
@@ -334,6 +374,23 @@ def list_backwards_in_rooms(tx: ReadTx, room_nids: Iterable[int], *, upto: int, 
         values = {"room_nids": part, "upto": upto, "limit": limit}
         found.extend(StoredEvent(*row) for row in tx.connection.execute(_BACKWARDS_IN_ROOMS, values))
     return sorted(found, key=lambda event: event.position, reverse=True)[:limit]
+
+
+def list_every_forwards(tx: ReadTx, room_nid: int, *, after: int, limit: int) -> list[StoredEvent]:
+    """The room's events behind a position, the oldest first: also those that nobody is shown."""
+    values = {"room_nid": room_nid, "after": after, "limit": limit}
+    return [StoredEvent(*row) for row in tx.connection.execute(_EVERY_FORWARDS, values)]
+
+
+def list_every_backwards(tx: ReadTx, room_nid: int, *, upto: int, limit: int) -> list[StoredEvent]:
+    """The room's events up to a position, the newest first: also those that nobody is shown."""
+    values = {"room_nid": room_nid, "upto": upto, "limit": limit}
+    return [StoredEvent(*row) for row in tx.connection.execute(_EVERY_BACKWARDS, values)]
+
+
+def count(tx: ReadTx) -> int:
+    """How many events there are."""
+    return int(tx.connection.execute(_COUNT).scalar_one())
 
 
 def list_by_time(tx: ReadTx, room_nid: int, *, ts: int, forwards: bool, limit: int) -> list[StoredEvent]:

@@ -62,6 +62,7 @@ _ONE = _OF_USER.where(memberships.c.room_nid == bindparam("room_nid"))
 _JOINED = select(memberships.c.user_id).where(
     memberships.c.room_nid == bindparam("room_nid"), memberships.c.membership == "join"
 )
+_IN_ROOM = select(memberships).where(memberships.c.room_nid == bindparam("room_nid"))
 _JOINED_MEMBERS = select(memberships).where(
     memberships.c.room_nid == bindparam("room_nid"), memberships.c.membership == "join"
 )

@@ -67,6 +67,7 @@ class Summary:
 
 _INSERT = insert(relations)
 _REMOVE = delete(relations).where(relations.c.position.in_(bindparam("positions", expanding=True)))
+_BY_POSITIONS = select(relations).where(relations.c.position.in_(bindparam("positions", expanding=True)))
 _REMOVE_CHILDREN = delete(relations).where(
     relations.c.parent_id.in_(bindparam("parent_ids", expanding=True)), relations.c.room_nid == bindparam("nid")
 )
@@ -158,6 +159,16 @@ def insert_many(tx: WriteTx, new: Sequence[Relation]) -> None:
 def remove_many(tx: WriteTx, positions: Collection[int]) -> None:
     """These events no longer relate to anything: they were redacted."""
     tx.connection.execute(_REMOVE, {"positions": list(positions)})
+
+
+def find_many(tx: ReadTx, positions: Iterable[int]) -> dict[int, Relation]:
+    """The relations of the events at these positions."""
+    found: dict[int, Relation] = {}
+    for part in chunks(positions):
+        found.update(
+            (row.position, Relation(*row)) for row in tx.connection.execute(_BY_POSITIONS, {"positions": part})
+        )
+    return found
 
 
 def remove_children(tx: WriteTx, room_nid: int, parent_ids: Iterable[EventId]) -> None:

@@ -33,13 +33,15 @@ class Resolution:
     report: bytes
 
 
+_LAST = (1 << 63) - 1
+
 _INSERT = insert(resolutions).on_conflict_do_nothing()
 _FIND = select(resolutions).where(
     resolutions.c.room_nid == bindparam("room_nid"), resolutions.c.roots == bindparam("roots")
 )
 _LIST = (
     select(resolutions)
-    .where(resolutions.c.room_nid == bindparam("room_nid"))
+    .where(resolutions.c.room_nid == bindparam("room_nid"), resolutions.c.position <= bindparam("upto"))
     .order_by(resolutions.c.position.desc())
     .limit(bindparam("limit"))
 )
@@ -76,9 +78,10 @@ def find(tx: ReadTx, room_nid: int, roots: Iterable[int]) -> Resolution | None:
     return None if row is None else _read(*row)
 
 
-def list_newest(tx: ReadTx, room_nid: int, *, limit: int) -> list[Resolution]:
-    """The room's newest resolutions, the newest first."""
-    return [_read(*row) for row in tx.connection.execute(_LIST, {"room_nid": room_nid, "limit": limit})]
+def list_newest(tx: ReadTx, room_nid: int, *, limit: int, upto: int = _LAST) -> list[Resolution]:
+    """The room's newest resolutions up to a position, the newest first."""
+    values = {"room_nid": room_nid, "upto": upto, "limit": limit}
+    return [_read(*row) for row in tx.connection.execute(_LIST, values)]
 
 
 def list_roots(tx: ReadTx, room_nid: int, *, after: int, upto: int) -> set[int]:

@@ -62,6 +62,7 @@ _SET_REDACTED = update(rooms).where(rooms.c.room_nid == bindparam("nid")).values
 _SET_PURGED = update(rooms).where(rooms.c.room_nid == bindparam("nid")).values(purged_before=bindparam("position"))
 _REMOVE = delete(rooms).where(rooms.c.room_nid == bindparam("nid"))
 _PUBLIC = select(rooms).where(text("is_public"))
+_PAGE = select(rooms).where(rooms.c.room_nid > bindparam("after")).order_by(rooms.c.room_nid).limit(bindparam("limit"))
 _EXTREMITIES = select(forward_extremities.c.position).where(forward_extremities.c.room_nid == bindparam("room_nid"))
 _CHANGED = select(forward_extremities.c.room_nid).where(
     forward_extremities.c.room_nid.in_(bindparam("room_nids", expanding=True)),
@@ -116,6 +117,11 @@ def find_many_by_id(tx: ReadTx, room_ids: Iterable[RoomId]) -> dict[RoomId, Room
     for part in chunks(room_ids):
         found.update((row.room_id, Room(*row)) for row in tx.connection.execute(_BY_IDS, {"room_ids": part}))
     return found
+
+
+def list_page(tx: ReadTx, *, after: int, limit: int) -> list[Room]:
+    """The rooms with the next higher numbers, in order."""
+    return [Room(*row) for row in tx.connection.execute(_PAGE, {"after": after, "limit": limit})]
 
 
 def list_public(tx: ReadTx) -> list[Room]:

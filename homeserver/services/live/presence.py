@@ -4,6 +4,7 @@ A user is online while one of the devices syncs and says so, idle (`unavailable`
 anything, and offline half a minute after the last sync. `sweep` notices what happens by the mere passing of time.
 """
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -63,6 +64,8 @@ class Presence:
         self._people: dict[UserId, _Person] = {}
         # Those of whom something was told, whose change is the newest last: a sync looks at what is new only.
         self._told: dict[UserId, _Person] = {}
+        self._untold: dict[UserId, None] = {}
+        self._telling = asyncio.Lock()
 
     @contextmanager
     def syncing(self, who: Requester, wish: str) -> Iterator[None]:
@@ -151,25 +154,34 @@ class Presence:
 
     async def _show(self, *user_ids: UserId, anyway: bool = False) -> None:
         """Tell those who may see these users how they are, if that is news to them."""
-        changed: list[UserId] = []
         for user_id in user_ids:
             person = self._people[user_id]
             shown = self._state(person)
             is_active = shown == "online" and self._clock.now() - person.active_ts < _ACTIVE_MS
             if anyway or (shown, is_active) != (person.shown, person.is_active):
                 person.shown, person.is_active = shown, is_active
-                changed.append(user_id)
-        if not changed:
+                self._untold[user_id] = None
+        if self._untold:
+            async with self._telling:
+                await self._tell()
+
+    async def _tell(self) -> None:
+        """Tell of all who are different from what was told: while one is being looked up, the next ones gather.
+
+        In a large room everybody hears of everybody, so when all come at once they had better be told of together.
+        """
+        user_ids = list(self._untold)
+        if not user_ids:
             return
-        rooms, names = await self._database.read(_look, changed)
-        for user_id in changed:
+        rooms, names = await self._database.read(_look, user_ids)
+        for user_id in user_ids:
+            del self._untold[user_id]
             person = self._people[user_id]
             person.rooms, person.names = rooms[user_id], names[user_id]
             person.changed = self._counter.advance()
             self._told.pop(user_id, None)
             self._told[user_id] = person
-        # Once for all: in a large room everybody is told of everybody.
-        self._notifier.wake({*changed, *(room_id for user_id in changed for room_id in rooms[user_id])})
+        self._notifier.wake({*user_ids, *(room_id for user_id in user_ids for room_id in rooms[user_id])})
 
     def _state(self, person: _Person) -> str:
         now = self._clock.now()

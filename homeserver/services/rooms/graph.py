@@ -89,7 +89,7 @@ class Graph:
             before = await self._resolver.resolve(room, _first(room.root, [row.state_after for row in around.prev]))
         else:
             before = await self._given(given)
-        status, reason = await self._judge(room, event, around, before)
+        status, reason = await self._judge(room, event, around, before, beyond_gap=given is not None)
         outlier = None if around.own is None else around.own.position
         if status != events.OK:
             return Placed(NewEvent(event, status=status, placement=Placement(before, outlier=outlier)), reason)
@@ -111,6 +111,13 @@ class Graph:
         reason = _refusal(event, cited, None, room.create, rejected)
         status = events.REJECTED if reason else events.OUTLIER
         return Placed(NewEvent(event, status=status, placement=Placement(None)), reason)
+
+    async def state_after(self, room: HotRoom, ends: Sequence[Event], pairs: Sequence[Pair]) -> dict[Pair, Event]:
+        """The events of these pairs in the state that comes of all these events together."""
+        ids = [EventId(event.event_id) for event in ends]
+        rows = await self._database.read(events.find_many_by_id, ids)
+        resolved = await self._resolver.resolve(room, _first(room.root, [row.state_after for row in rows.values()]))
+        return await self._database.snapshot(self._state, room, resolved.state, pairs)
 
     def _look_around(self, tx: ReadTx, room: HotRoom, event: Event) -> _Around:
         own_id, prev_ids = EventId(event.event_id), [EventId(one) for one in dict.fromkeys(event.prev_events)]
@@ -135,7 +142,9 @@ class Graph:
         ids = await self._database.write(ensure_pairs, list(given))
         return Resolved(State(None, {ids[pair]: position for pair, position in given.items()}))
 
-    async def _judge(self, room: HotRoom, event: Event, around: _Around, before: Resolved) -> tuple[int, str]:
+    async def _judge(
+        self, room: HotRoom, event: Event, around: _Around, before: Resolved, *, beyond_gap: bool
+    ) -> tuple[int, str]:
         """The checks on the event's auth events, on the state before it, and on the current state."""
         assert room.create is not None
         version = room.version.identifier
@@ -146,13 +155,26 @@ class Graph:
         reason = _refusal(event, cited, list(state.values()), room.create, rejected)
         if reason:
             return events.REJECTED, reason
-        await self._hot.load(room, keys)
-        current = [found for pair in keys if (found := room.state.get(pair)) is not None]
         try:
-            event_auth.check_state_auth(event, current, create=room.create)
+            event_auth.check_state_auth(
+                event, await self._current(room, keys, before if beyond_gap else None), create=room.create
+            )
         except AuthError as error:
             return events.SOFT_FAILED, str(error)
         return events.OK, ""
+
+    async def _current(self, room: HotRoom, keys: Sequence[Pair], before: Resolved | None) -> list[Event]:
+        """The events of these pairs in the current state.
+
+        Beyond a gap, what happened in it counts as well: somebody who came in it could not say a word otherwise.
+        """
+        if before is None:
+            await self._hot.load(room, keys)
+            return [found for pair in keys if (found := room.state.get(pair)) is not None]
+        tips = await self._database.read(events.find_many, room.tips)
+        states = [State(row.state_after) for row in tips.values()]
+        resolved = await self._resolver.resolve(room, _preferring(room.root, [*states, before.state]))
+        return list((await self._database.snapshot(self._state, room, resolved.state, keys)).values())
 
     def _state(self, tx: ReadTx, room: HotRoom, state: State, pairs: Iterable[Pair]) -> dict[Pair, Event]:
         """The events of these pairs in a state."""

@@ -7,12 +7,13 @@ rooms do not wait for each other.
 
 from collections import deque
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 
 import msgspec
 
-from homeserver.errors import NotFound, Unavailable
+from homeserver.errors import Conflict, NotFound, Unavailable
 from homeserver.kit.clock import Clock
 from homeserver.kit.concurrency import KeyedLocks
 from homeserver.matrix import event_auth
@@ -23,6 +24,7 @@ from homeserver.matrix.identifiers import EventId, RoomId
 from homeserver.matrix.room_versions import ROOM_VERSIONS
 from homeserver.services.rooms.graph import Graph, Placed
 from homeserver.services.rooms.hot import HotRoom, HotRooms, NotLoaded
+from homeserver.services.rooms.merge import Merger
 from homeserver.services.rooms.persist import EventWriter, Superseded
 from homeserver.services.rooms.placement import Batch, NewEvent
 from homeserver.services.rooms.signatures import Signatures
@@ -92,6 +94,7 @@ class Inbox:
         hot: HotRooms,
         writer: EventWriter,
         graph: Graph,
+        merger: Merger,
         signatures: Signatures,
     ) -> None:
         self._database = database
@@ -99,6 +102,7 @@ class Inbox:
         self._hot = hot
         self._writer = writer
         self._graph = graph
+        self._merger = merger
         self._signatures = signatures
         self._turns: KeyedLocks[RoomId] = KeyedLocks()
 
@@ -109,7 +113,11 @@ class Inbox:
         """
         async with self._turns.hold(room_id):
             room = await self._room(room_id, pdus)
-            return await self._receive(room, pdus)
+            receipts = await self._receive(room, pdus)
+            if self._merger.is_needed(room):
+                with suppress(Conflict, Superseded):  # The next event that can do it will.
+                    await self._merger.merge(room)
+            return receipts
 
     async def receive_with_state(self, room_id: RoomId, pdu: bytes, state: Mapping[Pair, EventId]) -> Receipt:
         """Take an event whose predecessors are not to be had, with the state before it, whose events are known.

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 
 from homeserver.errors import HomeserverError, Unavailable
+from homeserver.kit import crash
 from homeserver.kit.concurrency import Background
 from homeserver.matrix.identifiers import EventId
 from homeserver.services.rooms.hot import HotRooms, Recent
@@ -56,6 +57,7 @@ class EventWriter:
 
         Raises `Superseded`, or what the batch's own statements raised.
         """
+        crash.point("K2")
         handed = _Handed(batch, asyncio.get_running_loop().create_future())
         if batch.room.is_stale:
             raise Superseded
@@ -129,6 +131,7 @@ class EventWriter:
         return outcome if isinstance(outcome, dict) else None
 
     def _commit(self, group: Sequence[_Handed], written: Written) -> None:
+        crash.point("K4")
         self._trees.keep(written.states)
         for handed, nid, stored in zip(group, written.nids, written.stored, strict=True):
             room, line = handed.batch.room, written.lines[nid]
@@ -139,6 +142,7 @@ class EventWriter:
             room.root, room.tips = line.root, line.tips
             _take_over(handed.batch, stored)
             self._settle(handed, stored)
+        crash.point("K5")
 
     @staticmethod
     def _settle(handed: _Handed, stored: list[StoredEvent]) -> None:

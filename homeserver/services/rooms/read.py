@@ -127,7 +127,7 @@ class RoomReader:
             return Readable(eye.room.state_root, None)
         if eye.member is None or eye.member.forgotten or eye.end is None:
             raise Forbidden("You are not in this room.")
-        return Readable(eye.end.state_after, eye.end.position)
+        return Readable(eye.end.room_root, eye.end_position)
 
     def _event(self, tx: ReadTx, who: Requester, room_id: RoomId, event_id: EventId) -> msgspec.Raw:
         eye, seen = self.seen_event(tx, who, room_id, event_id)
@@ -259,7 +259,7 @@ class RoomReader:
         root = readable.root
         if at is not None and (readable.upto is None or at.position < readable.upto):
             rows = events.list_backwards(tx, eye.room.room_nid, after=0, upto=at.position, limit=1)
-            root = rows[0].state_after if rows else None
+            root = rows[0].room_root if rows else None
         positions = [at for (kind, _), at in self._trees.items(tx, root).items() if kind == "m.room.member"]
         stored = events.find_many(tx, positions).values()
         chosen = [row for row in stored if wanted(parse(row, eye.room.version).membership or "leave")]

@@ -7,6 +7,7 @@ the transaction that stores it.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+from homeserver.kit import crash
 from homeserver.matrix import auth_graph
 from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import EventId, UserId
@@ -241,7 +242,7 @@ class Recorder:
             ]
             if of_state:
                 rooms.set_redacted(self._tx, of_state)
-        related = [found for one, row in accepted if (found := _relation(one.event, row)) is not None]
+        related = [found for one, row in accepted if (found := relation_of(one.event, row)) is not None]
         if related:
             relations.insert_many(self._tx, related)
         self.written.states.store(self._tx)
@@ -282,6 +283,7 @@ def write_group(tx: WriteTx, trees: StateTrees, group: Sequence[Batch], commit: 
     """The transaction of a group; `commit` takes over what was written, before anybody is woken."""
     written = Recorder(tx, trees, group).record()
     tx.on_commit(lambda: commit(written))
+    crash.point("K3")
 
 
 def _positions_of(new: NewEvent) -> int:
@@ -318,7 +320,8 @@ def _member(room_nid: int, event: Event, position: int, at: int) -> Member:
     )
 
 
-def _relation(event: Event, row: StoredEvent) -> Relation | None:
+def relation_of(event: Event, row: StoredEvent) -> Relation | None:
+    """How an accepted event relates to another, if it does."""
     related = None if event.is_state else relates_to(event)
     if related is None or not _is_storable(related):
         return None

@@ -17,6 +17,7 @@ from homeserver.matrix.identifiers import EventId, RoomId, UserId, domain_of
 from homeserver.services.auth.sessions import Requester
 from homeserver.services.rooms.author import Author, Draft, Drafts
 from homeserver.services.rooms.hot import HotRoom, HotRooms, NotLoaded, Transaction, parse
+from homeserver.services.rooms.merge import Merger
 from homeserver.services.rooms.persist import EventWriter, Superseded
 from homeserver.services.rooms.placement import Batch, Redaction
 from homeserver.services.rooms.power import may_act
@@ -35,11 +36,20 @@ Build = Callable[[Drafts], None]
 class Sender:
     """Writes what local users say into rooms."""
 
-    def __init__(self, database: Database, clock: Clock, hot: HotRooms, writer: EventWriter, author: Author) -> None:
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        hot: HotRooms,
+        writer: EventWriter,
+        merger: Merger,
+        author: Author,
+    ) -> None:
         self._database = database
         self._clock = clock
         self._hot = hot
         self._writer = writer
+        self._merger = merger
         self._author = author
         # A request is mostly repeated soon; the table has those that are repeated later.
         self._sent: Lru[Transaction, EventId] = Lru(_SENT)
@@ -105,6 +115,9 @@ class Sender:
             room = await self.free(room_nid)
             drafts = Drafts(room, self._author)
             try:
+                if self._merger.is_needed(room):
+                    await self._merger.merge(room)
+                    continue
                 build(drafts)
                 if not drafts.events:
                     return []

@@ -7,6 +7,7 @@ from homeserver.services.rooms.hot import parse
 from homeserver.storage import events
 from homeserver.storage.engine import ReadTx
 from homeserver.storage.events import StoredEvent
+from homeserver.storage.members import Member
 
 
 def last_end(tx: ReadTx, version: str, position: int) -> StoredEvent | None:
@@ -27,11 +28,11 @@ def joined_since(tx: ReadTx, version: str, position: int) -> int | None:
     return began
 
 
-def is_joined_since(tx: ReadTx, version: str, position: int, since: int) -> bool:
-    """Whether the stay that the user is in with this member event had begun by then."""
-    if position <= since:
+def is_joined_since(tx: ReadTx, version: str, member: Member, since: int) -> bool:
+    """Whether the stay of somebody who is in the room had begun by then."""
+    if member.position <= since:
         return True
-    began = joined_since(tx, version, position)
+    began = joined_since(tx, version, member.event)
     return began is not None and began <= since
 
 

@@ -126,6 +126,13 @@ class Onlooker:
         return last_end(self._tx, self.room.version, self.member.event)
 
     @property
+    def end_position(self) -> int:
+        """The position at which the user last ceased to be in the room; 0 for those who are in it or never were."""
+        if self.member is None or self.end is None:
+            return 0
+        return self.member.position if self.end.position == self.member.event else self.end.position
+
+    @property
     def _last_join(self) -> int:
         """The last position at which an event said that the user was in the room; 0 for never."""
         if self.member is not None and self.is_joined:

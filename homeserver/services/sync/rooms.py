@@ -76,7 +76,7 @@ def joined_room(
 ) -> Json | None:
     """The entry of a room that the user is in, or None if nothing changed in it after `since`."""
     eye = view.onlooker(tx, trees, room, member)
-    base = since if since is not None and is_joined_since(tx, room.version, member.event, since) else None
+    base = since if since is not None and is_joined_since(tx, room.version, member, since) else None
     base = _in_history(room, base)
     timeline = _timeline(tx, eye, view, base=base, upto=upto)
     if base is not None and not view.full_state and timeline.is_empty:
@@ -102,7 +102,7 @@ def left_room(tx: ReadTx, trees: StateTrees, view: View, room: Room, member: Mem
     base = _in_history(room, since) if was_joined else None
     if was_joined:
         timeline = _timeline(tx, eye, view, base=base, upto=member.position)
-        state, _ = _state(tx, trees, view, room, timeline, base=base, end=leave.state_after)
+        state, _ = _state(tx, trees, view, room, timeline, base=base, end=_root_at(tx, room, member.position))
     else:
         # An invite that was rejected, or a knock that came to nothing: nothing but the end of it is theirs to see.
         seen = [Seen(leave, parse(leave, room.version), member.membership)]
@@ -138,9 +138,7 @@ def _timeline(tx: ReadTx, eye: Onlooker, view: View, *, base: int | None, upto: 
     for _ in range(_PAGES):
         size = limit + 1 if wanted.admits_all else _PAGE
         rows = events.list_backwards(tx, room.room_nid, after=base or 0, upto=end, limit=size)
-        # Whoever has been in the room all the time may see everything of that time.
-        page = [Seen(row, parse(row, room.version), "join") for row in rows] if base is not None else eye.seen(rows)
-        heard = [one for one in page if eye.hears(one.event)]
+        heard = [one for one in eye.seen(rows) if eye.hears(one.event)]
         admitted = heard if wanted.admits_all else [one for one in heard if wanted.admits_event(one.event)]
         is_empty = is_empty and not rows
         skipped = skipped or len(admitted) < len(rows)
@@ -161,17 +159,26 @@ def _state(
     """The state to tell, and whether memberships changed in it."""
     if not view.filter.state.admits_room(room.room_id):
         return {}, False
+    is_forked = room.forked_at > (timeline.before if base is None or view.full_state else base)
+    # Where branches met, the state changes by more than the timeline tells, so the rest of it is told beforehand.
+    told = {one.stored.position for one in timeline.seen} if is_forked and not view.state_after else set()
     target = end
-    if not view.state_after and timeline.seen:
+    if not view.state_after and timeline.seen and not is_forked:
         target = timeline.seen[0].stored.state_before
     if base is None or view.full_state:
-        return _without_members(view, trees.items(tx, target)), False
-    if not timeline.skipped and not view.state_after:
+        whole = {pair: at for pair, at in trees.items(tx, target).items() if at not in told}
+        return _without_members(view, whole), False
+    if not timeline.skipped and not view.state_after and not is_forked:
         return {}, False
-    last = events.list_backwards(tx, room.room_nid, after=0, upto=base, limit=1)
-    changes = trees.difference(tx, last[0].state_after if last else None, target)
-    state = {pair: new for pair, (_, new) in changes.items() if new is not None}
+    changes = trees.difference(tx, _root_at(tx, room, base), target)
+    state = {pair: new for pair, (_, new) in changes.items() if new is not None and new not in told}
     return state, any(kind == "m.room.member" for kind, _ in changes)
+
+
+def _root_at(tx: ReadTx, room: Room, position: int) -> int | None:
+    """The state of the room at a position."""
+    last = events.list_backwards(tx, room.room_nid, after=0, upto=position, limit=1)
+    return last[0].room_root if last else None
 
 
 def _without_members(view: View, state: dict[Pair, int]) -> dict[Pair, int]:
@@ -200,7 +207,7 @@ def _lazy(
     if not users:
         return {}
     root = room.state_root
-    if timeline.seen:
+    if timeline.seen and room.forked_at <= timeline.before:
         root = timeline.seen[-1].stored.state_after or root
         if not view.state_after:
             root = timeline.seen[0].stored.state_before or root

@@ -134,28 +134,27 @@ class Sync:
         await self._receive(who, request.since)
         await self._presence.note_sync(who, request.set_presence)
         with self._presence.syncing(who, request.set_presence):
-            first: Json | None = None
-            while True:
-                standing = self._standing(who.user_id) or await self._stand(who.user_id)
-                with self._notifier.waiting_for([who.user_id, *standing.joined]) as waiter:
+            answer = await self._listen(who, request, deadline if may_wait else 0.0)
+        if answer.handed is not None:
+            self._handed[who.user_id, who.device_id] = answer.handed
+        return answer.body
+
+    async def _listen(self, who: Requester, request: SyncRequest, deadline: float) -> _Answer:
+        """The first answer that is worth giving, or the last before the deadline."""
+        first: Json | None = None
+        while True:
+            standing = self._standing(who.user_id) or await self._stand(who.user_id)
+            with self._notifier.waiting_for([who.user_id, *standing.joined]) as waiter:
+                while self._standing(who.user_id) is standing or first is None:
                     # Taken before the look: what happens meanwhile is looked at again, not missed.
                     live = self._counter.value
                     answer = await self._answer(who, request, live, standing)
                     left = deadline - self._clock.monotonic()
                     first = first or answer.keys
-                    if (
-                        answer.has_news
-                        or answer.keys != first
-                        or not may_wait
-                        or left <= 0
-                        or self._notifier.is_stopping
-                    ):
-                        break
+                    if answer.has_news or answer.keys != first or left <= 0 or self._notifier.is_stopping:
+                        return answer
                     if not await waiter.wait(left):
-                        break
-        if answer.handed is not None:
-            self._handed[who.user_id, who.device_id] = answer.handed
-        return answer.body
+                        return answer
 
     async def _answer(self, who: Requester, request: SyncRequest, live: int, standing: _Standing) -> _Answer:
         for _ in range(_LOADS):

@@ -213,8 +213,8 @@ class Accounts:
         """End all devices of the caller."""
         await self._devices.remove(who, [device.device_id for device in await self._devices.list(who.user_id)])
 
-    def password_stage(self, who: Requester) -> Check:
-        """The check of a `m.login.password` stage: that it is the caller who confirms."""
+    def password_stage(self, user_id: UserId) -> Check:
+        """The check of a `m.login.password` stage: that it is this user who confirms."""
 
         async def check(auth: AuthData) -> str | None:
             identifier = auth.identifier or {}
@@ -222,11 +222,11 @@ class Accounts:
                 # The server knows nobody's address, and an unknown one is 403.
                 raise Forbidden("Only identifiers of the type m.id.user are known here.")
             user = identifier.get("user", auth.user)
-            own = (who.user_id, identifiers.localpart_of(who.user_id))
+            own = (user_id, identifiers.localpart_of(user_id))
             if user is not None and not (isinstance(user, str) and (user in own or user.lower() in own)):
                 return "The password has to be your own."
-            self._limits.take("account", who.user_id)
-            account = await self._database.read(users.find, who.user_id)
+            self._limits.take("account", user_id)
+            account = await self._database.read(users.find, user_id)
             if not await self._passwords.matches(auth.password or "", account.password_hash if account else None):
                 return "The password is wrong."
             return None

@@ -150,11 +150,13 @@ impl<'r> Oracle<'r> {
                 state.iter().map(entry).collect()
             })
             .collect();
+        // With the events of the states themselves: see `AuthGraph::auth_difference`.
         let chains = states
             .iter()
             .map(|state| {
-                let chain =
-                    state.values().flat_map(|event| &self.chains[self.room.events[*event].event_id()]);
+                let ids: Vec<&str> =
+                    state.values().map(|event| self.room.events[*event].event_id()).collect();
+                let chain = ids.iter().flat_map(|id| &self.chains[id]).chain(&ids);
                 chain.map(|id| EventId::parse(*id).unwrap()).collect()
             })
             .collect();

@@ -76,11 +76,7 @@ impl Room {
     }
 
     pub fn to_json(&self) -> Json {
-        let event = |event: &Rc<Event>| -> Json {
-            let mut pdu: Json = serde_json::from_slice(event.pdu()).unwrap();
-            pdu["event_id"] = json!(event.event_id());
-            pdu
-        };
+        let event = |event: &Rc<Event>| -> Json { serde_json::from_slice(event.pdu()).unwrap() };
         let state = |state: &State| -> Json {
             self.entries(state)
                 .into_iter()
@@ -225,7 +221,7 @@ pub fn large_room(seed: u64, version: &'static RoomVersion, size: usize) -> Room
     for side in 0..2 {
         let mut tip = base.clone();
         let mut done = 0;
-        while done * 2 < size * 3 / 5 {
+        while done * 2 < size * 9 / 10 {
             let user = maker.random.pick(&crowd);
             let draft = match maker.random.below(20) {
                 // The larger part is people who come back under another name, or leave.
@@ -281,9 +277,6 @@ impl Maker {
         }
         if self.room.version.auth.infinite_creators && self.random.one_in(3) {
             content["additional_creators"] = json!([self.random.pick(&USERS)]);
-        }
-        if self.random.one_in(20) {
-            content["m.federate"] = json!(false);
         }
         let mut tip = Tip { state: Rc::default(), last: Vec::new() };
         assert!(self.add(&mut tip, &Draft::of_room("m.room.create", "@a:one", content)));
@@ -430,8 +423,7 @@ impl Maker {
             if joined.is_empty() || self.random.one_in(10) { user } else { self.random.pick(&joined) };
         // Those who may do more than others, and therefore do.
         let first = self.users.len().min(3);
-        let moderator =
-            if self.random.one_in(4) { member } else { self.random.pick(&self.users[..first].to_vec()) };
+        let moderator = if self.random.one_in(4) { member } else { self.random.pick(&self.users[..first]) };
         match deed {
             Deed::Join => {
                 let mut content = json!({"membership": "join"});
@@ -455,7 +447,7 @@ impl Maker {
                 let rule = self.random.pick(&RULES);
                 let mut draft = Draft::of_room("m.room.join_rules", moderator, json!({"join_rule": rule}));
                 if self.random.one_in(25) {
-                    draft.state_key = "odd".to_owned();
+                    draft.state_key.push_str("odd");
                 }
                 draft
             }
@@ -527,9 +519,9 @@ impl Maker {
             pdu["room_id"] = json!(self.room_id);
         }
         let event = Event::parse(pdu.to_string().as_bytes(), version, None).unwrap();
-        let context = AuthContext { create: self.room.events.first().map(|event| &**event), rejected: None };
+        let create = self.room.events.first().map(|event| &**event);
         let find = |kind: &str, key: &str| self.current(&tip.state, kind, key);
-        if check_state_auth(&event, &find, context).is_err() {
+        if check_state_auth(&event, &find, AuthContext { create, rejected: None }).is_err() {
             return false;
         }
         let number = self.room.events.len();
@@ -540,7 +532,7 @@ impl Maker {
         // Now and then a server did not think so, but had the event in a state nevertheless. No join rules: what holds
         // without them the specification does not say.
         let spared = matches!(draft.kind, "m.room.create" | "m.room.join_rules");
-        if !spared && self.room.seed % 6 == 0 && self.random.one_in(12) {
+        if !spared && self.room.seed.is_multiple_of(6) && self.random.one_in(12) {
             self.room.rejected.push(event.event_id().to_owned());
         }
         self.room.events.push(Rc::new(event));
