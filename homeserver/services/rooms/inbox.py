@@ -240,7 +240,8 @@ class Inbox:
             if row.room_nid == room.room_nid
             else Receipt(event_id, Outcome.DROPPED, "An event of this id is in another room.")
             for event_id, row in events.find_many_by_id(tx, checked).items()
-            if row.status != events.OUTLIER or row.room_nid != room.room_nid
+            # The create event comes before all others, whether or not what followed it is known (any more).
+            if row.status != events.OUTLIER or row.room_nid != room.room_nid or not checked[event_id].prev_events
         }
         missing = event_graph.list_missing(tx, room.room_nid)
         return _Load(known, [], {}, missing, event_graph.find_waiting(tx, checked))
