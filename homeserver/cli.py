@@ -1,6 +1,7 @@
 """Every task of an operator."""
 
 import asyncio
+import gc
 import signal
 import socket
 import sys
@@ -26,7 +27,7 @@ from homeserver.kit.clock import Clock
 from homeserver.kit.metrics import Metrics
 from homeserver.kit.randomness import Randomness
 from homeserver.matrix.identifiers import RoomId
-from homeserver.services.rooms import consistency, drawing, graph
+from homeserver.services.rooms import consistency, drawing, picture
 from homeserver.services.rooms.findings import Finding
 from homeserver.storage.engine import Database
 
@@ -73,7 +74,12 @@ def serve() -> None:
     )
     # uvicorn ends gracefully on SIGTERM and then raises the signal again: what was asked for is done, so exit with 0.
     signal.signal(signal.SIGTERM, lambda *_: None)
-    _Server(settings, application).run(_sockets(config))
+    sockets = _sockets(config)
+    # What is loaded stays; to look through it again and again, and so often, takes tens of milliseconds at a time.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
+    _Server(settings, application).run(sockets)
 
 
 class _Server(uvicorn.Server):
@@ -230,8 +236,13 @@ async def _fsck(database: Database, room_id: RoomId | None) -> int:
     def tell(found: list[Finding]) -> None:
         nonlocal faults
         faults += len(found)
+        by_remedy: dict[str, list[Finding]] = {}
         for one in found:
-            print(f"{one.room_id or 'The whole database'}: {one.what} ({one.kind.invariant})\n    {one.kind.remedy}")
+            by_remedy.setdefault(one.kind.remedy, []).append(one)
+        if found:
+            print(found[0].room_id or "The whole database")
+        for remedy, ones in by_remedy.items():
+            print("".join(f"  {one.what} ({one.kind.invariant})\n" for one in ones) + f"    What to do: {remedy}")
 
     if room_id is not None:
         tell(await consistency.check_room(database, room_id, lambda count: None))
@@ -256,13 +267,13 @@ def draw_graph(
     as_dot: Annotated[bool, typer.Option("--dot", help="Write DOT, for Graphviz, and not SVG.")] = False,
 ) -> None:
     """Draw the newest events of a room, with what they follow and what became of them."""
-    shown = _read_database(lambda database: database.snapshot(graph.read_graph, room, newest=newest, limit=limit))
-    picture = drawing.dot(shown) if as_dot else drawing.svg(shown)
+    shown = _read_database(lambda database: database.snapshot(picture.read_graph, room, newest=newest, limit=limit))
+    text = drawing.dot(shown) if as_dot else drawing.svg(shown)
     if output is None:
-        sys.stdout.write(picture)
+        sys.stdout.write(text)
         return
     try:
-        output.write_text(picture, encoding="utf-8")
+        output.write_text(text, encoding="utf-8")
     except OSError as error:
         print(f"{output} cannot be written: {error.strerror}.", file=sys.stderr)
         raise typer.Exit(1) from None
@@ -274,7 +285,7 @@ def show_resolutions(
     room: _Room, limit: Annotated[int, typer.Option(min=1, max=1000, help="How many to show.")] = 20
 ) -> None:
     """Say where branches of a room were brought together, what changed in its state, and which events lost."""
-    found = _read_database(lambda database: database.snapshot(graph.read_resolutions, room, limit=limit))
+    found = _read_database(lambda database: database.snapshot(picture.read_resolutions, room, limit=limit))
     if not found:
         print("The room's state was never resolved: its branches never disagreed.")
     for one in found:

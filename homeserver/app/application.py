@@ -59,6 +59,13 @@ class Application:
             self._owner = loop.create_task(self._own(self._ready, self._stop))
         return await asyncio.shield(self._ready)
 
+    def _open(self) -> Container | None:
+        """The container if it is open in this event loop."""
+        ready = self._ready
+        if ready is None or not ready.done() or ready.get_loop() is not asyncio.get_running_loop():
+            return None
+        return ready.result()
+
     def end_waits(self) -> None:
         """Answer all requests that only wait: the server is about to stop."""
         if self._ready is not None and self._ready.done() and self._ready.exception() is None:
@@ -110,7 +117,7 @@ class Application:
             method = "GET" if scope["method"] == "HEAD" else scope["method"]
             (path, bound), parameters = self._router.find(method, _path_below_mount(scope))
             scope["endpoint"] = path
-            scope["homeserver"] = await self.start()
+            scope["homeserver"] = self._open() or await self.start()
             response = await bound(Request(scope, receive), parameters)
         except Exception as error:  # failures.answer logs what nobody expected
             response = failures.answer(error)

@@ -17,6 +17,7 @@ from homeserver.kit.logs import report
 from homeserver.kit.metrics import Metrics
 from homeserver.kit.randomness import Randomness
 from homeserver.outbound.blobs import DiskBlobs
+from homeserver.outbound.keyring import KeyRing
 from homeserver.services.auth.interactive import InteractiveAuth
 from homeserver.services.auth.limits import Limits
 from homeserver.services.auth.passwords import Passwords
@@ -27,15 +28,21 @@ from homeserver.services.live.receipts import Receipts
 from homeserver.services.live.typing import Typing
 from homeserver.services.media.store import MediaStore
 from homeserver.services.media.thumbnails import Thumbnails
+from homeserver.services.rooms.author import Author
 from homeserver.services.rooms.create import RoomCreation
 from homeserver.services.rooms.directory import Directory
+from homeserver.services.rooms.graph import Graph
 from homeserver.services.rooms.hierarchy import Hierarchy
 from homeserver.services.rooms.hot import HotRooms
+from homeserver.services.rooms.inbox import Inbox
 from homeserver.services.rooms.members import Members
+from homeserver.services.rooms.merge import Merger
 from homeserver.services.rooms.persist import EventWriter
 from homeserver.services.rooms.read import RoomReader
 from homeserver.services.rooms.relations import Relations
-from homeserver.services.rooms.send import Author, Sender
+from homeserver.services.rooms.resolution import Resolver
+from homeserver.services.rooms.send import Sender
+from homeserver.services.rooms.signatures import Signatures
 from homeserver.services.rooms.state import StateTrees
 from homeserver.services.rooms.state_events import StateEvents
 from homeserver.services.rooms.succession import Succession
@@ -46,6 +53,7 @@ from homeserver.services.sync.unread import Unread
 from homeserver.services.sync.v2 import Sync
 from homeserver.services.users.account_data import UserData
 from homeserver.services.users.accounts import Accounts
+from homeserver.services.users.confirmation import Confirmation
 from homeserver.services.users.devices import Devices
 from homeserver.services.users.e2e_keys import E2eKeys
 from homeserver.services.users.key_backups import KeyBackups
@@ -74,6 +82,7 @@ class Container:
     interactive: InteractiveAuth
     devices: Devices
     accounts: Accounts
+    confirmation: Confirmation
     registration: Registration
     profiles: Profiles
     user_data: UserData
@@ -83,6 +92,7 @@ class Container:
     e2e_keys: E2eKeys
     to_device: ToDevice
     key_backups: KeyBackups
+    inbox: Inbox
     sender: Sender
     members: Members
     room_creation: RoomCreation
@@ -116,6 +126,7 @@ async def build(config: Config, *, clock: Clock, randomness: Randomness, metrics
         passwords = Passwords(config.passwords)
         stack.callback(passwords.close)
         devices = Devices(database, sessions)
+        limits = Limits(clock, enabled=config.limits.rate_limits)
         accounts = Accounts(
             database,
             clock,
@@ -123,6 +134,7 @@ async def build(config: Config, *, clock: Clock, randomness: Randomness, metrics
             sessions,
             passwords,
             devices,
+            limits,
             config.server_name,
             shortest_password=config.passwords.minimum_length,
         )
@@ -142,7 +154,12 @@ async def build(config: Config, *, clock: Clock, randomness: Randomness, metrics
         author = Author(config.server_name, signing_key.ensure(config, randomness), clock, randomness)
         trees = StateTrees()
         hot = HotRooms(database, trees, config.room_memory_mib << 20)
-        sender = Sender(database, clock, hot, EventWriter(database, hot, trees, background), author)
+        writer = EventWriter(database, hot, trees, background)
+        graph = Graph(database, trees, hot, Resolver(database, trees))
+        keys = KeyRing(database, config.server_name, author.key)
+        merger = Merger(clock, hot, writer, graph, author, config.server_name)
+        inbox = Inbox(database, clock, hot, writer, graph, merger, Signatures(keys))
+        sender = Sender(database, clock, hot, writer, merger, author)
         members = Members(database, sender, Succession(database, trees), config.server_name)
         room_creation = RoomCreation(clock, sender, members, author, default_version=config.default_room_version)
         room_reader = RoomReader(database, clock, trees)
@@ -183,10 +200,11 @@ async def build(config: Config, *, clock: Clock, randomness: Randomness, metrics
             notifier=notifier,
             sessions=sessions,
             passwords=passwords,
-            limits=Limits(clock, enabled=config.limits.rate_limits),
+            limits=limits,
             interactive=interactive,
             devices=devices,
             accounts=accounts,
+            confirmation=Confirmation(interactive, accounts),
             registration=registration,
             profiles=Profiles(database),
             user_data=UserData(database),
@@ -196,11 +214,12 @@ async def build(config: Config, *, clock: Clock, randomness: Randomness, metrics
             e2e_keys=E2eKeys(database, config.server_name),
             to_device=ToDevice(database, clock),
             key_backups=KeyBackups(database),
+            inbox=inbox,
             sender=sender,
             members=members,
             room_creation=room_creation,
             room_reader=room_reader,
-            relations=Relations(database, clock, trees, room_reader),
+            relations=Relations(database, room_reader),
             room_upgrade=RoomUpgrade(database, sender, members, room_creation, author),
             directory=directory,
             hierarchy=Hierarchy(database, trees, summaries),

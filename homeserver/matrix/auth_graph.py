@@ -22,4 +22,6 @@ events; ``add_unstored`` adds an event that is not stored yet.
 
 from homeserver._rust.auth_graph import AuthGraph, pack, unpack
 
-__all__ = ["AuthGraph", "pack", "unpack"]
+__all__ = ["AuthGraph", "Step", "pack", "unpack"]
+
+Step = tuple[str, list[int]]

@@ -3,10 +3,11 @@
 ``resolve(version, *, create, unconflicted, conflicted, auth_difference, subgraph, known, rejected) -> Resolution``
     Decide a conflict without the rest of the state. ``create`` is the room's create event. ``conflicted`` are all
     events of the pairs of type and state key that are not the same in all states. ``auth_difference`` are the events
-    in the full auth chains of some, but not all states (version 1 does not look at it), ``subgraph`` those of the
-    conflicted state subgraph (only version 12 does). ``unconflicted`` are events of the state that all have in common:
-    at least those of the pairs that ``needed_pairs(events)`` names, for the events of these three lists. ``known`` are
-    any other events, and ``rejected`` the ids of those of all these that were rejected.
+    in the full auth chains of some, but not all states, where the events of a state are part of its chain
+    (version 1 does not look at it), ``subgraph`` those of the conflicted state subgraph (only version 12 does).
+    ``unconflicted`` are events of the state that all have in common: at least those of the pairs that
+    ``needed_pairs(events)`` names, for the events of these three lists. ``known`` are any other events, and
+    ``rejected`` the ids of those of all these that were rejected.
 
     Where :attr:`Resolution.missing` is not empty, nothing is decided: load these events, append them to ``known``
     and call again. At first these are the auth events of the conflicted ones, all at once, and then links of chains

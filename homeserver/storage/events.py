@@ -24,6 +24,7 @@ from sqlalchemy import (
 
 from homeserver.matrix.identifiers import EventId
 from homeserver.storage.engine import ReadTx, WriteTx
+from homeserver.storage.pdus import Pdu
 from homeserver.storage.tables import Text, chunks, metadata
 
 OK = 0
@@ -55,7 +56,7 @@ events = Table(
     Column("auth", LargeBinary),  # Of state events: positions of the auth events (`matrix/auth_graph.py`).
     Column("status", SmallInteger, nullable=False),
     Column("redacted_by", BigInteger),  # Position of the redaction; `pdu` is then the redacted form.
-    Column("pdu", LargeBinary, nullable=False),
+    Column("pdu", Pdu, nullable=False),
     Index("ix_events_room_nid_position", "room_nid", "position"),
     # The auth graph of a room, from a point on.
     Index(
@@ -124,6 +125,7 @@ _REDACT = (
     .values(pdu=bindparam("redacted"), redacted_by=bindparam("redaction"))
 )
 _IN_ROOM = _ALL.where(events.c.room_nid == bindparam("room_nid"), events.c.status == OK)
+_ALL_IN_ROOM = _ALL.where(events.c.room_nid == bindparam("room_nid")).order_by(events.c.position)
 _FORWARDS = (
     _IN_ROOM.where(events.c.position > bindparam("after"), events.c.position <= bindparam("upto"))
     .order_by(events.c.position)
@@ -276,6 +278,11 @@ def find_by_id(tx: ReadTx, room_nid: int, event_id: EventId) -> StoredEvent | No
     """The event, or None if the room has no such event."""
     event = find_many_by_id(tx, [event_id]).get(event_id)
     return event if event is not None and event.room_nid == room_nid else None
+
+
+def list_all(tx: ReadTx, room_nid: int) -> list[StoredEvent]:
+    """Every event of the room, whatever its status, in the order in which they came."""
+    return [StoredEvent(*row) for row in tx.connection.execute(_ALL_IN_ROOM, {"room_nid": room_nid})]
 
 
 def list_forwards(tx: ReadTx, room_nid: int, *, after: int, upto: int, limit: int) -> list[StoredEvent]:

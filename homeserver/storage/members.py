@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from sqlalchemy import BigInteger, Boolean, Column, Index, Table, bindparam, delete, false, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
-from homeserver.matrix.identifiers import UserId
+from homeserver.matrix.identifiers import RoomId, UserId
 from homeserver.storage.engine import ReadTx, WriteTx
+from homeserver.storage.rooms import rooms
 from homeserver.storage.tables import Text, chunks, metadata
 
 memberships = Table(
@@ -60,6 +61,15 @@ _OF_USER_SINCE = _OF_USER.where(
 _ONE = _OF_USER.where(memberships.c.room_nid == bindparam("room_nid"))
 _JOINED = select(memberships.c.user_id).where(
     memberships.c.room_nid == bindparam("room_nid"), memberships.c.membership == "join"
+)
+_IN_ROOM = select(memberships).where(memberships.c.room_nid == bindparam("room_nid"))
+_JOINED_MEMBERS = select(memberships).where(
+    memberships.c.room_nid == bindparam("room_nid"), memberships.c.membership == "join"
+)
+_JOINED_ROOMS = (
+    select(memberships.c.user_id, rooms.c.room_id)
+    .select_from(memberships.join(rooms, rooms.c.room_nid == memberships.c.room_nid))
+    .where(memberships.c.user_id.in_(bindparam("user_ids", expanding=True)), memberships.c.membership == "join")
 )
 _IN_ROOM = select(memberships).where(memberships.c.room_nid == bindparam("room_nid"))
 _CHANGED = select(memberships).where(
@@ -148,6 +158,15 @@ def list_of_user(tx: ReadTx, user_id: UserId, kinds: Iterable[str]) -> list[Memb
     return [Member(*row) for row in rows]
 
 
+def list_joined_rooms(tx: ReadTx, user_ids: Iterable[UserId]) -> dict[UserId, list[RoomId]]:
+    """The rooms that these users are in; who is in none is left out."""
+    found: dict[UserId, list[RoomId]] = {}
+    for part in chunks(user_ids):
+        for row in tx.connection.execute(_JOINED_ROOMS, {"user_ids": part}):
+            found.setdefault(row.user_id, []).append(row.room_id)
+    return found
+
+
 def list_of_user_since(tx: ReadTx, user_id: UserId, *, after: int, upto: int) -> list[Member]:
     """The user's memberships whose last change lies in (after, upto], the oldest change first."""
     values = {"user_id": user_id, "after": after, "upto": upto}
@@ -186,6 +205,11 @@ def list_first(tx: ReadTx, room_nid: int, kinds: Iterable[str], *, but: UserId, 
     """The users who have had these memberships for the longest time, without one of them."""
     values = {"room_nid": room_nid, "kinds": list(kinds), "but": but, "limit": limit}
     return list(tx.connection.execute(_FIRST, values).scalars())
+
+
+def list_joined(tx: ReadTx, room_nid: int) -> list[Member]:
+    """Those who are in the room."""
+    return [Member(*row) for row in tx.connection.execute(_JOINED_MEMBERS, {"room_nid": room_nid})]
 
 
 def list_joined_users(tx: ReadTx, room_nid: int) -> list[UserId]:

@@ -19,7 +19,7 @@ from sqlalchemy import insert as plain_insert
 from sqlalchemy.dialects.postgresql import insert
 
 from homeserver.storage.engine import ReadTx, WriteTx
-from homeserver.storage.tables import Text, chunks, metadata
+from homeserver.storage.tables import Text, among, chunks, metadata
 
 Pair = tuple[str, str]
 """An event type and a state key."""
@@ -48,14 +48,12 @@ _PAIRS = select(state_pairs.c.type, state_pairs.c.state_key, state_pairs.c.pair_
     tuple_(state_pairs.c.type, state_pairs.c.state_key).in_(bindparam("pairs", expanding=True))
 )
 _PAIRS_BY_ID = select(state_pairs.c.pair_id, state_pairs.c.type, state_pairs.c.state_key).where(
-    state_pairs.c.pair_id.in_(bindparam("pair_ids", expanding=True))
+    among(state_pairs.c.pair_id, "pair_ids")
 )
 _INTERN = insert(state_pairs).on_conflict_do_nothing()
-_PAGES = select(state_pages.c.page_id, state_pages.c.body).where(
-    state_pages.c.page_id.in_(bindparam("page_ids", expanding=True))
-)
+_PAGES = select(state_pages.c.page_id, state_pages.c.body).where(among(state_pages.c.page_id, "page_ids"))
 _INSERT_PAGES = plain_insert(state_pages)
-_DELETE_PAGES = delete(state_pages).where(state_pages.c.page_id.in_(bindparam("page_ids", expanding=True)))
+_DELETE_PAGES = delete(state_pages).where(among(state_pages.c.page_id, "page_ids"))
 
 
 def find_pairs(tx: ReadTx, pairs: Iterable[Pair]) -> dict[Pair, int]:
@@ -69,11 +67,8 @@ def find_pairs(tx: ReadTx, pairs: Iterable[Pair]) -> dict[Pair, int]:
 
 def list_pairs(tx: ReadTx, pair_ids: Iterable[int]) -> dict[int, Pair]:
     """The pairs with these numbers."""
-    found: dict[int, Pair] = {}
-    for part in chunks(pair_ids):
-        rows = tx.connection.execute(_PAIRS_BY_ID, {"pair_ids": part})
-        found.update((row.pair_id, (row.type, row.state_key)) for row in rows)
-    return found
+    rows = tx.connection.execute(_PAIRS_BY_ID, {"pair_ids": list(pair_ids)})
+    return {pair_id: (type_, state_key) for pair_id, type_, state_key in rows}
 
 
 def ensure_pairs(tx: WriteTx, pairs: Collection[Pair]) -> dict[Pair, int]:
@@ -88,10 +83,7 @@ def ensure_pairs(tx: WriteTx, pairs: Collection[Pair]) -> dict[Pair, int]:
 
 def find_pages(tx: ReadTx, page_ids: Iterable[int]) -> dict[int, bytes]:
     """The pages with these numbers."""
-    found: dict[int, bytes] = {}
-    for part in chunks(page_ids):
-        found.update(tx.connection.execute(_PAGES, {"page_ids": part}).all())
-    return found
+    return dict(tx.connection.execute(_PAGES, {"page_ids": list(page_ids)}).all())
 
 
 def insert_pages(tx: WriteTx, pages: Iterable[tuple[int, bytes]]) -> None:
@@ -101,5 +93,4 @@ def insert_pages(tx: WriteTx, pages: Iterable[tuple[int, bytes]]) -> None:
 
 def delete_pages(tx: WriteTx, page_ids: Iterable[int]) -> None:
     """Remove pages that nothing reaches any more."""
-    for part in chunks(page_ids):
-        tx.connection.execute(_DELETE_PAGES, {"page_ids": part})
+    tx.connection.execute(_DELETE_PAGES, {"page_ids": list(page_ids)})

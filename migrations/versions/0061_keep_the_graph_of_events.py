@@ -70,6 +70,14 @@ def upgrade() -> None:
         sa.UniqueConstraint("room_nid", "roots", name="uq_resolutions_room_nid_roots"),
         sa.PrimaryKeyConstraint("position", name="pk_resolutions"),
     )
+    op.create_table(
+        "server_keys",
+        sa.Column("server_name", sa.Text(), nullable=False),
+        sa.Column("key_id", sa.Text(), nullable=False),
+        sa.Column("public_key", sa.Text(), nullable=False),
+        sa.Column("valid_until_ts", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("server_name", "key_id", name="pk_server_keys"),
+    )
 
 
 def _fill_auth() -> None:

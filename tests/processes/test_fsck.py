@@ -331,7 +331,7 @@ def test_fsck_names_a_few_of_many_and_counts_the_rest(copy: Copy) -> None:
     code, output = copy.fsck()
     assert code == 1
     assert output.count("as its time, not ") == 10
-    assert "And 9 more of the kind last named with I1." in output
+    assert "And 11 more like these. (I1)" in output
 
 
 def test_fsck_of_one_room_looks_at_no_other(copy: Copy) -> None:

@@ -76,6 +76,8 @@ class NewEvent:
     redaction: Redaction | None = None
     status: int = events.OK
     placement: Placement | None = None
+    redacted_by: int | None = None
+    """The position of the redaction that came earlier; `event` is then the redacted form."""
 
     @property
     def is_accepted(self) -> bool:

@@ -148,7 +148,7 @@ class Recorder:
             room_state=None,
             auth=auth,
             status=new.status,
-            redacted_by=None,
+            redacted_by=new.redacted_by,
             pdu=event.pdu,
         )
 
@@ -258,7 +258,7 @@ class Recorder:
                 batch.transaction.device_id,
                 batch.transaction.scope,
                 batch.transaction.txn_id,
-                stored[0].event_id,
+                stored[0].position,
                 batch.now,
             )
             for batch, stored in zip(self._group, self.written.stored, strict=True)

@@ -164,6 +164,10 @@ impl<'a> AuthGraph<'a> {
     }
 
     /// "If Ci is the full auth chain of Si, then the auth difference is ∪ Ci − ∩ Ci."
+    ///
+    /// The events of a state are counted as part of its full auth chain, as the servers of the network do. By the
+    /// letter they are part of it only where other events of the state cite them, and an event that all states have,
+    /// but not all cite, would be in the difference.
     pub fn auth_difference(&self, states: &[State<'a>]) -> Result<Vec<&'a Event>, Missing<'a>> {
         let states: Result<Vec<_>, _> = states.iter().map(|state| self.numbers(state)).collect();
         let states = states?;
@@ -173,8 +177,8 @@ impl<'a> AuthGraph<'a> {
         let mut bits = vec![0_u64; words * self.events.len()];
         for (number, state) in states.iter().enumerate() {
             let (word, bit) = (number / 64, 1 << (number % 64));
-            for cited in state.iter().flat_map(|event| self.cited_by(*event)) {
-                bits[*cited as usize * words + word] |= bit;
+            for event in state {
+                bits[*event as usize * words + word] |= bit;
             }
         }
         for event in chain.iter().rev() {

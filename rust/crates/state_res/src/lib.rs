@@ -25,7 +25,8 @@ pub struct Conflict<'l, 'a> {
     pub unconflicted: &'l [&'a Event],
     /// The conflicted state set: every event that some, but not all states have for its type and state key.
     pub conflicted: &'l [&'a Event],
-    /// The events in the full auth chains of some, but not all states. Version 1 does not look at it.
+    /// The events in the full auth chains of some, but not all states; the events of a state count as part of its
+    /// chain (see [`graph::AuthGraph::auth_difference`]). Version 1 does not look at it.
     pub auth_difference: &'l [&'a Event],
     /// The conflicted state subgraph. Only version 2.1 looks at it.
     pub subgraph: &'l [&'a Event],

@@ -111,16 +111,19 @@ impl Passes<'_, '_> {
 
     /// The last pass: "[...] the event with the highest depth and lowest `sha1(event_id)` that passes authentication
     /// in R".
+    ///
+    /// What happens if none does is not said. The servers of the network keep the last one that they tried then.
     fn pick(&mut self, pairs: Vec<Vec<Index>>) {
         for candidates in pairs {
-            for candidate in candidates.into_iter().rev() {
+            let mut candidates = candidates.into_iter().rev().peekable();
+            while let Some(candidate) = candidates.next() {
                 match self.check(candidate, NONE, NONE) {
-                    Ok(()) => {
+                    Err(reason) if candidates.peek().is_some() => self.lost(candidate, reason.0),
+                    _ => {
                         self.applied(candidate);
                         self.state[self.table.pair[candidate as usize] as usize] = candidate;
                         break;
                     }
-                    Err(reason) => self.lost(candidate, reason.0),
                 }
             }
         }

@@ -39,7 +39,7 @@ pub const BITS: u32 = 2;
 pub const SLOTS: usize = 1 << BITS;
 
 /// How many entries a leaf has at most.
-pub const LEAF: usize = 8;
+pub const LEAF: usize = 16;
 
 /// What is wrong with a tree, or with what was asked of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

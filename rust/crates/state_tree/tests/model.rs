@@ -191,7 +191,7 @@ fn history(seed: u64) -> (Store, Cache, Vec<(Address, State)>) {
 }
 
 fn seeds() -> impl Iterator<Item = u64> {
-    let count = std::env::var("SEEDS").ok().and_then(|count| count.parse().ok()).unwrap_or(12);
+    let count = std::env::var("SEEDS").ok().and_then(|count| count.parse().ok()).unwrap_or(6);
     (1..=count).map(|seed: u64| seed.wrapping_mul(0x9e37_79b9_7f4a_7c15))
 }
 
