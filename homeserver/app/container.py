@@ -8,7 +8,7 @@ from pathlib import Path
 from homeserver.app import signing_key
 from homeserver.config.model import Config
 from homeserver.consumers.effects import RoomEffects
-from homeserver.consumers.housekeeping import Housekeeping
+from homeserver.consumers.housekeeping import Housekeeping, Purging
 from homeserver.consumers.loop import running
 from homeserver.kit import crash
 from homeserver.kit.clock import Clock
@@ -38,6 +38,7 @@ from homeserver.services.rooms.inbox import Inbox
 from homeserver.services.rooms.members import Members
 from homeserver.services.rooms.merge import Merger
 from homeserver.services.rooms.persist import EventWriter
+from homeserver.services.rooms.purge import Purge
 from homeserver.services.rooms.read import RoomReader
 from homeserver.services.rooms.relations import Relations
 from homeserver.services.rooms.resolution import Resolver
@@ -102,6 +103,7 @@ class Container:
     relations: Relations
     hierarchy: Hierarchy
     state_events: StateEvents
+    purge: Purge
     receipts: Receipts
     typing: Typing
     presence: Presence
@@ -110,8 +112,13 @@ class Container:
 
 
 @asynccontextmanager
-async def build(config: Config, *, clock: Clock, randomness: Randomness, metrics: Metrics) -> AsyncIterator[Container]:
-    """Open everything; what was opened is closed when the block ends."""
+async def build(
+    config: Config, *, clock: Clock, randomness: Randomness, metrics: Metrics, is_server: bool = True
+) -> AsyncIterator[Container]:
+    """Open everything; what was opened is closed when the block ends.
+
+    Only a server does the work that follows what has happened; a command, which may run beside one, does its task.
+    """
     async with AsyncExitStack() as stack:
         crash.arm(config.crash_point)
         notifier = Notifier()
@@ -155,7 +162,8 @@ async def build(config: Config, *, clock: Clock, randomness: Randomness, metrics
         trees = StateTrees()
         hot = HotRooms(database, trees, config.room_memory_mib << 20)
         writer = EventWriter(database, hot, trees, background)
-        graph = Graph(database, trees, hot, Resolver(database, trees))
+        resolver = Resolver(database, trees)
+        graph = Graph(database, trees, hot, resolver)
         keys = KeyRing(database, config.server_name, author.key)
         merger = Merger(clock, hot, writer, graph, author, config.server_name)
         inbox = Inbox(database, clock, hot, writer, graph, merger, Signatures(keys))
@@ -190,7 +198,12 @@ async def build(config: Config, *, clock: Clock, randomness: Randomness, metrics
         stack.push_async_callback(housekeeping.tidy)
         stack.callback(notifier.wake_all)
         effects = RoomEffects(database, notifier, members, presence)
-        await stack.enter_async_context(running([housekeeping.run, effects.run], clock))
+        purge = Purge(
+            database, clock, trees, hot, resolver, sender, server_name=config.server_name, holder=randomness.letters(16)
+        )
+        purging = Purging(notifier, purge)
+        if is_server:
+            await stack.enter_async_context(running([housekeeping.run, effects.run, purging.run], clock))
         yield Container(
             config=config,
             clock=clock,
@@ -224,6 +237,7 @@ async def build(config: Config, *, clock: Clock, randomness: Randomness, metrics
             directory=directory,
             hierarchy=Hierarchy(database, trees, summaries),
             state_events=StateEvents(sender, members, directory),
+            purge=purge,
             receipts=Receipts(database, clock),
             typing=typing,
             presence=presence,

@@ -13,7 +13,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from homeserver.matrix.identifiers import EventId
 from homeserver.storage.engine import ReadTx, WriteTx
-from homeserver.storage.tables import Text, chunks, metadata
+from homeserver.storage.tables import Text, chunks, metadata, some_of_room
 
 waiting_events = Table(
     "waiting_events",
@@ -105,6 +105,19 @@ _PENDING = select(pending_redactions.c.target_id, pending_redactions.c.position)
 _REMOVE_PENDING = delete(pending_redactions).where(
     pending_redactions.c.target_id.in_(bindparam("target_ids", expanding=True))
 )
+_REMOVE_FOLLOWERS = delete(backward_extremities).where(
+    backward_extremities.c.room_nid == bindparam("nid"),
+    backward_extremities.c.position.in_(bindparam("positions", expanding=True)),
+)
+_REMOVE_REDACTIONS = delete(pending_redactions).where(
+    pending_redactions.c.room_nid == bindparam("nid"),
+    pending_redactions.c.position.in_(bindparam("positions", expanding=True)),
+)
+_OLD = select(waiting_events.c.event_id).where(
+    waiting_events.c.room_nid == bindparam("room_nid"), waiting_events.c.since_ts < bindparam("before")
+)
+_REMOVE_SOME_BACKWARD = some_of_room(backward_extremities)
+_REMOVE_SOME_PENDING = some_of_room(pending_redactions)
 
 
 def let_wait(tx: WriteTx, new: Sequence[Waiting]) -> None:
@@ -164,7 +177,12 @@ def list_rooms_waiting(tx: ReadTx) -> list[int]:
 
 def add_backward_extremities(tx: WriteTx, room_nid: int, position: int, missing: Iterable[EventId]) -> None:
     """Note that the event at a position was accepted although these before it are missing."""
-    rows = [{"event_id": event_id, "position": position, "room_nid": room_nid} for event_id in missing]
+    add_many_backward_extremities(tx, room_nid, [(position, event_id) for event_id in missing])
+
+
+def add_many_backward_extremities(tx: WriteTx, room_nid: int, missing: Iterable[tuple[int, EventId]]) -> None:
+    """The same for several events, as pairs of the position of one and what is missing before it."""
+    rows = [{"event_id": event_id, "position": position, "room_nid": room_nid} for position, event_id in missing]
     if rows:
         tx.connection.execute(_ADD_BACKWARD, rows)
 
@@ -200,3 +218,24 @@ def remove_pending_redactions(tx: WriteTx, target_ids: Iterable[EventId]) -> Non
     """The targets have come."""
     for part in chunks(target_ids):
         tx.connection.execute(_REMOVE_PENDING, {"target_ids": part})
+
+
+def remove_loose_ends(tx: WriteTx, room_nid: int, positions: Iterable[int]) -> None:
+    """Forget what is missing before these events, and which events they wait to redact: they are gone themselves."""
+    for part in chunks(positions):
+        tx.connection.execute(_REMOVE_FOLLOWERS, {"nid": room_nid, "positions": part})
+        tx.connection.execute(_REMOVE_REDACTIONS, {"nid": room_nid, "positions": part})
+
+
+def list_waiting_since(tx: ReadTx, room_nid: int, *, before: int) -> list[EventId]:
+    """The room's events that have waited since before that time."""
+    return list(tx.connection.execute(_OLD, {"room_nid": room_nid, "before": before}).scalars())
+
+
+def remove_some(tx: WriteTx, room_nid: int, *, limit: int) -> int:
+    """Remove some of the loose ends of a room that is not known any more; how many."""
+    values = {"nid": room_nid, "limit": limit}
+    waiting = list_oldest_waiting(tx, room_nid, limit=limit)
+    end_waiting(tx, waiting)
+    backward = tx.connection.execute(_REMOVE_SOME_BACKWARD, values).rowcount
+    return len(waiting) + backward + tx.connection.execute(_REMOVE_SOME_PENDING, values).rowcount

@@ -15,8 +15,12 @@ from sqlalchemy import (
     SmallInteger,
     Table,
     bindparam,
+    case,
+    delete,
     func,
     insert,
+    null,
+    or_,
     select,
     text,
     update,
@@ -66,6 +70,13 @@ events = Table(
         postgresql_where=text("pair_id IS NOT NULL"),
         sqlite_where=text("pair_id IS NOT NULL"),
     ),
+    # What a redaction did.
+    Index(
+        "ix_events_redacted_by",
+        "redacted_by",
+        postgresql_where=text("redacted_by IS NOT NULL"),
+        sqlite_where=text("redacted_by IS NOT NULL"),
+    ),
     Index("ix_events_room_nid_origin_server_ts", "room_nid", "origin_server_ts"),
 )
 
@@ -113,6 +124,16 @@ class AuthRow:
     position: int
     pair_id: int
     auth: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Roots:
+    """The states that an event has to do with."""
+
+    position: int
+    state_before: int | None
+    state_after: int | None
+    room_state: int | None
 
 
 _INSERT = insert(events)
@@ -187,6 +208,57 @@ _PLACE_OUTLIER = (
         status=bindparam("new_status"),
     )
 )
+_OF_ROOM = events.c.room_nid == bindparam("nid")
+_FROM = (
+    _ALL.where(_OF_ROOM, events.c.position > bindparam("after")).order_by(events.c.position).limit(bindparam("limit"))
+)
+_ROOTS = (
+    select(events.c.position, events.c.state_before, events.c.state_after, events.c.room_state)
+    .where(_OF_ROOM, events.c.position > bindparam("after"))
+    .order_by(events.c.position)
+    .limit(bindparam("limit"))
+)
+_AUTH_BELOW = (
+    _AUTH.where(_OF_ROOM, events.c.position < bindparam("below"), text("pair_id IS NOT NULL"))
+    .order_by(events.c.position.desc())
+    .limit(bindparam("limit"))
+)
+_MESSAGES = (
+    select(events.c.position)
+    .where(
+        _OF_ROOM,
+        events.c.position > bindparam("after"),
+        events.c.position < bindparam("below"),
+        events.c.pair_id.is_(None),
+    )
+    .order_by(events.c.position)
+    .limit(bindparam("limit"))
+)
+_REDACTED = select(events.c.position, events.c.redacted_by).where(
+    events.c.redacted_by.in_(bindparam("redactions", expanding=True)), text("redacted_by IS NOT NULL")
+)
+_IN_GRAPH = select(events.c.event_id).where(
+    events.c.event_id.in_(bindparam("event_ids", expanding=True)),
+    _OF_ROOM,
+    or_(events.c.state_before.is_not(None), events.c.state_after.is_not(None)),
+)
+_COUNT_BELOW = select(func.count()).where(_OF_ROOM, events.c.position < bindparam("below"))
+_COUNT_STATE_BELOW = _COUNT_BELOW.where(text("pair_id IS NOT NULL"))
+_FIRST_AT = select(func.min(events.c.position)).where(
+    _OF_ROOM, events.c.status == OK, events.c.origin_server_ts >= bindparam("ts")
+)
+_HIDE = (
+    update(events)
+    .where(events.c.position.in_(bindparam("positions", expanding=True)))
+    .values(
+        status=case((events.c.status == REJECTED, REJECTED), else_=OUTLIER),
+        replaces=null(),
+        state_before=null(),
+        state_after=null(),
+        room_state=null(),
+    )
+)
+_REMOVE = delete(events).where(events.c.position.in_(bindparam("positions", expanding=True)))
 
 
 def insert_many(tx: WriteTx, new: Sequence[StoredEvent]) -> None:
@@ -348,6 +420,71 @@ def redact_many(tx: WriteTx, redactions: Sequence[tuple[int, int, bytes]]) -> No
         _REDACT,
         [{"target": target, "redaction": position, "redacted": pdu} for target, position, pdu in redactions],
     )
+
+
+def list_from(tx: ReadTx, room_nid: int, *, after: int, limit: int) -> list[StoredEvent]:
+    """The room's events behind a position, whatever became of them, the oldest first."""
+    values = {"nid": room_nid, "after": after, "limit": limit}
+    return [StoredEvent(*row) for row in tx.connection.execute(_FROM, values)]
+
+
+def list_roots(tx: ReadTx, room_nid: int, *, after: int, limit: int) -> list[Roots]:
+    """The states that the room's events behind a position have to do with, the oldest first."""
+    values = {"nid": room_nid, "after": after, "limit": limit}
+    return [Roots(*row) for row in tx.connection.execute(_ROOTS, values)]
+
+
+def list_auth_below(tx: ReadTx, room_nid: int, *, below: int, limit: int) -> list[AuthRow]:
+    """The room's state events below a position, as nodes of the auth graph, the newest first."""
+    rows = tx.connection.execute(_AUTH_BELOW, {"nid": room_nid, "below": below, "limit": limit})
+    return [AuthRow(row.position, row.pair_id, row.auth or b"") for row in rows]
+
+
+def list_messages(tx: ReadTx, room_nid: int, *, after: int, below: int, limit: int) -> list[int]:
+    """The positions of the room's events between these which are no state events, whatever became of them."""
+    values = {"nid": room_nid, "after": after, "below": below, "limit": limit}
+    return list(tx.connection.execute(_MESSAGES, values).scalars())
+
+
+def list_redacted(tx: ReadTx, redactions: Iterable[int]) -> list[tuple[int, int]]:
+    """The events that were redacted by one of these, as pairs of their position and that of the redaction."""
+    found: list[tuple[int, int]] = []
+    for part in chunks(redactions):
+        rows = tx.connection.execute(_REDACTED, {"redactions": part})
+        found.extend((row.position, row.redacted_by) for row in rows)
+    return found
+
+
+def find_in_graph(tx: ReadTx, room_nid: int, event_ids: Iterable[EventId]) -> set[EventId]:
+    """Those of these events of the room at which its state is known."""
+    found: set[EventId] = set()
+    for part in chunks(event_ids):
+        found.update(tx.connection.execute(_IN_GRAPH, {"nid": room_nid, "event_ids": part}).scalars())
+    return found
+
+
+def count_below(tx: ReadTx, room_nid: int, position: int, *, only_state: bool = False) -> int:
+    """How many events the room has below a position."""
+    statement = _COUNT_STATE_BELOW if only_state else _COUNT_BELOW
+    return int(tx.connection.execute(statement, {"nid": room_nid, "below": position}).scalar_one())
+
+
+def find_first_at(tx: ReadTx, room_nid: int, ts: int) -> int | None:
+    """The position of the first of the room's events that bear this time or a later one; None if all are older."""
+    first: int | None = tx.connection.execute(_FIRST_AT, {"nid": room_nid, "ts": ts}).scalar_one()
+    return first
+
+
+def hide_many(tx: WriteTx, positions: Iterable[int]) -> None:
+    """Take events out of the graph: from now on they are only known because others refer to them."""
+    for part in chunks(positions):
+        tx.connection.execute(_HIDE, {"positions": part})
+
+
+def remove_many(tx: WriteTx, positions: Iterable[int]) -> None:
+    """Remove events."""
+    for part in chunks(positions):
+        tx.connection.execute(_REMOVE, {"positions": part})
 
 
 def _list(tx: ReadTx, statement: object, room_nid: int, after: int, upto: int, limit: int) -> list[StoredEvent]:

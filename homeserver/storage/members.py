@@ -9,7 +9,7 @@ from sqlalchemy.dialects.postgresql import insert
 from homeserver.matrix.identifiers import RoomId, UserId
 from homeserver.storage.engine import ReadTx, WriteTx
 from homeserver.storage.rooms import rooms
-from homeserver.storage.tables import Text, chunks, metadata
+from homeserver.storage.tables import Text, chunks, metadata, some_of_room
 
 memberships = Table(
     "memberships",
@@ -108,6 +108,24 @@ _FORGET = (
         memberships.c.membership.in_(["leave", "ban"]),
     )
     .values(forgotten=True)
+)
+OF_SERVER = memberships.c.user_id.like(bindparam("of_server", type_=Text), escape="\\")
+"""That a membership is that of a user of one server, by the pattern `of_server`."""
+_LOCAL = (
+    select(memberships)
+    .where(
+        memberships.c.room_nid == bindparam("room_nid"),
+        memberships.c.membership.in_(bindparam("kinds", expanding=True)),
+        OF_SERVER,
+    )
+    .order_by(memberships.c.position)
+    .limit(bindparam("limit"))
+)
+_LOCAL_USERS = select(memberships.c.user_id).where(memberships.c.room_nid == bindparam("room_nid"), OF_SERVER)
+_REMOVE_LOCAL = delete(memberships).where(memberships.c.room_nid == bindparam("room_nid"), OF_SERVER)
+_REMOVE_SOME = some_of_room(memberships)
+_EVENTS_BELOW = select(memberships.c.event).where(
+    memberships.c.room_nid == bindparam("room_nid"), memberships.c.event < bindparam("below")
 )
 _theirs = memberships.alias("theirs")
 _SHARING = (
@@ -225,3 +243,32 @@ def list_sharing(tx: ReadTx, user_id: UserId) -> list[UserId]:
 def forget(tx: WriteTx, room_nid: int, user_id: UserId) -> bool:
     """Mark the room as forgotten; False where the user is still in it, or never was."""
     return tx.connection.execute(_FORGET, {"nid": room_nid, "who": user_id}).rowcount == 1
+
+
+def of_server(server_name: str) -> str:
+    """The pattern of the users of a server."""
+    return "%:" + server_name.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+
+
+def list_local(tx: ReadTx, room_nid: int, server_name: str, kinds: Iterable[str], *, limit: int) -> list[Member]:
+    """Some users of this server with these memberships of the room."""
+    values = {"room_nid": room_nid, "of_server": of_server(server_name), "kinds": list(kinds), "limit": limit}
+    return [Member(*row) for row in tx.connection.execute(_LOCAL, values)]
+
+
+def remove_local(tx: WriteTx, room_nid: int, server_name: str) -> list[UserId]:
+    """Forget what users of this server had to do with the room; who they are."""
+    values = {"room_nid": room_nid, "of_server": of_server(server_name)}
+    found = list(tx.connection.execute(_LOCAL_USERS, values).scalars())
+    tx.connection.execute(_REMOVE_LOCAL, values)
+    return found
+
+
+def remove_some(tx: WriteTx, room_nid: int, *, limit: int) -> int:
+    """Remove some of the memberships of a room that is not known any more; how many."""
+    return tx.connection.execute(_REMOVE_SOME, {"nid": room_nid, "limit": limit}).rowcount
+
+
+def list_events_below(tx: ReadTx, room_nid: int, position: int) -> set[int]:
+    """The positions below this one of the member events by which users are what they are."""
+    return set(tx.connection.execute(_EVENTS_BELOW, {"room_nid": room_nid, "below": position}).scalars())

@@ -9,7 +9,7 @@ from sqlalchemy import BigInteger, Column, Index, Table, bindparam, case, delete
 from homeserver.matrix.identifiers import EventId, UserId
 from homeserver.storage.engine import ReadTx, WriteTx
 from homeserver.storage.events import OK, events
-from homeserver.storage.tables import Text, chunks, metadata
+from homeserver.storage.tables import Text, chunks, metadata, some_of_room
 
 relations = Table(
     "relations",
@@ -68,6 +68,10 @@ class Summary:
 _INSERT = insert(relations)
 _REMOVE = delete(relations).where(relations.c.position.in_(bindparam("positions", expanding=True)))
 _BY_POSITIONS = select(relations).where(relations.c.position.in_(bindparam("positions", expanding=True)))
+_REMOVE_CHILDREN = delete(relations).where(
+    relations.c.parent_id.in_(bindparam("parent_ids", expanding=True)), relations.c.room_nid == bindparam("nid")
+)
+_REMOVE_SOME = some_of_room(relations)
 _CHILDREN = (
     select(
         relations.c.position,
@@ -165,6 +169,17 @@ def find_many(tx: ReadTx, positions: Iterable[int]) -> dict[int, Relation]:
             (row.position, Relation(*row)) for row in tx.connection.execute(_BY_POSITIONS, {"positions": part})
         )
     return found
+
+
+def remove_children(tx: WriteTx, room_nid: int, parent_ids: Iterable[EventId]) -> None:
+    """Nothing relates to these events any more: they are gone."""
+    for part in chunks(parent_ids):
+        tx.connection.execute(_REMOVE_CHILDREN, {"nid": room_nid, "parent_ids": part})
+
+
+def remove_some(tx: WriteTx, room_nid: int, *, limit: int) -> int:
+    """Remove some of the relations of a room that is not known any more; how many."""
+    return tx.connection.execute(_REMOVE_SOME, {"nid": room_nid, "limit": limit}).rowcount
 
 
 def list_children(

@@ -3,11 +3,11 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sqlalchemy import BigInteger, Column, LargeBinary, Table, UniqueConstraint, bindparam, select
+from sqlalchemy import BigInteger, Column, LargeBinary, Table, UniqueConstraint, bindparam, delete, select
 from sqlalchemy.dialects.postgresql import insert
 
 from homeserver.storage.engine import ReadTx, WriteTx
-from homeserver.storage.tables import Text, metadata
+from homeserver.storage.tables import Text, metadata, some_of_room
 
 resolutions = Table(
     "resolutions",
@@ -45,6 +45,17 @@ _LIST = (
     .order_by(resolutions.c.position.desc())
     .limit(bindparam("limit"))
 )
+_ROOTS = select(resolutions.c.root).where(
+    resolutions.c.room_nid == bindparam("nid"),
+    resolutions.c.position > bindparam("after"),
+    resolutions.c.position <= bindparam("upto"),
+)
+_REMOVE = delete(resolutions).where(
+    resolutions.c.room_nid == bindparam("nid"),
+    resolutions.c.position > bindparam("after"),
+    resolutions.c.position <= bindparam("upto"),
+)
+_REMOVE_SOME = some_of_room(resolutions)
 
 
 def insert_one(tx: WriteTx, new: Resolution) -> None:
@@ -71,6 +82,21 @@ def list_newest(tx: ReadTx, room_nid: int, *, limit: int, upto: int = _LAST) -> 
     """The room's newest resolutions up to a position, the newest first."""
     values = {"room_nid": room_nid, "upto": upto, "limit": limit}
     return [_read(*row) for row in tx.connection.execute(_LIST, values)]
+
+
+def list_roots(tx: ReadTx, room_nid: int, *, after: int, upto: int) -> set[int]:
+    """The roots of the states that came of the room's resolutions in (after, upto]."""
+    return set(tx.connection.execute(_ROOTS, {"nid": room_nid, "after": after, "upto": upto}).scalars())
+
+
+def remove_many(tx: WriteTx, room_nid: int, *, after: int, upto: int) -> None:
+    """Forget the room's resolutions in (after, upto]."""
+    tx.connection.execute(_REMOVE, {"nid": room_nid, "after": after, "upto": upto})
+
+
+def remove_some(tx: WriteTx, room_nid: int, *, limit: int) -> int:
+    """Remove some of the resolutions of a room that is not known any more; how many."""
+    return tx.connection.execute(_REMOVE_SOME, {"nid": room_nid, "limit": limit}).rowcount
 
 
 def _text(roots: Iterable[int]) -> str:

@@ -3,6 +3,7 @@
 from homeserver.storage import (
     account_data,
     aliases,
+    departures,
     devices,
     e2e_keys,
     event_graph,
@@ -14,6 +15,7 @@ from homeserver.storage import (
     members,
     openid_tokens,
     profiles,
+    purges,
     push,
     receipts,
     registration_tokens,
@@ -33,6 +35,7 @@ from homeserver.storage.tables import metadata
 __all__ = [
     "account_data",
     "aliases",
+    "departures",
     "devices",
     "e2e_keys",
     "event_graph",
@@ -45,6 +48,7 @@ __all__ = [
     "openid_tokens",
     "metadata",
     "profiles",
+    "purges",
     "push",
     "receipts",
     "registration_tokens",

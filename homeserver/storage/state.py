@@ -43,6 +43,8 @@ state_pages = Table(
 
 # PostgreSQL takes each pair of such a list for a condition of its own, and the stack that it parses them on is small.
 _FEW = 1000
+_PART_BITS = 14
+"""How many of the last bits of a page's number tell pages of one position apart (`rust/crates/state_tree`)."""
 
 _PAIRS = select(state_pairs.c.type, state_pairs.c.state_key, state_pairs.c.pair_id).where(
     tuple_(state_pairs.c.type, state_pairs.c.state_key).in_(bindparam("pairs", expanding=True))
@@ -94,3 +96,8 @@ def insert_pages(tx: WriteTx, pages: Iterable[tuple[int, bytes]]) -> None:
 def delete_pages(tx: WriteTx, page_ids: Iterable[int]) -> None:
     """Remove pages that nothing reaches any more."""
     tx.connection.execute(_DELETE_PAGES, {"page_ids": list(page_ids)})
+
+
+def position_of_page(page_id: int) -> int:
+    """The position at which a page was written."""
+    return page_id >> _PART_BITS

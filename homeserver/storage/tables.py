@@ -5,7 +5,20 @@ from itertools import islice
 from typing import Any, TypeVar
 
 import msgspec
-from sqlalchemy import ARRAY, BigInteger, Boolean, Column, Dialect, MetaData, bindparam
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Boolean,
+    Column,
+    Delete,
+    Dialect,
+    MetaData,
+    Table,
+    bindparam,
+    delete,
+    select,
+    tuple_,
+)
 from sqlalchemy import Text as PlainText
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -35,6 +48,13 @@ def chunks(values: Iterable[T], size: int = _PARAMETERS) -> Iterator[list[T]]:
     rest = iter(values)
     while part := list(islice(rest, size)):
         yield part
+
+
+def some_of_room(table: Table) -> Delete:
+    """A statement that removes some of a room's rows from a table: at most `limit`, of the room `nid`."""
+    keys = list(table.primary_key.columns)
+    some = select(*keys).where(table.c.room_nid == bindparam("nid")).limit(bindparam("limit"))
+    return delete(table).where((tuple_(*keys) if len(keys) > 1 else keys[0]).in_(some))
 
 
 class Text(TypeDecorator[str]):

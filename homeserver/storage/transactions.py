@@ -16,7 +16,7 @@ from homeserver.errors import HomeserverError
 from homeserver.matrix.identifiers import DeviceId, EventId, UserId
 from homeserver.storage.engine import ReadTx, WriteTx
 from homeserver.storage.events import events
-from homeserver.storage.tables import Text, metadata
+from homeserver.storage.tables import Text, chunks, metadata
 
 transactions = Table(
     "transactions",
@@ -65,6 +65,7 @@ _OF_EVENTS = select(transactions.c.position, transactions.c.txn_id).where(
 )
 _RECORD = insert(transactions).on_conflict_do_nothing().returning(transactions.c.txn_id)
 _DELETE_DEVICES = delete(transactions).where(transactions.c.device.in_(bindparam("devices", expanding=True)))
+_REMOVE_EVENTS = delete(transactions).where(transactions.c.position.in_(bindparam("positions", expanding=True)))
 _DELETE_OLDER = delete(transactions).where(transactions.c.created_ts < bindparam("before"))
 
 
@@ -103,6 +104,12 @@ def record_many(tx: WriteTx, done: Sequence[Done]) -> None:
 def remove_devices(tx: WriteTx, user_id: UserId, device_ids: Sequence[DeviceId]) -> None:
     """Forget what these devices did: whoever logs in under their names begins anew."""
     tx.connection.execute(_DELETE_DEVICES, {"devices": [_device(user_id, device_id) for device_id in device_ids]})
+
+
+def remove_events(tx: WriteTx, positions: Iterable[int]) -> None:
+    """Forget by which requests these events were made: they are gone."""
+    for part in chunks(positions):
+        tx.connection.execute(_REMOVE_EVENTS, {"positions": part})
 
 
 def delete_older(tx: WriteTx, *, before: int) -> None:

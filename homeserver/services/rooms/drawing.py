@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape, quoteattr
 
-from homeserver.services.rooms.picture import Drawn, Graph
+from homeserver.services.rooms.excerpt import Drawn, Graph
 from homeserver.storage import events
 
 _WIDTH, _HEIGHT = 310, 92

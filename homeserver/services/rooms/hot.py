@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
-from homeserver.errors import HomeserverError
+from homeserver.errors import HomeserverError, NotFound
 from homeserver.kit.concurrency import SingleFlight
 from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import DeviceId, RoomId, UserId
@@ -298,7 +298,9 @@ class HotRooms:
         return room
 
     def _read(self, tx: ReadTx, room_nid: int) -> HotRoom:
-        room = rooms.find_many(tx, [room_nid])[room_nid]
+        room = rooms.find_many(tx, [room_nid]).get(room_nid)
+        if room is None:
+            raise NotFound("This server does not know the room.")
         positions = self._trees.items(tx, room.state_root)
         tips = rooms.list_extremities(tx, room_nid)
         memberships = {member.user_id: member.membership for member in members.list_in_room(tx, room_nid)}

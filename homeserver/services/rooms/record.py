@@ -115,7 +115,7 @@ class Recorder:
         if not new.is_accepted:
             return row
         line.tips = [*placement.tips, position]
-        line.forked_at = position
+        line.forked_at = page  # Which is where it happened: an outlier was stored before.
         if placement.current is None:
             line.root = row.state_after
         else:
@@ -235,6 +235,13 @@ class Recorder:
         if redacted:
             events.redact_many(self._tx, redacted)
             relations.remove_many(self._tx, [target for target, _, _ in redacted])
+            of_state = [
+                (row.room_nid, row.position)
+                for one, row in accepted
+                if one.redaction and one.redaction.redacted.is_state
+            ]
+            if of_state:
+                rooms.set_redacted(self._tx, of_state)
         related = [found for one, row in accepted if (found := relation_of(one.event, row)) is not None]
         if related:
             relations.insert_many(self._tx, related)

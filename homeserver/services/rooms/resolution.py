@@ -83,6 +83,10 @@ class Resolver:
             return Resolved(distinct[0])
         return await _Resolving(self._database, self._trees, room, distinct, conflict, unstored).run()
 
+    def forget(self) -> None:
+        """Forget what was kept in memory: some of it is not in the database any more."""
+        self._known.clear()
+
     async def _find(self, room: HotRoom, roots: Collection[int]) -> int | None:
         assert room.room_nid is not None
         key = (room.room_nid, frozenset(roots))

@@ -77,6 +77,7 @@ def joined_room(
     """The entry of a room that the user is in, or None if nothing changed in it after `since`."""
     eye = view.onlooker(tx, trees, room, member)
     base = since if since is not None and is_joined_since(tx, room.version, member, since) else None
+    base = _in_history(room, base)
     timeline = _timeline(tx, eye, view, base=base, upto=upto)
     if base is not None and not view.full_state and timeline.is_empty:
         return None
@@ -98,7 +99,7 @@ def left_room(tx: ReadTx, trees: StateTrees, view: View, room: Room, member: Mem
     eye = view.onlooker(tx, trees, room, member)
     leave = events.find_many(tx, [member.event])[member.event]
     was_joined = eye.end is not None
-    base = since if since is not None and was_joined else None
+    base = _in_history(room, since) if was_joined else None
     if was_joined:
         timeline = _timeline(tx, eye, view, base=base, upto=member.position)
         state, _ = _state(tx, trees, view, room, timeline, base=base, end=_root_at(tx, room, member.position))
@@ -117,9 +118,16 @@ def stripped_room(tx: ReadTx, trees: StateTrees, room: Room, member: Member) -> 
     """What somebody who is invited, or knocks, is told of the room: its stripped state at that moment."""
     event = events.find_many(tx, [member.event])[member.event]
     pairs: list[Pair] = [(kind, "") for kind in _STRIPPED]
-    positions = trees.find(tx, event.state_after, [*pairs, ("m.room.member", member.user_id)])
+    # Where the history of that time was purged, it is the state of now.
+    root = event.state_after or room.state_root
+    positions = trees.find(tx, root, [*pairs, ("m.room.member", member.user_id)])
     stored = events.find_many(tx, positions.values())
     return [msgspec.Raw(parse(stored[position], room.version).stripped_json()) for position in sorted(stored)]
+
+
+def _in_history(room: Room, since: int | None) -> int | None:
+    """The position from which on changes can be told; None where they were purged, so that all has to be told anew."""
+    return since if since is not None and since + 1 >= room.purged_before else None
 
 
 def _timeline(tx: ReadTx, eye: Onlooker, view: View, *, base: int | None, upto: int) -> Timeline:

@@ -31,7 +31,7 @@ from homeserver.services.sync.rooms import View
 from homeserver.services.sync.unread import Unread
 from homeserver.services.users.account_data import ignored_users
 from homeserver.services.users.push_rules import PushRules
-from homeserver.storage import members, rooms, stream_rows, to_device
+from homeserver.storage import departures, members, rooms, stream_rows, to_device
 from homeserver.storage.engine import Database, ReadTx
 from homeserver.storage.members import Member
 from homeserver.storage.rooms import Room
@@ -349,6 +349,14 @@ class Sync:
                 case _:
                     entry = room_sync.left_room(tx, self._trees, view, room, member, since=since)
                     sections["leave"][room.room_id] = entry
+        if since is not None:
+            known = {
+                *(room.room_id for room, _ in all_joined.values()),
+                *(one for part in sections.values() for one in part),
+            }
+            for gone in departures.list_since(tx, view.who.user_id, after=since, upto=upto):
+                if gone.room_id not in known and view.filter.admits_room(gone.room_id):
+                    sections["leave"][gone.room_id] = _empty(view, upto)
         self._add_to_rooms(tx, view, request, since, upto, all_joined, of_rooms, sections["join"])
         return {section: entries for section, entries in sections.items() if entries}
 

@@ -16,7 +16,7 @@ from tests import room_graphs
 from tests.room_graphs import Graph
 from tests.world import World, running, settings
 
-SEEDS = int(os.environ.get("GRAPHS", "4"))
+SEEDS = int(os.environ.get("GRAPHS", "3"))
 """Graphs for each room version and database; more by hand."""
 FIRST = int(os.environ.get("FIRST_GRAPH", "0"))
 

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urljoin
 
 import httpx2
 import msgspec
@@ -126,3 +126,6 @@ async def test_the_login_page_does_a_whole_login_and_names_its_fields(world: Wor
     assert labels == {"user", "password"} == set(re.findall(r'<input id="(\w+)"', answer.text))
     assert "window.matrixLogin.onLogin(" in answer.text
     assert "PHONE" not in answer.text  # It is for the script, which sends it on.
+    # The script logs in at this server, below whatever path it is mounted.
+    [target] = re.findall(r'fetch\("(.*?)"', answer.text)
+    assert urljoin("/below/_matrix/static/client/login/", target) == "/below/_matrix/client/v3/login"
