@@ -1,7 +1,5 @@
 """Statements that look through several tables for rows which do not fit together (`services/rooms/consistency.py`)."""
 
-from dataclasses import dataclass
-
 from sqlalchemy import ColumnElement, Select, Table, bindparam, exists, func, literal, select, union_all
 
 from homeserver.matrix.identifiers import EventId
@@ -29,14 +27,6 @@ _OF_ROOMS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Transaction:
-    """A client's transaction id and the position of the event that it is said to have made."""
-
-    txn_id: str
-    position: int
-
-
 def _homeless(table: Table) -> Select[tuple[str, int]]:
     known = exists().where(rooms.c.room_nid == table.c.room_nid)
     return select(literal(table.name).label("name"), table.c.room_nid).where(~known).distinct()
@@ -58,11 +48,11 @@ _UNDONE = (
 )
 _TWICE: ColumnElement[bool] = func.count() > 1
 _DOUBLED = (
-    select(transactions.c.position)
-    .where(transactions.c.position.is_not(None))
-    .group_by(transactions.c.position)
+    select(events.c.event_id)
+    .join(transactions, transactions.c.position == events.c.position)
+    .group_by(events.c.event_id)
     .having(_TWICE)
-    .order_by(transactions.c.position)
+    .order_by(events.c.event_id)
     .limit(bindparam("limit"))
 )
 _LOST_RELATIONS = (
@@ -92,13 +82,13 @@ def list_ahead(tx: ReadTx, *, limit: int) -> list[tuple[EventId, int]]:
     return [(row.event_id, row.position) for row in tx.connection.execute(_AHEAD, {"limit": limit})]
 
 
-def list_undone(tx: ReadTx, *, limit: int) -> list[Transaction]:
-    """Transactions whose event is not there."""
-    return [Transaction(*row) for row in tx.connection.execute(_UNDONE, {"limit": limit})]
+def list_undone(tx: ReadTx, *, limit: int) -> list[tuple[str, int]]:
+    """Transaction ids whose event is not there, with the position at which it should be."""
+    return [(row.txn_id, row.position) for row in tx.connection.execute(_UNDONE, {"limit": limit})]
 
 
-def list_doubled(tx: ReadTx, *, limit: int) -> list[int]:
-    """Positions of events that more than one transaction is said to have made."""
+def list_doubled(tx: ReadTx, *, limit: int) -> list[EventId]:
+    """Events that more than one transaction is said to have made."""
     return list(tx.connection.execute(_DOUBLED, {"limit": limit}).scalars())
 
 
