@@ -344,8 +344,13 @@ async def _fsck(database: Database, room_id: RoomId | None) -> int:
     def tell(found: list[Finding]) -> None:
         nonlocal faults
         faults += len(found)
+        by_remedy: dict[str, list[Finding]] = {}
         for one in found:
-            print(f"{one.room_id or 'The whole database'}: {one.what} ({one.kind.invariant})\n    {one.kind.remedy}")
+            by_remedy.setdefault(one.kind.remedy, []).append(one)
+        if found:
+            print(found[0].room_id or "The whole database")
+        for remedy, ones in by_remedy.items():
+            print("".join(f"  {one.what} ({one.kind.invariant})\n" for one in ones) + f"    What to do: {remedy}")
 
     if room_id is not None:
         tell(await consistency.check_room(database, room_id, lambda count: None))
@@ -371,12 +376,12 @@ def draw_graph(
 ) -> None:
     """Draw the newest events of a room, with what they follow and what became of them."""
     shown = _read_database(lambda database: database.snapshot(excerpt.read_graph, room, newest=newest, limit=limit))
-    picture = drawing.dot(shown) if as_dot else drawing.svg(shown)
+    text = drawing.dot(shown) if as_dot else drawing.svg(shown)
     if output is None:
-        sys.stdout.write(picture)
+        sys.stdout.write(text)
         return
     try:
-        output.write_text(picture, encoding="utf-8")
+        output.write_text(text, encoding="utf-8")
     except OSError as error:
         print(f"{output} cannot be written: {error.strerror}.", file=sys.stderr)
         raise typer.Exit(1) from None

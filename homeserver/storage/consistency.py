@@ -1,7 +1,5 @@
 """Statements that look through several tables for rows which do not fit together (`services/rooms/consistency.py`)."""
 
-from dataclasses import dataclass
-
 from sqlalchemy import ColumnElement, Select, Table, bindparam, exists, func, literal, select, union_all
 
 from homeserver.matrix.identifiers import EventId
@@ -29,15 +27,6 @@ _OF_ROOMS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Transaction:
-    """A client's transaction id and the event that it is said to have made."""
-
-    user_id: str
-    txn_id: str
-    event_id: EventId
-
-
 def _homeless(table: Table) -> Select[tuple[str, int]]:
     known = exists().where(rooms.c.room_nid == table.c.room_nid)
     return select(literal(table.name).label("name"), table.c.room_nid).where(~known).distinct()
@@ -51,19 +40,19 @@ _AHEAD = (
     .order_by(events.c.position)
     .limit(bindparam("limit"))
 )
-_MADE = select(transactions.c.user_id, transactions.c.txn_id, transactions.c.event_id)
 _UNDONE = (
-    _MADE.where(transactions.c.event_id.is_not(None), ~exists().where(events.c.event_id == transactions.c.event_id))
-    .order_by(transactions.c.event_id)
+    select(transactions.c.txn_id, transactions.c.position)
+    .where(transactions.c.position.is_not(None), ~exists().where(events.c.position == transactions.c.position))
+    .order_by(transactions.c.position)
     .limit(bindparam("limit"))
 )
 _TWICE: ColumnElement[bool] = func.count() > 1
 _DOUBLED = (
-    select(transactions.c.event_id)
-    .where(transactions.c.event_id.is_not(None))
-    .group_by(transactions.c.event_id)
+    select(events.c.event_id)
+    .join(transactions, transactions.c.position == events.c.position)
+    .group_by(events.c.event_id)
     .having(_TWICE)
-    .order_by(transactions.c.event_id)
+    .order_by(events.c.event_id)
     .limit(bindparam("limit"))
 )
 _LOST_RELATIONS = (
@@ -93,9 +82,9 @@ def list_ahead(tx: ReadTx, *, limit: int) -> list[tuple[EventId, int]]:
     return [(row.event_id, row.position) for row in tx.connection.execute(_AHEAD, {"limit": limit})]
 
 
-def list_undone(tx: ReadTx, *, limit: int) -> list[Transaction]:
-    """Transactions whose event is not there."""
-    return [Transaction(*row) for row in tx.connection.execute(_UNDONE, {"limit": limit})]
+def list_undone(tx: ReadTx, *, limit: int) -> list[tuple[str, int]]:
+    """Transaction ids whose event is not there, with the position at which it should be."""
+    return [(row.txn_id, row.position) for row in tx.connection.execute(_UNDONE, {"limit": limit})]
 
 
 def list_doubled(tx: ReadTx, *, limit: int) -> list[EventId]:

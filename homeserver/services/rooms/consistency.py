@@ -61,10 +61,10 @@ def _check_whole(tx: ReadTx) -> list[Finding]:
         report.add(findings.FALSE_POSITION, f"Event {event_id} is at position {position}, which was not given out yet.")
     for position in consistency.list_shared_positions(tx, limit=_MOST):
         report.add(findings.FALSE_POSITION, f"Position {position} is that of an event and of a resolved state.")
-    for one in consistency.list_undone(tx, limit=_MOST):
+    for txn_id, position in consistency.list_undone(tx, limit=_MOST):
         report.add(
             findings.FALSE_TRANSACTION,
-            f"The transaction {one.txn_id!r} of {one.user_id} is said to have made {one.event_id}, which is not there.",
+            f"The transaction {txn_id!r} is said to have made the event at position {position}, which is not there.",
         )
     for event_id in consistency.list_doubled(tx, limit=_MOST):
         report.add(findings.FALSE_TRANSACTION, f"Event {event_id} is said to be made by more than one transaction.")

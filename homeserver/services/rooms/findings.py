@@ -73,7 +73,7 @@ class Report:
     def close(self) -> list[Finding]:
         """All of them."""
         more = [
-            Finding(kind, self._room_id, f"And {count - _MOST} more of the kind last named with {kind.invariant}.")
+            Finding(kind, self._room_id, f"And {count - _MOST} more like these.")
             for kind, count in self._counts.items()
             if count > _MOST
         ]
