@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import inf
 from typing import Protocol, TypeVar
 
 from homeserver.matrix import visibility
@@ -98,7 +99,9 @@ class Onlooker:
             after = self._moment(row.state_after)
             # An event that changes what may be seen is seen by whomever the moment before it or after it allows.
             considered = [after, self._moment(row.state_before)] if row.position in turning else [after]
-            if any(visibility.may_see(moment, joined_later=self._last_join > row.position) for moment in considered):
+            if any(
+                visibility.may_see(moment, joined_later=self._in_room_until > row.position) for moment in considered
+            ):
                 seen.append(Seen(row, event, after.membership))
         return self._without_erased(seen)
 
@@ -108,7 +111,7 @@ class Onlooker:
         return [
             one
             for one in placed
-            if visibility.may_see(self._moment(one.state_after), joined_later=self._last_join > one.position)
+            if visibility.may_see(self._moment(one.state_after), joined_later=self._in_room_until > one.position)
         ]
 
     def may_read_present(self) -> bool:
@@ -133,11 +136,9 @@ class Onlooker:
         return self.member.position if self.end.position == self.member.event else self.end.position
 
     @property
-    def _last_join(self) -> int:
-        """The last position at which an event said that the user was in the room; 0 for never."""
-        if self.member is not None and self.is_joined:
-            return self.member.position
-        return 0 if self.end is None else self.end.replaces or 0
+    def _in_room_until(self) -> float:
+        """The position up to which whatever came was sent before some moment at which the user was in the room."""
+        return inf if self.is_joined else self.end_position
 
     def _moment(self, root: int | None) -> Moment:
         return _NOTHING if root is None else self._moments[root]

@@ -52,7 +52,7 @@ async def test_a_new_password_logs_other_devices_out_unless_asked_not_to(world: 
     assert (await login(world, "alice", "open sesame")).status_code == 200
 
 
-@pytest.mark.behaviours("CS-ACCT-04", "CS-ACCT-07", "CS-MEM-08")
+@pytest.mark.behaviours("CS-ACCT-04", "CS-ACCT-05", "CS-ACCT-07", "CS-LOGIN-04", "CS-MEM-08")
 async def test_a_deactivated_account_is_gone_from_everywhere(world: World) -> None:
     alice, bob = await world.user("alice"), await world.user("bob")
     room_id = await alice.create_room(preset="public_chat")
@@ -62,7 +62,7 @@ async def test_a_deactivated_account_is_gone_from_everywhere(world: World) -> No
     assert answer.json() == {"id_server_unbind_result": "no-support"}
     assert (await bob.get("/account/whoami")).status_code == 401
     refused = await login(world, "bob", "bobbob")
-    assert refused.status_code == 403
+    assert (refused.status_code, refused.json()["errcode"]) == (403, "M_FORBIDDEN")
     assert (await alice.get(f"/profile/{bob.user_id}")).json() == {}
     taken = await world.client.get("/_matrix/client/v3/register/available?username=bob")
     assert taken.json()["errcode"] == "M_USER_IN_USE"
@@ -98,6 +98,17 @@ async def test_one_confirms_with_a_name_of_ones_own(world: World, identifier: di
     auth = {"type": "m.login.password", "identifier": identifier, "password": "alicealice"}
     answer = await alice.post("/account/password", {"new_password": "open sesame", "auth": auth})
     assert answer.status_code == status
+
+
+@pytest.mark.behaviours("CS-UIA-09")
+@pytest.mark.parametrize("stage", ["m.login.registration_token", "m.login.terms", "m.login.dummy"])
+async def test_stages_of_a_registration_confirm_nothing_else(world: World, stage: str) -> None:
+    token = await world.container.registration.add_token("letmein", uses=None, lifetime_ms=None)
+    alice = await world.user("alice")
+    session = (await alice.post("/account/deactivate")).json()["session"]
+    answer = await alice.post("/account/deactivate", {"auth": {"type": stage, "session": session, "token": token}})
+    assert (answer.status_code, answer.json()["errcode"]) == (401, "M_FORBIDDEN")
+    assert "completed" not in answer.json()
 
 
 async def test_many_addresses_together_may_not_guess_without_end(database_url: str, tmp_path: Path) -> None:
