@@ -1,20 +1,25 @@
 """Every task of an operator."""
 
 import asyncio
+import gc
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import ExitStack
+from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
 import typer
 import uvicorn
+from sqlalchemy.exc import DBAPIError
 
 from homeserver.app import signing_key
 from homeserver.app.application import Application
 from homeserver.app.container import Container, build
+from homeserver.app.migrations import is_current
 from homeserver.app.migrations import migrate as migrate_database
 from homeserver.config.load import load
 from homeserver.config.model import Config
@@ -23,12 +28,36 @@ from homeserver.kit import logs
 from homeserver.kit.clock import Clock
 from homeserver.kit.metrics import Metrics
 from homeserver.kit.randomness import Randomness
+from homeserver.matrix.identifiers import EventId, RoomId
+from homeserver.services.rooms import consistency, drawing, excerpt
+from homeserver.services.rooms.findings import Finding
+from homeserver.services.rooms.purge import Point
+from homeserver.storage.engine import Database
+from homeserver.storage.purges import Job
 
 T = TypeVar("T")
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, help="A Matrix homeserver.")
 tokens = typer.Typer(no_args_is_help=True, help="Tokens with which people can register.")
 cli.add_typer(tokens, name="registration-token")
+room_commands = typer.Typer(no_args_is_help=True, help="Looking into rooms, and emptying them.")
+cli.add_typer(room_commands, name="room")
+_PICKED_UP_MS = 5_000
+"""A running server begins with what it is told to do in less."""
+_LOOK_S = 0.2
+_STAGES = {
+    "leave": "Letting users leave",
+    "close": "Closing the room",
+    "events": "Removing events",
+    "rest": "Removing what else there was",
+    "begin": "Looking at the history",
+    "messages": "Removing messages",
+    "edges": "Noting what is missing",
+    "state": "Removing state that is not needed",
+    "redactions": "Removing redactions",
+    "roots": "Finding states that are not needed",
+    "pages": "Removing these states",
+}
 
 
 def _settings() -> Config:
@@ -65,7 +94,12 @@ def serve() -> None:
     )
     # uvicorn ends gracefully on SIGTERM and then raises the signal again: what was asked for is done, so exit with 0.
     signal.signal(signal.SIGTERM, lambda *_: None)
-    _Server(settings, application).run(_sockets(config))
+    sockets = _sockets(config)
+    # What is loaded stays; to look through it again and again, and so often, takes tens of milliseconds at a time.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
+    _Server(settings, application).run(sockets)
 
 
 class _Server(uvicorn.Server):
@@ -115,7 +149,8 @@ def create_user(
 
 async def _with_container(config: Config, work: Callable[[Container], Awaitable[T]]) -> T:
     await migrate_database(config)
-    async with build(config, clock=Clock(), randomness=Randomness(), metrics=Metrics()) as container:
+    parts = build(config, clock=Clock(), randomness=Randomness(), metrics=Metrics(), is_server=False)
+    async with parts as container:
         return await work(container)
 
 
@@ -158,6 +193,93 @@ def revoke_token(token: Annotated[str, typer.Argument(help="The token.")]) -> No
     print("The token is revoked.")
 
 
+@room_commands.command(name="purge")
+def purge_room(
+    room_id: Annotated[str, typer.Argument(metavar="ROOM", help="The id of the room.")],
+    before: Annotated[
+        str | None,
+        typer.Option(
+            metavar="EVENT|TIME",
+            help="Remove the history before this event, or before a time like 2026-01-31 or 2026-01-31T12:00+01:00 "
+            "(UTC if not said otherwise). Left out: remove the whole room.",
+        ),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Remove the whole room even if users are in it, who then leave.")
+    ] = False,
+) -> None:
+    """Remove a room, or its history, for good.
+
+    A running server does it, and the command shows how far it has come. It goes on if the command is ended.
+    """
+    point = None if before is None else _point(before)
+    job = _run(lambda container: _purge(container, RoomId(room_id), point, is_forced=force))
+    if job.failure is not None:
+        print(job.failure, file=sys.stderr)
+        raise typer.Exit(1)
+    print("The room is gone." if job.before is None else "The history is gone.")
+
+
+def _point(text: str) -> Point:
+    """The event of this id, or the time. Ends the program where it is neither."""
+    if text.startswith("$"):
+        return Point(event_id=EventId(text))
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        print(f"{text} is neither the id of an event nor a time like 2026-01-31T12:00.", file=sys.stderr)
+        raise typer.Exit(2) from None
+    return Point(ts=int(time.replace(tzinfo=time.tzinfo or UTC).timestamp() * 1000))
+
+
+async def _purge(container: Container, room_id: RoomId, point: Point | None, *, is_forced: bool) -> Job:
+    """Begin a purge and see it to its end; where no server takes it up, do it here."""
+    purge, clock = container.purge, container.clock
+    job = await purge.find_open(room_id)
+    if job is None:
+        job = await purge.find(await purge.start(room_id, point, is_forced=is_forced))
+    else:
+        print("A purge of this room is under way already: this is how far it has come.")
+    asked = clock.now()
+    with _Progress() as progress:
+        async with asyncio.TaskGroup() as tasks:
+            working: asyncio.Task[None] | None = None
+            while job.ended_ts is None:
+                progress.show(job)
+                is_idle = working is None or working.done()
+                if is_idle and job.held_until < clock.now() and clock.now() > asked + _PICKED_UP_MS:
+                    working = tasks.create_task(purge.work(is_server=False))
+                await clock.sleep(_LOOK_S)
+                job = await purge.find(job.purge_id)
+    return job
+
+
+class _Progress:
+    """A bar for each stage of a purge."""
+
+    def __init__(self) -> None:
+        self._stage = ""
+        self._bars = ExitStack()
+        self._update: Callable[[int], None] = lambda steps: None
+        self._shown = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.close()
+
+    def show(self, job: Job) -> None:
+        """Show how far the purge has come."""
+        if job.stage != self._stage:
+            self._bars.close()
+            label = _STAGES[job.stage]
+            bar = self._bars.enter_context(typer.progressbar(length=max(job.total, 1), label=label, file=sys.stderr))
+            self._stage, self._shown, self._update = job.stage, 0, bar.update
+        self._update(job.done - self._shown)
+        self._shown = job.done
+
+
 @cli.command(name="check-config")
 def check_config() -> None:
     """Say whether the settings are good, and every fault if they are not."""
@@ -176,6 +298,108 @@ def generate_signing_key(
         print(f"{path} cannot be written: {error.strerror}.", file=sys.stderr)
         raise typer.Exit(1) from None
     print(f"The key {key.key_id} is in {path}.")
+
+
+@cli.command()
+def fsck(
+    room: Annotated[str | None, typer.Option(help="Id of a room: only this one is looked at.")] = None,
+) -> None:
+    """Say whether the database is whole, and what to do where it is not; nothing is changed.
+
+    It may run while the server does. Exits with 1 if something is wrong.
+    """
+    faults = _read_database(lambda database: _fsck(database, None if room is None else RoomId(room)))
+    if faults:
+        print(f"{faults} fault{'' if faults == 1 else 's'} found. Nothing was changed.", file=sys.stderr)
+        raise typer.Exit(1)
+    print("The database is whole.")
+
+
+def _read_database(work: Callable[[Database], Coroutine[Any, Any, T]]) -> T:
+    """Do something that only reads the database, and starts nothing of the server."""
+    config = _settings()
+    logs.configure(config.log.level, json=config.log.json)
+
+    async def read() -> T:
+        url = config.effective_database_url
+        if not await is_current(url):
+            print("This is no database of this release. Run `homeserver migrate` before.", file=sys.stderr)
+            raise typer.Exit(2)
+        async with Database.open(url) as database:
+            return await work(database)
+
+    try:
+        return asyncio.run(read())
+    except RequestError as error:
+        print(error.message, file=sys.stderr)
+    except DBAPIError as error:
+        print(f"The database cannot be read: {error.orig}", file=sys.stderr)
+    raise typer.Exit(1)
+
+
+async def _fsck(database: Database, room_id: RoomId | None) -> int:
+    """Print what is wrong, and say how much that is."""
+    faults = 0
+
+    def tell(found: list[Finding]) -> None:
+        nonlocal faults
+        faults += len(found)
+        by_remedy: dict[str, list[Finding]] = {}
+        for one in found:
+            by_remedy.setdefault(one.kind.remedy, []).append(one)
+        if found:
+            print(found[0].room_id or "The whole database")
+        for remedy, ones in by_remedy.items():
+            print("".join(f"  {one.what} ({one.kind.invariant})\n" for one in ones) + f"    What to do: {remedy}")
+
+    if room_id is not None:
+        tell(await consistency.check_room(database, room_id, lambda count: None))
+        return faults
+    tell(await consistency.check_whole(database))
+    count = await consistency.count_events(database)
+    with typer.progressbar(length=count, label=f"Looking at {count} events", file=sys.stderr) as progress:
+        async for found in consistency.check_rooms(database, progress.update):
+            tell(found)
+    return faults
+
+
+_Room = Annotated[str, typer.Argument(help="The room's id, or a local alias of it.", metavar="ROOM")]
+
+
+@room_commands.command(name="graph")
+def draw_graph(
+    room: _Room,
+    newest: Annotated[str | None, typer.Option("--from", help="The newest event to show. Left out: the last.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=5000, help="How many events to show.")] = 100,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write. Left out: print it.")] = None,
+    as_dot: Annotated[bool, typer.Option("--dot", help="Write DOT, for Graphviz, and not SVG.")] = False,
+) -> None:
+    """Draw the newest events of a room, with what they follow and what became of them."""
+    shown = _read_database(lambda database: database.snapshot(excerpt.read_graph, room, newest=newest, limit=limit))
+    text = drawing.dot(shown) if as_dot else drawing.svg(shown)
+    if output is None:
+        sys.stdout.write(text)
+        return
+    try:
+        output.write_text(text, encoding="utf-8")
+    except OSError as error:
+        print(f"{output} cannot be written: {error.strerror}.", file=sys.stderr)
+        raise typer.Exit(1) from None
+    print(f"{len(shown.events)} events of {shown.room_id} are in {output}.")
+
+
+@room_commands.command(name="resolutions")
+def show_resolutions(
+    room: _Room, limit: Annotated[int, typer.Option(min=1, max=1000, help="How many to show.")] = 20
+) -> None:
+    """Say where branches of a room were brought together, what changed in its state, and which events lost."""
+    found = _read_database(lambda database: database.snapshot(excerpt.read_resolutions, room, limit=limit))
+    if not found:
+        print("The room's state was never resolved: its branches never disagreed.")
+    for one in found:
+        print(f"Position {one.position}: {one.states} states were resolved {one.where}.")
+        print("".join(f"  changed: {change}\n" for change in one.changes) or "  changed: nothing\n", end="")
+        print("".join(f"  lost: {loser}\n" for loser in one.lost), end="")
 
 
 def main() -> None:

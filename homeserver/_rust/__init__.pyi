@@ -1,3 +1,3 @@
-from homeserver._rust import canonical, errors, event_auth, events, push, signing, state_res
+from homeserver._rust import auth_graph, canonical, errors, event_auth, events, push, signing, state_res, state_tree
 
-__all__ = ["canonical", "errors", "event_auth", "events", "push", "signing", "state_res"]
+__all__ = ["auth_graph", "canonical", "errors", "event_auth", "events", "push", "signing", "state_res", "state_tree"]

@@ -74,6 +74,7 @@ ENDPOINTS = [
     *_below("/_matrix/client/r0", _V3),  # The older name of the same operations.
     *_below("/_matrix/client/v1", _V1),
     *_below("/_synapse/admin/v1", register.ENDPOINTS_ADMIN),
+    *_below("/_matrix/static/client", fallback.ENDPOINTS_STATIC),
     *_below("/_matrix/media", media.ENDPOINTS_MEDIA),
     *ops.ENDPOINTS,
 ]

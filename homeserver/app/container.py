@@ -8,14 +8,16 @@ from pathlib import Path
 from homeserver.app import signing_key
 from homeserver.config.model import Config
 from homeserver.consumers.effects import RoomEffects
-from homeserver.consumers.housekeeping import Housekeeping
+from homeserver.consumers.housekeeping import Housekeeping, Purging
 from homeserver.consumers.loop import running
+from homeserver.kit import crash
 from homeserver.kit.clock import Clock
 from homeserver.kit.concurrency import Background
 from homeserver.kit.logs import report
 from homeserver.kit.metrics import Metrics
 from homeserver.kit.randomness import Randomness
 from homeserver.outbound.blobs import DiskBlobs
+from homeserver.outbound.keyring import KeyRing
 from homeserver.services.auth.interactive import InteractiveAuth
 from homeserver.services.auth.limits import Limits
 from homeserver.services.auth.passwords import Passwords
@@ -26,15 +28,22 @@ from homeserver.services.live.receipts import Receipts
 from homeserver.services.live.typing import Typing
 from homeserver.services.media.store import MediaStore
 from homeserver.services.media.thumbnails import Thumbnails
+from homeserver.services.rooms.author import Author
 from homeserver.services.rooms.create import RoomCreation
 from homeserver.services.rooms.directory import Directory
+from homeserver.services.rooms.graph import Graph
 from homeserver.services.rooms.hierarchy import Hierarchy
 from homeserver.services.rooms.hot import HotRooms
+from homeserver.services.rooms.inbox import Inbox
 from homeserver.services.rooms.members import Members
+from homeserver.services.rooms.merge import Merger
 from homeserver.services.rooms.persist import EventWriter
+from homeserver.services.rooms.purge import Purge
 from homeserver.services.rooms.read import RoomReader
 from homeserver.services.rooms.relations import Relations
-from homeserver.services.rooms.send import Author, Sender
+from homeserver.services.rooms.resolution import Resolver
+from homeserver.services.rooms.send import Sender
+from homeserver.services.rooms.signatures import Signatures
 from homeserver.services.rooms.state import StateTrees
 from homeserver.services.rooms.state_events import StateEvents
 from homeserver.services.rooms.succession import Succession
@@ -45,6 +54,7 @@ from homeserver.services.sync.unread import Unread
 from homeserver.services.sync.v2 import Sync
 from homeserver.services.users.account_data import UserData
 from homeserver.services.users.accounts import Accounts
+from homeserver.services.users.confirmation import Confirmation
 from homeserver.services.users.devices import Devices
 from homeserver.services.users.e2e_keys import E2eKeys
 from homeserver.services.users.key_backups import KeyBackups
@@ -73,6 +83,7 @@ class Container:
     interactive: InteractiveAuth
     devices: Devices
     accounts: Accounts
+    confirmation: Confirmation
     registration: Registration
     profiles: Profiles
     user_data: UserData
@@ -82,6 +93,7 @@ class Container:
     e2e_keys: E2eKeys
     to_device: ToDevice
     key_backups: KeyBackups
+    inbox: Inbox
     sender: Sender
     members: Members
     room_creation: RoomCreation
@@ -91,6 +103,7 @@ class Container:
     relations: Relations
     hierarchy: Hierarchy
     state_events: StateEvents
+    purge: Purge
     receipts: Receipts
     typing: Typing
     presence: Presence
@@ -99,9 +112,15 @@ class Container:
 
 
 @asynccontextmanager
-async def build(config: Config, *, clock: Clock, randomness: Randomness, metrics: Metrics) -> AsyncIterator[Container]:
-    """Open everything; what was opened is closed when the block ends."""
+async def build(
+    config: Config, *, clock: Clock, randomness: Randomness, metrics: Metrics, is_server: bool = True
+) -> AsyncIterator[Container]:
+    """Open everything; what was opened is closed when the block ends.
+
+    Only a server does the work that follows what has happened; a command, which may run beside one, does its task.
+    """
     async with AsyncExitStack() as stack:
+        crash.arm(config.crash_point)
         notifier = Notifier()
         database = await stack.enter_async_context(
             Database.open(config.effective_database_url, on_commit=notifier.changed)
@@ -114,6 +133,7 @@ async def build(config: Config, *, clock: Clock, randomness: Randomness, metrics
         passwords = Passwords(config.passwords)
         stack.callback(passwords.close)
         devices = Devices(database, sessions)
+        limits = Limits(clock, enabled=config.limits.rate_limits)
         accounts = Accounts(
             database,
             clock,
@@ -121,6 +141,7 @@ async def build(config: Config, *, clock: Clock, randomness: Randomness, metrics
             sessions,
             passwords,
             devices,
+            limits,
             config.server_name,
             shortest_password=config.passwords.minimum_length,
         )
@@ -139,8 +160,14 @@ async def build(config: Config, *, clock: Clock, randomness: Randomness, metrics
 
         author = Author(config.server_name, signing_key.ensure(config, randomness), clock, randomness)
         trees = StateTrees()
-        hot = HotRooms(database, trees)
-        sender = Sender(database, clock, hot, EventWriter(database, hot, trees, background), author)
+        hot = HotRooms(database, trees, config.room_memory_mib << 20)
+        writer = EventWriter(database, hot, trees, background)
+        resolver = Resolver(database, trees)
+        graph = Graph(database, trees, hot, resolver)
+        keys = KeyRing(database, config.server_name, author.key)
+        merger = Merger(clock, hot, writer, graph, author, config.server_name)
+        inbox = Inbox(database, clock, hot, writer, graph, merger, Signatures(keys))
+        sender = Sender(database, clock, hot, writer, merger, author)
         members = Members(database, sender, Succession(database, trees), config.server_name)
         room_creation = RoomCreation(clock, sender, members, author, default_version=config.default_room_version)
         room_reader = RoomReader(database, clock, trees)
@@ -171,7 +198,12 @@ async def build(config: Config, *, clock: Clock, randomness: Randomness, metrics
         stack.push_async_callback(housekeeping.tidy)
         stack.callback(notifier.wake_all)
         effects = RoomEffects(database, notifier, members, presence)
-        await stack.enter_async_context(running([housekeeping.run, effects.run], clock))
+        purge = Purge(
+            database, clock, trees, hot, resolver, sender, server_name=config.server_name, holder=randomness.letters(16)
+        )
+        purging = Purging(notifier, purge)
+        if is_server:
+            await stack.enter_async_context(running([housekeeping.run, effects.run, purging.run], clock))
         yield Container(
             config=config,
             clock=clock,
@@ -181,10 +213,11 @@ async def build(config: Config, *, clock: Clock, randomness: Randomness, metrics
             notifier=notifier,
             sessions=sessions,
             passwords=passwords,
-            limits=Limits(clock, enabled=config.limits.rate_limits),
+            limits=limits,
             interactive=interactive,
             devices=devices,
             accounts=accounts,
+            confirmation=Confirmation(interactive, accounts),
             registration=registration,
             profiles=Profiles(database),
             user_data=UserData(database),
@@ -194,15 +227,17 @@ async def build(config: Config, *, clock: Clock, randomness: Randomness, metrics
             e2e_keys=E2eKeys(database, config.server_name),
             to_device=ToDevice(database, clock),
             key_backups=KeyBackups(database),
+            inbox=inbox,
             sender=sender,
             members=members,
             room_creation=room_creation,
             room_reader=room_reader,
-            relations=Relations(database, clock, trees, room_reader),
+            relations=Relations(database, room_reader),
             room_upgrade=RoomUpgrade(database, sender, members, room_creation, author),
             directory=directory,
             hierarchy=Hierarchy(database, trees, summaries),
             state_events=StateEvents(sender, members, directory),
+            purge=purge,
             receipts=Receipts(database, clock),
             typing=typing,
             presence=presence,

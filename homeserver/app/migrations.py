@@ -18,7 +18,7 @@ _MIGRATIONS = _REPOSITORY / "migrations"
 async def migrate(config: Config) -> None:
     """Run every migration that the database has not had yet."""
     url = config.effective_database_url
-    if not await _is_current(url):
+    if not await is_current(url):
         await asyncio.to_thread(_upgrade, url)
 
 
@@ -35,7 +35,8 @@ def _upgrade(url: str) -> None:
     import_module("alembic.command").upgrade(alembic_config(url), "head")
 
 
-async def _is_current(url: str) -> bool:
+async def is_current(url: str) -> bool:
+    """Whether the database has the schema of this release."""
     newest = max(path.name[:4] for path in (_MIGRATIONS / "versions").glob("[0-9]*.py"))
     async with Database.open(url) as database:
         try:

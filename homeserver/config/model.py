@@ -10,6 +10,7 @@ from msgspec import Meta, Struct, field
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Positive = Annotated[int, Meta(ge=1)]
+CrashPoint = Annotated[str, Meta(pattern=r"^K[1-7](:[1-9][0-9]{0,5})?$")]
 
 
 class Registration(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -95,10 +96,17 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         Literal["1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12"],
         Meta(description="Version of rooms whose creator names none."),
     ] = "12"
+    room_memory_mib: Annotated[int, Meta(ge=1, description="Memory for the rooms that are in use, in MiB.")] = 256
     presence: Annotated[
         bool,
         Meta(description="Show people who share a room to each other as online or idle."),
     ] = True
+    crash_point: Annotated[
+        CrashPoint | None,
+        Meta(
+            description="For tests alone: where the process kills itself, as `K3:5` for the fifth passing of K3.",
+        ),
+    ] = None
     registration: Registration = field(default_factory=Registration)
     passwords: Passwords = field(default_factory=Passwords)
     limits: Limits = field(default_factory=Limits)

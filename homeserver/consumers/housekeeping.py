@@ -3,11 +3,14 @@
 from homeserver.kit.clock import Clock
 from homeserver.services.auth.sessions import Sessions
 from homeserver.services.live.presence import SWEEP_S, Presence
+from homeserver.services.rooms.purge import PURGES, Purge
 from homeserver.storage import transactions
 from homeserver.storage.engine import Database
+from homeserver.streams.notifier import Notifier
 
 _TRANSACTIONS_MS = 24 * 60 * 60 * 1000
 _EVERY_SWEEPS = 6  # Once a minute.
+_PURGES_S = 2.0
 
 
 class Housekeeping:
@@ -33,3 +36,18 @@ class Housekeeping:
         """Write down and forget."""
         await self._sessions.write_seen()
         await self._database.write(transactions.delete_older, before=self._clock.now() - _TRANSACTIONS_MS)
+
+
+class Purging:
+    """Carries out purges: those begun here at once, those begun by a command, or left by a crash, soon."""
+
+    def __init__(self, notifier: Notifier, purge: Purge) -> None:
+        self._notifier = notifier
+        self._purge = purge
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        while True:
+            with self._notifier.waiting_for([PURGES]) as waiter:
+                await self._purge.work(is_server=True)
+                await waiter.wait(_PURGES_S)

@@ -1,6 +1,7 @@
 """Request bodies and queries: read once, capped, decoded into typed structs with the specification's errors."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, TypeVar
 
 import msgspec
@@ -87,17 +88,24 @@ def decode_query(pairs: list[tuple[str, str]], kind: type[S]) -> S:
     values: dict[str, Any] = {}
     for name, value in pairs:
         values.setdefault(name, []).append(value)
-    fields = {info.encode_name: info for info in msgspec.structs.fields(kind)}
-    shaped = {
-        name: (given if _is_list(fields[name].type) else given[-1]) for name, given in values.items() if name in fields
-    }
-    for name, info in fields.items():
-        if info.required and name not in shaped:
+    lists, required = _shape(kind)
+    shaped = {name: (given if lists[name] else given[-1]) for name, given in values.items() if name in lists}
+    for name in required:
+        if name not in shaped:
             raise MissingParam(f"The query parameter {name} is missing.")
     try:
         return msgspec.convert(shaped, kind, strict=False)
     except msgspec.ValidationError as error:
         raise InvalidParam(_in_words(str(error))) from None
+
+
+@cache
+def _shape(kind: type[msgspec.Struct]) -> tuple[dict[str, bool], list[str]]:
+    """For each parameter whether it is a list, and which are required; to ask the struct takes 50 µs."""
+    fields = msgspec.structs.fields(kind)
+    return {info.encode_name: _is_list(info.type) for info in fields}, [
+        info.encode_name for info in fields if info.required
+    ]
 
 
 def _is_list(kind: Any) -> bool:

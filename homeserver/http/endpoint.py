@@ -24,6 +24,7 @@ from homeserver.http.bodies import (
     identifier,
     read_capped,
 )
+from homeserver.kit import crash
 from homeserver.matrix import identifiers
 from homeserver.services.auth.limits import RATES, Limits
 from homeserver.services.auth.sessions import Requester, Sessions
@@ -135,7 +136,12 @@ def bind(endpoint: Endpoint, services: Callable[[Request], Any], provided: Mappi
             arguments["request"] = request
         for name, field in from_services:
             arguments[name] = getattr(container, field)
-        result = await endpoint.handler(**arguments)
+        if decode is None:
+            result = await endpoint.handler(**arguments)
+        else:
+            crash.point("K1")
+            result = await endpoint.handler(**arguments)
+            crash.point("K6")
         if isinstance(result, Response):
             return result
         return Response(_encode(result), media_type="application/json")

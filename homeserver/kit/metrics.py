@@ -10,6 +10,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._series: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         ProcessCollector(registry=self.registry)
         self.requests = Counter(
             "homeserver_requests", "Requests answered.", ["method", "endpoint", "status"], registry=self.registry
@@ -32,6 +33,20 @@ class Metrics:
             registry=self.registry,
         )
         self.waiting = Gauge("homeserver_waiting_requests", "Long polls held open now.", registry=self.registry)
+
+    def answered(self, method: str, endpoint: str, status: int, seconds: float) -> None:
+        """A request was answered."""
+        series = self._series.get((method, endpoint, status))
+        if series is None:
+            # To find a series by its labels takes longer than to count in it.
+            series = (
+                self.requests.labels(method, endpoint, status),
+                self.request_seconds.labels(method, endpoint),
+            )
+            self._series[method, endpoint, status] = series
+        count, duration = series
+        count.inc()
+        duration.observe(seconds)
 
     def render(self) -> bytes:
         """The text exposition format."""

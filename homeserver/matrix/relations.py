@@ -36,15 +36,18 @@ def relation_in(content: Any) -> RelatesTo | None:
     return RelatesTo(rel_type, event_id, key if isinstance(key, str) else None)
 
 
+def can_be_edited(event: Event) -> bool:
+    """Whether edits of the event may count: state and edits are not edited (event replacements, Validity)."""
+    related = relates_to(event)
+    return not event.is_state and (related is None or related.rel_type != EDIT)
+
+
 def is_edit_of(edit: Event, original: Event) -> bool:
-    """Whether the edit counts (event replacements, Validity of replacement events)."""
-    related = relates_to(original)
+    """Whether the edit of an event that can be edited counts (event replacements, Validity)."""
     return (
         edit.sender == original.sender
         and edit.type == original.type
         and not edit.is_state
-        and not original.is_state
-        and (related is None or related.rel_type != EDIT)
         # Of an encrypted edit the new content is inside, where nobody here can look.
         and (edit.type == "m.room.encrypted" or isinstance(edit.content.get("m.new_content"), dict))
     )

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 SHARED = "shared"
-_KNOWN = {"world_readable", "shared", "invited", "joined"}
+WORLD_READABLE = "world_readable"
+_KNOWN = {WORLD_READABLE, SHARED, "invited", "joined"}
 
 
 def history_visibility(value: object) -> str:

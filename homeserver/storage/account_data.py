@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from sqlalchemy import BigInteger, Column, Index, Table, bindparam, delete, select
 from sqlalchemy.dialects.postgresql import insert
 
-from homeserver.matrix.identifiers import UserId
+from homeserver.matrix.identifiers import RoomId, UserId
 from homeserver.storage.engine import ReadTx, WriteTx
 from homeserver.storage.tables import Text, chunks, metadata
 
@@ -52,6 +52,7 @@ _OF_USERS = select(account_data.c.user_id, account_data.c.content).where(
     account_data.c.type == bindparam("type"),
 )
 _REMOVE_ALL = delete(account_data).where(account_data.c.user_id == bindparam("user"))
+_REMOVE_OF_ROOM = delete(account_data).where(account_data.c.room_id == bindparam("gone_id"))
 _SINCE = (
     select(account_data)
     .where(
@@ -80,6 +81,11 @@ def put(tx: WriteTx, data: AccountData) -> None:
 def remove_all(tx: WriteTx, user_id: UserId) -> None:
     """Remove everything that a user has kept."""
     tx.connection.execute(_REMOVE_ALL, {"user": user_id})
+
+
+def remove_of_room(tx: WriteTx, room_id: RoomId) -> None:
+    """Remove what users have kept for a room, tags and read markers among it."""
+    tx.connection.execute(_REMOVE_OF_ROOM, {"gone_id": room_id})
 
 
 def find(tx: ReadTx, user_id: UserId, room_id: str, type_: str) -> str | None:

@@ -37,6 +37,7 @@ _OF_ROOMS = (
     select(aliases).where(aliases.c.room_nid.in_(bindparam("room_nids", expanding=True))).order_by(aliases.c.alias)
 )
 _MOVE = update(aliases).where(aliases.c.room_nid == bindparam("old")).values(room_nid=bindparam("new"))
+_DELETE_OF_ROOM = delete(aliases).where(aliases.c.room_nid == bindparam("nid"))
 _DELETE = delete(aliases).where(aliases.c.alias == bindparam("name"))
 
 
@@ -77,3 +78,8 @@ def move(tx: WriteTx, old_nid: int, new_nid: int) -> None:
 def remove(tx: WriteTx, alias: RoomAlias) -> None:
     """Remove the alias."""
     tx.connection.execute(_DELETE, {"name": alias})
+
+
+def remove_of_room(tx: WriteTx, room_nid: int) -> None:
+    """Remove all aliases of a room."""
+    tx.connection.execute(_DELETE_OF_ROOM, {"nid": room_nid})

@@ -1,16 +1,47 @@
-"""Events: one row each, with the event's bytes; its place in the room's log is its position."""
+"""Events: one row each, with the event's bytes; its place in the room's log is its position.
+
+What an event cites is stored before it: edges of the auth graph lead to lower positions. Edges to earlier events are in
+the event itself; `storage/event_graph.py` has the ends that hang loose.
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import BigInteger, Column, Index, LargeBinary, SmallInteger, Table, bindparam, insert, select, update
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Index,
+    LargeBinary,
+    SmallInteger,
+    Table,
+    bindparam,
+    case,
+    delete,
+    func,
+    insert,
+    null,
+    or_,
+    select,
+    text,
+    update,
+)
 
 from homeserver.matrix.identifiers import EventId
 from homeserver.storage.engine import ReadTx, WriteTx
+from homeserver.storage.pdus import Pdu
 from homeserver.storage.tables import Text, chunks, metadata
 
 OK = 0
 """The event is part of the room's history as everybody sees it."""
+
+SOFT_FAILED = 1
+"""The event was allowed where it was sent, but not by the room as it was when it came. Clients do not see it."""
+
+REJECTED = 2
+"""The event is not allowed. It changes nothing, and what cites it as an auth event is rejected too."""
+
+OUTLIER = 3
+"""The event is known because another cites it; the state before it is not known, and it is in no timeline."""
 
 events = Table(
     "events",
@@ -24,11 +55,28 @@ events = Table(
     Column("replaces", BigInteger),  # Position of the state event that was current before this one.
     Column("state_before", BigInteger),  # Roots of the state tree; null before the first event.
     Column("state_after", BigInteger),
+    # The room's state after this event had come, where other branches made it another than the state after the event.
+    Column("room_state", BigInteger),
+    Column("auth", LargeBinary),  # Of state events: positions of the auth events (`matrix/auth_graph.py`).
     Column("status", SmallInteger, nullable=False),
     Column("redacted_by", BigInteger),  # Position of the redaction; `pdu` is then the redacted form.
-    Column("pdu", LargeBinary, nullable=False),
+    Column("pdu", Pdu, nullable=False),
     Index("ix_events_room_nid_position", "room_nid", "position"),
-    Index("ix_events_room_nid_depth_position", "room_nid", "depth", "position"),
+    # The auth graph of a room, from a point on.
+    Index(
+        "ix_events_state",
+        "room_nid",
+        "position",
+        postgresql_where=text("pair_id IS NOT NULL"),
+        sqlite_where=text("pair_id IS NOT NULL"),
+    ),
+    # What a redaction did.
+    Index(
+        "ix_events_redacted_by",
+        "redacted_by",
+        postgresql_where=text("redacted_by IS NOT NULL"),
+        sqlite_where=text("redacted_by IS NOT NULL"),
+    ),
     Index("ix_events_room_nid_origin_server_ts", "room_nid", "origin_server_ts"),
 )
 
@@ -46,9 +94,46 @@ class StoredEvent:
     replaces: int | None
     state_before: int | None
     state_after: int | None
+    room_state: int | None
+    auth: bytes | None
     status: int
     redacted_by: int | None
     pdu: bytes
+
+    @property
+    def room_root(self) -> int | None:
+        """The state of the room when this event had come."""
+        return self.state_after if self.room_state is None else self.room_state
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where an event is, and what it is there."""
+
+    position: int
+    room_nid: int
+    event_id: EventId
+    pair_id: int | None
+    status: int
+
+
+@dataclass(frozen=True, slots=True)
+class AuthRow:
+    """A state event as a node of the auth graph."""
+
+    position: int
+    pair_id: int
+    auth: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Roots:
+    """The states that an event has to do with."""
+
+    position: int
+    state_before: int | None
+    state_after: int | None
+    room_state: int | None
 
 
 _INSERT = insert(events)
@@ -61,6 +146,7 @@ _REDACT = (
     .values(pdu=bindparam("redacted"), redacted_by=bindparam("redaction"))
 )
 _IN_ROOM = _ALL.where(events.c.room_nid == bindparam("room_nid"), events.c.status == OK)
+_ALL_IN_ROOM = _ALL.where(events.c.room_nid == bindparam("room_nid")).order_by(events.c.position)
 _FORWARDS = (
     _IN_ROOM.where(events.c.position > bindparam("after"), events.c.position <= bindparam("upto"))
     .order_by(events.c.position)
@@ -90,6 +176,89 @@ _UNTIL_TIME = (
     .order_by(events.c.origin_server_ts.desc(), events.c.position.desc())
     .limit(bindparam("limit"))
 )
+_PLACES = select(events.c.event_id, events.c.position).where(
+    events.c.event_id.in_(bindparam("event_ids", expanding=True))
+)
+_STANDINGS = select(events.c.position, events.c.room_nid, events.c.event_id, events.c.pair_id, events.c.status)
+_STANDINGS_AT = _STANDINGS.where(events.c.position.in_(bindparam("positions", expanding=True)))
+_STANDINGS_OF = _STANDINGS.where(events.c.event_id.in_(bindparam("event_ids", expanding=True)))
+_EVERY = _ALL.where(events.c.room_nid == bindparam("room_nid"))
+_EVERY_FORWARDS = (
+    _EVERY.where(events.c.position > bindparam("after")).order_by(events.c.position).limit(bindparam("limit"))
+)
+_EVERY_BACKWARDS = (
+    _EVERY.where(events.c.position <= bindparam("upto")).order_by(events.c.position.desc()).limit(bindparam("limit"))
+)
+_COUNT = select(func.count()).select_from(events)
+_AUTH = select(events.c.position, events.c.pair_id, events.c.auth)
+_AUTH_BY_POSITIONS = _AUTH.where(events.c.position.in_(bindparam("positions", expanding=True)))
+_AUTH_ABOVE = _AUTH.where(
+    events.c.room_nid == bindparam("room_nid"),
+    events.c.position > bindparam("after"),
+    text("pair_id IS NOT NULL"),
+).order_by(events.c.position)
+_PLACE_OUTLIER = (
+    update(events)
+    .where(events.c.position == bindparam("at"))
+    .values(
+        replaces=bindparam("new_replaces"),
+        state_before=bindparam("before"),
+        state_after=bindparam("after"),
+        room_state=bindparam("current"),
+        status=bindparam("new_status"),
+    )
+)
+_OF_ROOM = events.c.room_nid == bindparam("nid")
+_FROM = (
+    _ALL.where(_OF_ROOM, events.c.position > bindparam("after")).order_by(events.c.position).limit(bindparam("limit"))
+)
+_ROOTS = (
+    select(events.c.position, events.c.state_before, events.c.state_after, events.c.room_state)
+    .where(_OF_ROOM, events.c.position > bindparam("after"))
+    .order_by(events.c.position)
+    .limit(bindparam("limit"))
+)
+_AUTH_BELOW = (
+    _AUTH.where(_OF_ROOM, events.c.position < bindparam("below"), text("pair_id IS NOT NULL"))
+    .order_by(events.c.position.desc())
+    .limit(bindparam("limit"))
+)
+_MESSAGES = (
+    select(events.c.position)
+    .where(
+        _OF_ROOM,
+        events.c.position > bindparam("after"),
+        events.c.position < bindparam("below"),
+        events.c.pair_id.is_(None),
+    )
+    .order_by(events.c.position)
+    .limit(bindparam("limit"))
+)
+_REDACTED = select(events.c.position, events.c.redacted_by).where(
+    events.c.redacted_by.in_(bindparam("redactions", expanding=True)), text("redacted_by IS NOT NULL")
+)
+_IN_GRAPH = select(events.c.event_id).where(
+    events.c.event_id.in_(bindparam("event_ids", expanding=True)),
+    _OF_ROOM,
+    or_(events.c.state_before.is_not(None), events.c.state_after.is_not(None)),
+)
+_COUNT_BELOW = select(func.count()).where(_OF_ROOM, events.c.position < bindparam("below"))
+_COUNT_STATE_BELOW = _COUNT_BELOW.where(text("pair_id IS NOT NULL"))
+_FIRST_AT = select(func.min(events.c.position)).where(
+    _OF_ROOM, events.c.status == OK, events.c.origin_server_ts >= bindparam("ts")
+)
+_HIDE = (
+    update(events)
+    .where(events.c.position.in_(bindparam("positions", expanding=True)))
+    .values(
+        status=case((events.c.status == REJECTED, REJECTED), else_=OUTLIER),
+        replaces=null(),
+        state_before=null(),
+        state_after=null(),
+        room_state=null(),
+    )
+)
+_REMOVE = delete(events).where(events.c.position.in_(bindparam("positions", expanding=True)))
 
 
 def insert_many(tx: WriteTx, new: Sequence[StoredEvent]) -> None:
@@ -107,6 +276,8 @@ def insert_many(tx: WriteTx, new: Sequence[StoredEvent]) -> None:
                 "replaces": event.replaces,
                 "state_before": event.state_before,
                 "state_after": event.state_after,
+                "room_state": event.room_state,
+                "auth": event.auth,
                 "status": event.status,
                 "redacted_by": event.redacted_by,
                 "pdu": event.pdu,
@@ -127,14 +298,63 @@ def find_many(tx: ReadTx, positions: Iterable[int]) -> dict[int, StoredEvent]:
 
 def find_many_by_id(tx: ReadTx, event_ids: Iterable[EventId]) -> dict[EventId, StoredEvent]:
     """The events with these ids, in whatever room; those that are not known are left out."""
-    rows = tx.connection.execute(_BY_IDS, {"event_ids": list(event_ids)})
-    return {row.event_id: StoredEvent(*row) for row in rows}
+    found: dict[EventId, StoredEvent] = {}
+    for part in chunks(event_ids):
+        rows = tx.connection.execute(_BY_IDS, {"event_ids": part})
+        found.update((row.event_id, StoredEvent(*row)) for row in rows)
+    return found
+
+
+def find_positions(tx: ReadTx, event_ids: Iterable[EventId]) -> dict[EventId, int]:
+    """Where those of these events are that are known."""
+    found: dict[EventId, int] = {}
+    for part in chunks(event_ids):
+        found.update((row.event_id, row.position) for row in tx.connection.execute(_PLACES, {"event_ids": part}))
+    return found
+
+
+def find_standings(tx: ReadTx, positions: Iterable[int]) -> dict[int, Standing]:
+    """What is at these positions, in whatever room."""
+    found: dict[int, Standing] = {}
+    for part in chunks(positions):
+        rows = tx.connection.execute(_STANDINGS_AT, {"positions": part})
+        found.update((row.position, Standing(*row)) for row in rows)
+    return found
+
+
+def find_standings_by_id(tx: ReadTx, event_ids: Iterable[EventId]) -> dict[EventId, Standing]:
+    """Where those of these events are that are known, in whatever room."""
+    found: dict[EventId, Standing] = {}
+    for part in chunks(event_ids):
+        rows = tx.connection.execute(_STANDINGS_OF, {"event_ids": part})
+        found.update((row.event_id, Standing(*row)) for row in rows)
+    return found
+
+
+def find_auth(tx: ReadTx, positions: Iterable[int]) -> list[AuthRow]:
+    """The state events at these positions, as nodes of the auth graph."""
+    found: list[AuthRow] = []
+    for part in chunks(positions):
+        rows = tx.connection.execute(_AUTH_BY_POSITIONS, {"positions": part})
+        found.extend(AuthRow(row.position, row.pair_id, row.auth or b"") for row in rows)
+    return found
+
+
+def list_auth(tx: ReadTx, room_nid: int, *, after: int) -> list[AuthRow]:
+    """All state events of the room behind a position, as nodes of the auth graph, in order."""
+    rows = tx.connection.execute(_AUTH_ABOVE, {"room_nid": room_nid, "after": after})
+    return [AuthRow(row.position, row.pair_id, row.auth or b"") for row in rows]
 
 
 def find_by_id(tx: ReadTx, room_nid: int, event_id: EventId) -> StoredEvent | None:
     """The event, or None if the room has no such event."""
     event = find_many_by_id(tx, [event_id]).get(event_id)
     return event if event is not None and event.room_nid == room_nid else None
+
+
+def list_all(tx: ReadTx, room_nid: int) -> list[StoredEvent]:
+    """Every event of the room, whatever its status, in the order in which they came."""
+    return [StoredEvent(*row) for row in tx.connection.execute(_ALL_IN_ROOM, {"room_nid": room_nid})]
 
 
 def list_forwards(tx: ReadTx, room_nid: int, *, after: int, upto: int, limit: int) -> list[StoredEvent]:
@@ -156,10 +376,42 @@ def list_backwards_in_rooms(tx: ReadTx, room_nids: Iterable[int], *, upto: int, 
     return sorted(found, key=lambda event: event.position, reverse=True)[:limit]
 
 
+def list_every_forwards(tx: ReadTx, room_nid: int, *, after: int, limit: int) -> list[StoredEvent]:
+    """The room's events behind a position, the oldest first: also those that nobody is shown."""
+    values = {"room_nid": room_nid, "after": after, "limit": limit}
+    return [StoredEvent(*row) for row in tx.connection.execute(_EVERY_FORWARDS, values)]
+
+
+def list_every_backwards(tx: ReadTx, room_nid: int, *, upto: int, limit: int) -> list[StoredEvent]:
+    """The room's events up to a position, the newest first: also those that nobody is shown."""
+    values = {"room_nid": room_nid, "upto": upto, "limit": limit}
+    return [StoredEvent(*row) for row in tx.connection.execute(_EVERY_BACKWARDS, values)]
+
+
+def count(tx: ReadTx) -> int:
+    """How many events there are."""
+    return int(tx.connection.execute(_COUNT).scalar_one())
+
+
 def list_by_time(tx: ReadTx, room_nid: int, *, ts: int, forwards: bool, limit: int) -> list[StoredEvent]:
     """The room's events that are nearest to this time on one side of it, the nearest first."""
     values = {"room_nid": room_nid, "ts": ts, "limit": limit}
     return [StoredEvent(*row) for row in tx.connection.execute(_FROM_TIME if forwards else _UNTIL_TIME, values)]
+
+
+def place_outlier(tx: WriteTx, event: StoredEvent) -> None:
+    """Say what was found out about an event that was an outlier."""
+    tx.connection.execute(
+        _PLACE_OUTLIER,
+        {
+            "at": event.position,
+            "new_replaces": event.replaces,
+            "before": event.state_before,
+            "after": event.state_after,
+            "current": event.room_state,
+            "new_status": event.status,
+        },
+    )
 
 
 def redact_many(tx: WriteTx, redactions: Sequence[tuple[int, int, bytes]]) -> None:
@@ -168,6 +420,71 @@ def redact_many(tx: WriteTx, redactions: Sequence[tuple[int, int, bytes]]) -> No
         _REDACT,
         [{"target": target, "redaction": position, "redacted": pdu} for target, position, pdu in redactions],
     )
+
+
+def list_from(tx: ReadTx, room_nid: int, *, after: int, limit: int) -> list[StoredEvent]:
+    """The room's events behind a position, whatever became of them, the oldest first."""
+    values = {"nid": room_nid, "after": after, "limit": limit}
+    return [StoredEvent(*row) for row in tx.connection.execute(_FROM, values)]
+
+
+def list_roots(tx: ReadTx, room_nid: int, *, after: int, limit: int) -> list[Roots]:
+    """The states that the room's events behind a position have to do with, the oldest first."""
+    values = {"nid": room_nid, "after": after, "limit": limit}
+    return [Roots(*row) for row in tx.connection.execute(_ROOTS, values)]
+
+
+def list_auth_below(tx: ReadTx, room_nid: int, *, below: int, limit: int) -> list[AuthRow]:
+    """The room's state events below a position, as nodes of the auth graph, the newest first."""
+    rows = tx.connection.execute(_AUTH_BELOW, {"nid": room_nid, "below": below, "limit": limit})
+    return [AuthRow(row.position, row.pair_id, row.auth or b"") for row in rows]
+
+
+def list_messages(tx: ReadTx, room_nid: int, *, after: int, below: int, limit: int) -> list[int]:
+    """The positions of the room's events between these which are no state events, whatever became of them."""
+    values = {"nid": room_nid, "after": after, "below": below, "limit": limit}
+    return list(tx.connection.execute(_MESSAGES, values).scalars())
+
+
+def list_redacted(tx: ReadTx, redactions: Iterable[int]) -> list[tuple[int, int]]:
+    """The events that were redacted by one of these, as pairs of their position and that of the redaction."""
+    found: list[tuple[int, int]] = []
+    for part in chunks(redactions):
+        rows = tx.connection.execute(_REDACTED, {"redactions": part})
+        found.extend((row.position, row.redacted_by) for row in rows)
+    return found
+
+
+def find_in_graph(tx: ReadTx, room_nid: int, event_ids: Iterable[EventId]) -> set[EventId]:
+    """Those of these events of the room at which its state is known."""
+    found: set[EventId] = set()
+    for part in chunks(event_ids):
+        found.update(tx.connection.execute(_IN_GRAPH, {"nid": room_nid, "event_ids": part}).scalars())
+    return found
+
+
+def count_below(tx: ReadTx, room_nid: int, position: int, *, only_state: bool = False) -> int:
+    """How many events the room has below a position."""
+    statement = _COUNT_STATE_BELOW if only_state else _COUNT_BELOW
+    return int(tx.connection.execute(statement, {"nid": room_nid, "below": position}).scalar_one())
+
+
+def find_first_at(tx: ReadTx, room_nid: int, ts: int) -> int | None:
+    """The position of the first of the room's events that bear this time or a later one; None if all are older."""
+    first: int | None = tx.connection.execute(_FIRST_AT, {"nid": room_nid, "ts": ts}).scalar_one()
+    return first
+
+
+def hide_many(tx: WriteTx, positions: Iterable[int]) -> None:
+    """Take events out of the graph: from now on they are only known because others refer to them."""
+    for part in chunks(positions):
+        tx.connection.execute(_HIDE, {"positions": part})
+
+
+def remove_many(tx: WriteTx, positions: Iterable[int]) -> None:
+    """Remove events."""
+    for part in chunks(positions):
+        tx.connection.execute(_REMOVE, {"positions": part})
 
 
 def _list(tx: ReadTx, statement: object, room_nid: int, after: int, upto: int, limit: int) -> list[StoredEvent]:

@@ -20,6 +20,15 @@ _FIND = select(interactive_sessions.c.completed).where(
     interactive_sessions.c.operation == bindparam("operation"),
     interactive_sessions.c.created_ts > bindparam("since"),
 )
+_OPERATION = select(interactive_sessions.c.operation).where(
+    interactive_sessions.c.session_id == bindparam("session_id"),
+    interactive_sessions.c.created_ts > bindparam("since"),
+)
+_TAKE = delete(interactive_sessions).where(
+    interactive_sessions.c.session_id == bindparam("id"),
+    interactive_sessions.c.operation == bindparam("operation"),
+    interactive_sessions.c.created_ts > bindparam("since"),
+)
 
 
 def find(tx: ReadTx, session_id: str, *, operation: str, since: int) -> list[str] | None:
@@ -27,6 +36,12 @@ def find(tx: ReadTx, session_id: str, *, operation: str, since: int) -> list[str
     values = {"session_id": session_id, "operation": operation, "since": since}
     completed = tx.connection.execute(_FIND, values).scalar_one_or_none()
     return None if completed is None else completed.split()
+
+
+def find_operation(tx: ReadTx, session_id: str, *, since: int) -> str | None:
+    """What the session was begun for, or None if there is no such session that began after `since`."""
+    values = {"session_id": session_id, "since": since}
+    return tx.connection.execute(_OPERATION, values).scalar_one_or_none()
 
 
 def find_entries(tx: ReadTx, session_id: str) -> list[str]:
@@ -49,6 +64,12 @@ def complete(tx: WriteTx, session_id: str, stages: list[str]) -> None:
         .where(interactive_sessions.c.session_id == session_id)
         .values(completed=" ".join(stages))
     )
+
+
+def take(tx: WriteTx, session_id: str, *, operation: str, since: int) -> bool:
+    """End the session; False if this operation has no such session that began after `since`."""
+    values = {"id": session_id, "operation": operation, "since": since}
+    return tx.connection.execute(_TAKE, values).rowcount == 1
 
 
 def end(tx: WriteTx, session_id: str) -> None:

@@ -140,6 +140,12 @@ def delete_version(tx: WriteTx, user_id: UserId, version: int) -> None:
     tx.connection.execute(delete(backup_keys).where(_KEYS_OF), {"user": user_id, "number": version})
 
 
+def remove_all(tx: WriteTx, user_id: UserId) -> None:
+    """Remove all backups of a user."""
+    tx.connection.execute(delete(backup_keys).where(backup_keys.c.user_id == user_id))
+    tx.connection.execute(delete(backup_versions).where(backup_versions.c.user_id == user_id))
+
+
 def count_keys(tx: ReadTx, user_id: UserId, version: int) -> int:
     """How many keys the backup has."""
     return int(tx.connection.execute(_COUNT, {"user": user_id, "number": version}).scalar_one())

@@ -3,12 +3,13 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import BigInteger, Boolean, Column, Index, Table, bindparam, false, func, select, update
+from sqlalchemy import BigInteger, Boolean, Column, Index, Table, bindparam, delete, false, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
-from homeserver.matrix.identifiers import UserId
+from homeserver.matrix.identifiers import RoomId, UserId
 from homeserver.storage.engine import ReadTx, WriteTx
-from homeserver.storage.tables import Text, chunks, metadata
+from homeserver.storage.rooms import rooms
+from homeserver.storage.tables import Text, chunks, metadata, some_of_room
 
 memberships = Table(
     "memberships",
@@ -17,7 +18,8 @@ memberships = Table(
     Column("user_id", Text, primary_key=True),
     Column("membership", Text, nullable=False),
     Column("sender", Text, nullable=False),
-    Column("position", BigInteger, nullable=False),  # Of the member event.
+    Column("position", BigInteger, nullable=False),  # At which this became so.
+    Column("event", BigInteger, nullable=False),  # Position of the member event, which resolution can bring back.
     Column("forgotten", Boolean, nullable=False, server_default=false()),
     # All rooms of a user; and, by position, what changed for a user.
     Index("ix_memberships_user_id_membership", "user_id", "membership"),
@@ -29,13 +31,14 @@ memberships = Table(
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One user's membership of one room. `sender` made it so, by the event at `position`."""
+    """One user's membership of one room. `sender` made it so, by the event at `event`; it is so since `position`."""
 
     room_nid: int
     user_id: UserId
     membership: str
     sender: UserId
     position: int
+    event: int
     forgotten: bool = False
 
 
@@ -46,6 +49,7 @@ _UPSERT = _INSERT.on_conflict_do_update(
         "membership": _INSERT.excluded.membership,
         "sender": _INSERT.excluded.sender,
         "position": _INSERT.excluded.position,
+        "event": _INSERT.excluded.event,
         "forgotten": _INSERT.excluded.forgotten,
     },
 )
@@ -57,6 +61,15 @@ _OF_USER_SINCE = _OF_USER.where(
 _ONE = _OF_USER.where(memberships.c.room_nid == bindparam("room_nid"))
 _JOINED = select(memberships.c.user_id).where(
     memberships.c.room_nid == bindparam("room_nid"), memberships.c.membership == "join"
+)
+_IN_ROOM = select(memberships).where(memberships.c.room_nid == bindparam("room_nid"))
+_JOINED_MEMBERS = select(memberships).where(
+    memberships.c.room_nid == bindparam("room_nid"), memberships.c.membership == "join"
+)
+_JOINED_ROOMS = (
+    select(memberships.c.user_id, rooms.c.room_id)
+    .select_from(memberships.join(rooms, rooms.c.room_nid == memberships.c.room_nid))
+    .where(memberships.c.user_id.in_(bindparam("user_ids", expanding=True)), memberships.c.membership == "join")
 )
 _IN_ROOM = select(memberships).where(memberships.c.room_nid == bindparam("room_nid"))
 _CHANGED = select(memberships).where(
@@ -84,6 +97,9 @@ _FIRST = (
     .order_by(memberships.c.position)
     .limit(bindparam("limit"))
 )
+_REMOVE = delete(memberships).where(
+    memberships.c.room_nid == bindparam("nid"), memberships.c.user_id == bindparam("who")
+)
 _FORGET = (
     update(memberships)
     .where(
@@ -92,6 +108,24 @@ _FORGET = (
         memberships.c.membership.in_(["leave", "ban"]),
     )
     .values(forgotten=True)
+)
+OF_SERVER = memberships.c.user_id.like(bindparam("of_server", type_=Text), escape="\\")
+"""That a membership is that of a user of one server, by the pattern `of_server`."""
+_LOCAL = (
+    select(memberships)
+    .where(
+        memberships.c.room_nid == bindparam("room_nid"),
+        memberships.c.membership.in_(bindparam("kinds", expanding=True)),
+        OF_SERVER,
+    )
+    .order_by(memberships.c.position)
+    .limit(bindparam("limit"))
+)
+_LOCAL_USERS = select(memberships.c.user_id).where(memberships.c.room_nid == bindparam("room_nid"), OF_SERVER)
+_REMOVE_LOCAL = delete(memberships).where(memberships.c.room_nid == bindparam("room_nid"), OF_SERVER)
+_REMOVE_SOME = some_of_room(memberships)
+_EVENTS_BELOW = select(memberships.c.event).where(
+    memberships.c.room_nid == bindparam("room_nid"), memberships.c.event < bindparam("below")
 )
 _theirs = memberships.alias("theirs")
 _SHARING = (
@@ -117,11 +151,17 @@ def set_many(tx: WriteTx, changes: Sequence[Member]) -> None:
                 "membership": member.membership,
                 "sender": member.sender,
                 "position": member.position,
+                "event": member.event,
                 "forgotten": member.forgotten,
             }
             for member in changes
         ],
     )
+
+
+def remove_many(tx: WriteTx, gone: Iterable[tuple[int, UserId]]) -> None:
+    """Forget that these users, as pairs with a room, ever had to do with the room."""
+    tx.connection.execute(_REMOVE, [{"nid": room_nid, "who": user_id} for room_nid, user_id in gone])
 
 
 def find(tx: ReadTx, room_nid: int, user_id: UserId) -> Member | None:
@@ -134,6 +174,15 @@ def list_of_user(tx: ReadTx, user_id: UserId, kinds: Iterable[str]) -> list[Memb
     """The user's memberships of these kinds (`join`, `invite`, …), forgotten rooms included."""
     rows = tx.connection.execute(_OF_USER_WITH, {"user_id": user_id, "kinds": list(kinds)})
     return [Member(*row) for row in rows]
+
+
+def list_joined_rooms(tx: ReadTx, user_ids: Iterable[UserId]) -> dict[UserId, list[RoomId]]:
+    """The rooms that these users are in; who is in none is left out."""
+    found: dict[UserId, list[RoomId]] = {}
+    for part in chunks(user_ids):
+        for row in tx.connection.execute(_JOINED_ROOMS, {"user_ids": part}):
+            found.setdefault(row.user_id, []).append(row.room_id)
+    return found
 
 
 def list_of_user_since(tx: ReadTx, user_id: UserId, *, after: int, upto: int) -> list[Member]:
@@ -176,6 +225,11 @@ def list_first(tx: ReadTx, room_nid: int, kinds: Iterable[str], *, but: UserId, 
     return list(tx.connection.execute(_FIRST, values).scalars())
 
 
+def list_joined(tx: ReadTx, room_nid: int) -> list[Member]:
+    """Those who are in the room."""
+    return [Member(*row) for row in tx.connection.execute(_JOINED_MEMBERS, {"room_nid": room_nid})]
+
+
 def list_joined_users(tx: ReadTx, room_nid: int) -> list[UserId]:
     """The users who are in the room."""
     return list(tx.connection.execute(_JOINED, {"room_nid": room_nid}).scalars())
@@ -189,3 +243,32 @@ def list_sharing(tx: ReadTx, user_id: UserId) -> list[UserId]:
 def forget(tx: WriteTx, room_nid: int, user_id: UserId) -> bool:
     """Mark the room as forgotten; False where the user is still in it, or never was."""
     return tx.connection.execute(_FORGET, {"nid": room_nid, "who": user_id}).rowcount == 1
+
+
+def of_server(server_name: str) -> str:
+    """The pattern of the users of a server."""
+    return "%:" + server_name.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+
+
+def list_local(tx: ReadTx, room_nid: int, server_name: str, kinds: Iterable[str], *, limit: int) -> list[Member]:
+    """Some users of this server with these memberships of the room."""
+    values = {"room_nid": room_nid, "of_server": of_server(server_name), "kinds": list(kinds), "limit": limit}
+    return [Member(*row) for row in tx.connection.execute(_LOCAL, values)]
+
+
+def remove_local(tx: WriteTx, room_nid: int, server_name: str) -> list[UserId]:
+    """Forget what users of this server had to do with the room; who they are."""
+    values = {"room_nid": room_nid, "of_server": of_server(server_name)}
+    found = list(tx.connection.execute(_LOCAL_USERS, values).scalars())
+    tx.connection.execute(_REMOVE_LOCAL, values)
+    return found
+
+
+def remove_some(tx: WriteTx, room_nid: int, *, limit: int) -> int:
+    """Remove some of the memberships of a room that is not known any more; how many."""
+    return tx.connection.execute(_REMOVE_SOME, {"nid": room_nid, "limit": limit}).rowcount
+
+
+def list_events_below(tx: ReadTx, room_nid: int, position: int) -> set[int]:
+    """The positions below this one of the member events by which users are what they are."""
+    return set(tx.connection.execute(_EVENTS_BELOW, {"room_nid": room_nid, "below": position}).scalars())

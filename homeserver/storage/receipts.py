@@ -3,12 +3,12 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sqlalchemy import BigInteger, Column, Index, Table, bindparam, or_, select
+from sqlalchemy import BigInteger, Column, Index, Table, bindparam, delete, or_, select
 from sqlalchemy.dialects.postgresql import insert
 
 from homeserver.matrix.identifiers import EventId, UserId
 from homeserver.storage.engine import ReadTx, WriteTx
-from homeserver.storage.tables import Text, chunks, metadata
+from homeserver.storage.tables import Text, chunks, metadata, some_of_room
 
 UNTHREADED = ""
 """Stands for a receipt that says nothing of threads."""
@@ -62,6 +62,23 @@ _SINCE = (
     )
     .order_by(receipts.c.position)
 )
+_REMOVE_POINTING = delete(receipts).where(
+    receipts.c.room_nid == bindparam("nid"),
+    receipts.c.event_position > bindparam("after"),
+    receipts.c.event_position <= bindparam("upto"),
+    receipts.c.event_position.not_in(bindparam("but", expanding=True)),
+)
+_REMOVE_SOME = some_of_room(receipts)
+
+
+def remove_pointing(tx: WriteTx, room_nid: int, *, after: int, upto: int, but: Iterable[int]) -> None:
+    """Remove the receipts that point to events in (after, upto], but for those that point to some of them."""
+    tx.connection.execute(_REMOVE_POINTING, {"nid": room_nid, "after": after, "upto": upto, "but": list(but)})
+
+
+def remove_some(tx: WriteTx, room_nid: int, *, limit: int) -> int:
+    """Remove some of the receipts of a room that is not known any more; how many."""
+    return tx.connection.execute(_REMOVE_SOME, {"nid": room_nid, "limit": limit}).rowcount
 
 
 def put(tx: WriteTx, receipt: Receipt) -> None:

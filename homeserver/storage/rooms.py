@@ -7,7 +7,7 @@ from sqlalchemy import BigInteger, Boolean, Column, Index, Table, bindparam, del
 
 from homeserver.matrix.identifiers import RoomId
 from homeserver.storage.engine import ReadTx, WriteTx
-from homeserver.storage.tables import Text, chunks, metadata
+from homeserver.storage.tables import Text, chunks, metadata, some_of_room
 
 rooms = Table(
     "rooms",
@@ -18,6 +18,12 @@ rooms = Table(
     Column("version", Text, nullable=False),
     Column("is_public", Boolean, nullable=False, server_default=false()),
     Column("state_root", BigInteger, nullable=False),
+    # The newest event that did not simply follow all before it: up to it, the state may have changed by itself.
+    Column("forked_at", BigInteger, nullable=False, server_default=text("0")),
+    # Of what was before this position only that is left which the state still needs, and forward extremities.
+    Column("purged_before", BigInteger, nullable=False, server_default=text("0")),
+    # The newest redaction of a state event: what was made of the same state before is not to be shown any more.
+    Column("redacted_at", BigInteger, nullable=False, server_default=text("0")),
     # The directory: few of many rooms.
     Index("ix_rooms_public", "room_nid", postgresql_where=text("is_public"), sqlite_where=text("is_public")),
 )
@@ -39,6 +45,9 @@ class Room:
     version: str
     is_public: bool
     state_root: int
+    forked_at: int = 0
+    purged_before: int = 0
+    redacted_at: int = 0
 
 
 _INSERT = insert(rooms)
@@ -47,8 +56,13 @@ _BY_IDS = select(rooms).where(rooms.c.room_id.in_(bindparam("room_ids", expandin
 _NID = select(rooms.c.room_nid).where(rooms.c.room_id == bindparam("room_id"))
 _BY_NIDS = select(rooms).where(rooms.c.room_nid.in_(bindparam("room_nids", expanding=True)))
 _SET_ROOT = update(rooms).where(rooms.c.room_nid == bindparam("nid")).values(state_root=bindparam("root"))
+_SET_FORKED = update(rooms).where(rooms.c.room_nid == bindparam("nid")).values(forked_at=bindparam("position"))
 _SET_PUBLIC = update(rooms).where(rooms.c.room_nid == bindparam("nid")).values(is_public=bindparam("public"))
+_SET_REDACTED = update(rooms).where(rooms.c.room_nid == bindparam("nid")).values(redacted_at=bindparam("position"))
+_SET_PURGED = update(rooms).where(rooms.c.room_nid == bindparam("nid")).values(purged_before=bindparam("position"))
+_REMOVE = delete(rooms).where(rooms.c.room_nid == bindparam("nid"))
 _PUBLIC = select(rooms).where(text("is_public"))
+_PAGE = select(rooms).where(rooms.c.room_nid > bindparam("after")).order_by(rooms.c.room_nid).limit(bindparam("limit"))
 _EXTREMITIES = select(forward_extremities.c.position).where(forward_extremities.c.room_nid == bindparam("room_nid"))
 _CHANGED = select(forward_extremities.c.room_nid).where(
     forward_extremities.c.room_nid.in_(bindparam("room_nids", expanding=True)),
@@ -58,6 +72,7 @@ _ADD_EXTREMITY = insert(forward_extremities)
 _REMOVE_EXTREMITY = delete(forward_extremities).where(
     forward_extremities.c.room_nid == bindparam("nid"), forward_extremities.c.position == bindparam("old")
 )
+_REMOVE_EXTREMITIES = some_of_room(forward_extremities)
 
 
 def insert_many(tx: WriteTx, new: Sequence[Room]) -> None:
@@ -104,6 +119,11 @@ def find_many_by_id(tx: ReadTx, room_ids: Iterable[RoomId]) -> dict[RoomId, Room
     return found
 
 
+def list_page(tx: ReadTx, *, after: int, limit: int) -> list[Room]:
+    """The rooms with the next higher numbers, in order."""
+    return [Room(*row) for row in tx.connection.execute(_PAGE, {"after": after, "limit": limit})]
+
+
 def list_public(tx: ReadTx) -> list[Room]:
     """The rooms in the published directory."""
     return [Room(*row) for row in tx.connection.execute(_PUBLIC)]
@@ -117,6 +137,31 @@ def set_public(tx: WriteTx, room_nid: int, is_public: bool) -> None:
 def set_state_roots(tx: WriteTx, roots: Iterable[tuple[int, int]]) -> None:
     """Say, for pairs of a room and a root, what the current state is."""
     tx.connection.execute(_SET_ROOT, [{"nid": room_nid, "root": root} for room_nid, root in roots])
+
+
+def set_forked(tx: WriteTx, forks: Iterable[tuple[int, int]]) -> None:
+    """Note, for pairs of a room and a position, the newest event that did not simply follow all before it."""
+    tx.connection.execute(_SET_FORKED, [{"nid": room_nid, "position": position} for room_nid, position in forks])
+
+
+def set_redacted(tx: WriteTx, redactions: Iterable[tuple[int, int]]) -> None:
+    """Note, for pairs of a room and a position, the newest redaction of a state event."""
+    tx.connection.execute(_SET_REDACTED, [{"nid": room_nid, "position": position} for room_nid, position in redactions])
+
+
+def set_purged(tx: WriteTx, room_nid: int, before: int) -> None:
+    """Say that what was before this position is gone, or about to go."""
+    tx.connection.execute(_SET_PURGED, {"nid": room_nid, "position": before})
+
+
+def remove(tx: WriteTx, room_nid: int) -> None:
+    """From now on the room is not known."""
+    tx.connection.execute(_REMOVE, {"nid": room_nid})
+
+
+def remove_some_extremities(tx: WriteTx, room_nid: int, *, limit: int) -> int:
+    """Remove some of the extremities of a room that is not known any more; how many."""
+    return tx.connection.execute(_REMOVE_EXTREMITIES, {"nid": room_nid, "limit": limit}).rowcount
 
 
 def list_extremities(tx: ReadTx, room_nid: int) -> list[int]:
@@ -137,6 +182,6 @@ def replace_extremities(tx: WriteTx, removed: Iterable[tuple[int, int]], added: 
     old = [{"nid": room_nid, "old": position} for room_nid, position in removed]
     if old:
         tx.connection.execute(_REMOVE_EXTREMITY, old)
-    tx.connection.execute(
-        _ADD_EXTREMITY, [{"room_nid": room_nid, "position": position} for room_nid, position in added]
-    )
+    new = [{"room_nid": room_nid, "position": position} for room_nid, position in added]
+    if new:
+        tx.connection.execute(_ADD_EXTREMITY, new)

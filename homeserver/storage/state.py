@@ -1,6 +1,6 @@
-"""Nodes of the state tree (`matrix/state_tree.py`), and the numbers of (type, state_key) pairs."""
+"""Pages of the state tree (`matrix/state_tree.py`), and the numbers of (type, state_key) pairs."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 
 from sqlalchemy import (
     BigInteger,
@@ -11,16 +11,15 @@ from sqlalchemy import (
     Table,
     UniqueConstraint,
     bindparam,
+    delete,
     select,
     tuple_,
 )
 from sqlalchemy import insert as plain_insert
 from sqlalchemy.dialects.postgresql import insert
 
-from homeserver.matrix import state_tree
-from homeserver.matrix.state_tree import Node
 from homeserver.storage.engine import ReadTx, WriteTx
-from homeserver.storage.tables import Text, chunks, metadata
+from homeserver.storage.tables import Text, among, chunks, metadata
 
 Pair = tuple[str, str]
 """An event type and a state key."""
@@ -35,42 +34,43 @@ state_pairs = Table(
     UniqueConstraint("type", "state_key"),
 )
 
-state_nodes = Table(
-    "state_nodes",
+state_pages = Table(
+    "state_pages",
     metadata,
-    Column("node_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("page_id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=False),
     Column("body", LargeBinary, nullable=False),
 )
 
-NODES_PER_POSITION = 128
-"""How many nodes one state change may write: a path of the tree, and one leaf that splits."""
+# PostgreSQL takes each pair of such a list for a condition of its own, and the stack that it parses them on is small.
+_FEW = 1000
+_PART_BITS = 14
+"""How many of the last bits of a page's number tell pages of one position apart (`rust/crates/state_tree`)."""
 
 _PAIRS = select(state_pairs.c.type, state_pairs.c.state_key, state_pairs.c.pair_id).where(
     tuple_(state_pairs.c.type, state_pairs.c.state_key).in_(bindparam("pairs", expanding=True))
 )
 _PAIRS_BY_ID = select(state_pairs.c.pair_id, state_pairs.c.type, state_pairs.c.state_key).where(
-    state_pairs.c.pair_id.in_(bindparam("pair_ids", expanding=True))
+    among(state_pairs.c.pair_id, "pair_ids")
 )
 _INTERN = insert(state_pairs).on_conflict_do_nothing()
-_NODES = select(state_nodes.c.node_id, state_nodes.c.body).where(
-    state_nodes.c.node_id.in_(bindparam("node_ids", expanding=True))
-)
-_INSERT_NODES = plain_insert(state_nodes)
+_PAGES = select(state_pages.c.page_id, state_pages.c.body).where(among(state_pages.c.page_id, "page_ids"))
+_INSERT_PAGES = plain_insert(state_pages)
+_DELETE_PAGES = delete(state_pages).where(among(state_pages.c.page_id, "page_ids"))
 
 
 def find_pairs(tx: ReadTx, pairs: Iterable[Pair]) -> dict[Pair, int]:
     """The numbers of those pairs that have one."""
-    rows = tx.connection.execute(_PAIRS, {"pairs": list(pairs)})
-    return {(row.type, row.state_key): row.pair_id for row in rows}
+    found: dict[Pair, int] = {}
+    for part in chunks(pairs, _FEW):
+        rows = tx.connection.execute(_PAIRS, {"pairs": part})
+        found.update(((row.type, row.state_key), row.pair_id) for row in rows)
+    return found
 
 
 def list_pairs(tx: ReadTx, pair_ids: Iterable[int]) -> dict[int, Pair]:
     """The pairs with these numbers."""
-    found: dict[int, Pair] = {}
-    for part in chunks(pair_ids):
-        rows = tx.connection.execute(_PAIRS_BY_ID, {"pair_ids": part})
-        found.update((row.pair_id, (row.type, row.state_key)) for row in rows)
-    return found
+    rows = tx.connection.execute(_PAIRS_BY_ID, {"pair_ids": list(pair_ids)})
+    return {pair_id: (type_, state_key) for pair_id, type_, state_key in rows}
 
 
 def ensure_pairs(tx: WriteTx, pairs: Collection[Pair]) -> dict[Pair, int]:
@@ -83,17 +83,21 @@ def ensure_pairs(tx: WriteTx, pairs: Collection[Pair]) -> dict[Pair, int]:
     return found
 
 
-def find_nodes(tx: ReadTx, node_ids: Iterable[int]) -> dict[int, Node]:
-    """The nodes with these ids."""
-    found: dict[int, Node] = {}
-    for part in chunks(node_ids):
-        rows = tx.connection.execute(_NODES, {"node_ids": part})
-        found.update((row.node_id, state_tree.decode(row.body)) for row in rows)
-    return found
+def find_pages(tx: ReadTx, page_ids: Iterable[int]) -> dict[int, bytes]:
+    """The pages with these numbers."""
+    return dict(tx.connection.execute(_PAGES, {"page_ids": list(page_ids)}).all())
 
 
-def insert_nodes(tx: WriteTx, nodes: Mapping[int, Node]) -> None:
-    """Add nodes."""
-    tx.connection.execute(
-        _INSERT_NODES, [{"node_id": node_id, "body": state_tree.encode(node)} for node_id, node in nodes.items()]
-    )
+def insert_pages(tx: WriteTx, pages: Iterable[tuple[int, bytes]]) -> None:
+    """Add pages."""
+    tx.connection.execute(_INSERT_PAGES, [{"page_id": page_id, "body": body} for page_id, body in pages])
+
+
+def delete_pages(tx: WriteTx, page_ids: Iterable[int]) -> None:
+    """Remove pages that nothing reaches any more."""
+    tx.connection.execute(_DELETE_PAGES, {"page_ids": list(page_ids)})
+
+
+def position_of_page(page_id: int) -> int:
+    """The position at which a page was written."""
+    return page_id >> _PART_BITS

@@ -50,13 +50,19 @@ _ERASED = select(users.c.user_id).where(
     users.c.user_id.in_(bindparam("user_ids", expanding=True)), users.c.is_erased == true()
 )
 _FIND = select(*users.c).where(users.c.user_id == bindparam("user_id"))
+_LOCK = _FIND.with_for_update(key_share=True)
 _FIND_MANY = select(*users.c).where(users.c.user_id.in_(bindparam("user_ids", expanding=True)))
-_LOCK = select(users.c.user_id).where(users.c.user_id == bindparam("user_id")).with_for_update(key_share=True)
 
 
 def find(tx: ReadTx, user_id: UserId) -> User | None:
     """The account, or None if there never was one; a deactivated one is still found."""
     row = tx.connection.execute(_FIND, {"user_id": user_id}).one_or_none()
+    return User(*row) if row else None
+
+
+def lock(tx: WriteTx, user_id: UserId) -> User | None:
+    """The account, as it is until the transaction ends: whoever changes or locks it waits."""
+    row = tx.connection.execute(_LOCK, {"user_id": user_id}).one_or_none()
     return User(*row) if row else None
 
 
@@ -66,11 +72,6 @@ def find_many(tx: ReadTx, user_ids: Iterable[UserId]) -> dict[UserId, User]:
     for part in chunks(user_ids):
         found.update((row.user_id, User(*row)) for row in tx.connection.execute(_FIND_MANY, {"user_ids": part}))
     return found
-
-
-def lock(tx: WriteTx, user_id: UserId) -> None:
-    """Let nobody else who locks this user go on before this transaction has ended."""
-    tx.connection.execute(_LOCK, {"user_id": user_id}).all()
 
 
 def set_password(tx: WriteTx, user_id: UserId, password_hash: str) -> None:

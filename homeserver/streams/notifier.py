@@ -6,29 +6,54 @@ registers first and then looks at the database, and a change is announced after 
 """
 
 import asyncio
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 
 
 class Waiter:
-    """One request that waits."""
+    """One request that waits, in a block in which the keys wake it."""
 
-    def __init__(self) -> None:
-        self._woken = asyncio.Event()
+    def __init__(self, waiters: dict[str, set["Waiter"]], keys: Iterable[str]) -> None:
+        self._waiters = waiters
+        self._keys = list(keys)
+        self._is_woken = False
+        self._waking: asyncio.Future[None] | None = None
+
+    def __enter__(self) -> "Waiter":
+        for key in self._keys:
+            self._waiters.setdefault(key, set()).add(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for key in self._keys:
+            waiters = self._waiters[key]
+            waiters.discard(self)
+            if not waiters:
+                del self._waiters[key]
 
     def wake(self) -> None:
         """End the wait, now or when it begins."""
-        self._woken.set()
+        self._is_woken = True
+        if self._waking is not None:
+            _end(self._waking)
 
     async def wait(self, seconds: float) -> bool:
         """Wait at most that long; whether there was something."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self._woken.wait()
-        except TimeoutError:
-            return False
-        self._woken.clear()
-        return True
+        if not self._is_woken:
+            loop = asyncio.get_running_loop()
+            self._waking = loop.create_future()
+            timer = loop.call_later(seconds, _end, self._waking)
+            try:
+                await self._waking
+            finally:
+                timer.cancel()
+                self._waking = None
+        woken, self._is_woken = self._is_woken, False
+        return woken
+
+
+def _end(wait: "asyncio.Future[None]") -> None:
+    if not wait.done():
+        wait.set_result(None)
 
 
 class Notifier:
@@ -43,21 +68,9 @@ class Notifier:
         self.is_stopping = False
         """Nobody should begin to wait any more."""
 
-    @contextmanager
-    def waiting_for(self, keys: Iterable[str]) -> Iterator[Waiter]:
-        """A waiter that the keys wake for as long as the block lasts."""
-        keys = list(keys)
-        waiter = Waiter()
-        for key in keys:
-            self._waiters.setdefault(key, set()).add(waiter)
-        try:
-            yield waiter
-        finally:
-            for key in keys:
-                waiters = self._waiters[key]
-                waiters.discard(waiter)
-                if not waiters:
-                    del self._waiters[key]
+    def waiting_for(self, keys: Iterable[str]) -> Waiter:
+        """A waiter that the keys wake for as long as its block lasts."""
+        return Waiter(self._waiters, keys)
 
     def waits(self, key: str) -> bool:
         """Whether anybody waits for this key."""

@@ -5,11 +5,14 @@ With TEST_SERVER_URL set the same scenarios run against a server that is already
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import pytest
 
+from tests.e2e.scenarios import FOLDER
+from tests.processes import programs
 from tests.processes.postgres import Postgres
 from tests.processes.server import running_server
 
@@ -46,6 +49,19 @@ def homeserver_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.Temp
     with postgres.database() as database_url, running_server(data_dir, database_url, **UNLIMITED) as server:
         _need_sync(server.url)
         yield server.url
+
+
+@pytest.fixture(scope="session")
+def node() -> Path:
+    """Node.js, with the packages that the scenarios need."""
+    try:
+        found = programs.node()
+    except programs.Missing as problem:
+        pytest.fail(str(problem), pytrace=False)
+    for package in ("matrix-js-sdk", "playwright-core"):
+        if not (FOLDER / "node_modules" / package).is_dir():
+            pytest.fail(f"{package} is not installed: run scripts/install-clients", pytrace=False)
+    return found
 
 
 def _need_sync(url: str) -> None:

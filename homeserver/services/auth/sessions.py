@@ -52,14 +52,18 @@ class Sessions:
         self._lifetime_ms = lifetime_ms
         self._seen: dict[tuple[UserId, DeviceId], tuple[int, str]] = {}
         self._cache: Lru[bytes, stored.Session] = Lru(_CACHED)
+        self._ends = 0  # How often tokens have ended.
 
     async def requester(self, token: str) -> Requester:
         """Whose token this is. Raises `UnknownToken`, softly when it has expired and can be refreshed."""
         hashed = hash_token(token)
         session = self._cache.get(hashed)
         if session is None:
+            ends = self._ends
             session = await self._find(hashed)
-            self._cache.put(hashed, session)
+            # What was read while tokens ended may be one of them.
+            if ends == self._ends:
+                self._cache.put(hashed, session)
         if session.expires_ts is not None and session.expires_ts <= self._clock.now():
             raise UnknownToken("The access token has expired.", soft_logout=True)
         return Requester(session.user_id, session.device_id, session.is_guest, session.is_admin, hashed)
@@ -134,6 +138,7 @@ class Sessions:
 
     def forget(self, ended: list[bytes]) -> None:
         """Drop ended tokens from the cache."""
+        self._ends += len(ended)
         for hashed in ended:
             self._cache.drop(hashed)
 

@@ -4,14 +4,15 @@ A user is online while one of the devices syncs and says so, idle (`unavailable`
 anything, and offline half a minute after the last sync. `sweep` notices what happens by the mere passing of time.
 """
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from homeserver.errors import Forbidden, NotFound
 from homeserver.kit.clock import Clock
-from homeserver.matrix.identifiers import DeviceId, UserId
+from homeserver.matrix.identifiers import DeviceId, RoomId, UserId
 from homeserver.services.auth.sessions import Requester
 from homeserver.services.live.counter import LiveCounter
 from homeserver.storage import members, profiles, users
@@ -44,7 +45,8 @@ class _Person:
     status: str | None = None
     active_ts: int = 0
     changed: int = 0
-    audience: frozenset[str] = field(default_factory=frozenset)
+    rooms: frozenset[RoomId] = frozenset()
+    """Whoever is in one of these is shown the user."""
     names: Json = field(default_factory=dict)
 
 
@@ -60,6 +62,10 @@ class Presence:
         self._counter = counter
         self._is_enabled = is_enabled
         self._people: dict[UserId, _Person] = {}
+        # Those of whom something was told, whose change is the newest last: a sync looks at what is new only.
+        self._told: dict[UserId, _Person] = {}
+        self._untold: dict[UserId, None] = {}
+        self._telling = asyncio.Lock()
 
     @contextmanager
     def syncing(self, who: Requester, wish: str) -> Iterator[None]:
@@ -116,19 +122,23 @@ class Presence:
             raise Forbidden("You share no room with this user.")
         return self._content(self._people.get(user_id, _Person()))
 
-    def list_since(self, user_id: UserId, after: int | None) -> list[Json]:
-        """The `m.presence` events that are new to a user; with no position, of everybody who is there."""
-        return [
-            {"type": "m.presence", "sender": other, "content": self._content(person) | person.names}
-            for other, person in self._people.items()
-            if user_id in person.audience and (person.shown != "offline" if after is None else person.changed > after)
-        ]
+    def list_since(self, user_id: UserId, rooms: frozenset[RoomId], after: int | None) -> list[Json]:
+        """The `m.presence` events that are new to a user in these rooms; with no position, of all who are there."""
+        found: list[Json] = []
+        for other, person in reversed(self._told.items()):
+            if after is not None and person.changed <= after:
+                break
+            if after is None and person.shown == "offline":
+                continue
+            if other == user_id or not rooms.isdisjoint(person.rooms):
+                found.append({"type": "m.presence", "sender": other, "content": self._content(person) | person.names})
+        return found[::-1]
 
     async def sweep(self) -> None:
         """Notice who has become idle or has gone."""
         now = self._clock.now()
-        for user_id, person in list(self._people.items()):
-            await self._show(user_id)
+        await self._show(*self._people)
+        for person in self._people.values():
             person.devices = {key: device for key, device in person.devices.items() if device.is_here(now)}
 
     def _device(self, who: Requester) -> _Device:
@@ -142,16 +152,36 @@ class Presence:
             self._people[who.user_id].active_ts = now
         device.wish, device.seen_ts = wish, now
 
-    async def _show(self, user_id: UserId, *, anyway: bool = False) -> None:
-        person = self._people[user_id]
-        shown = self._state(person)
-        is_active = shown == "online" and self._clock.now() - person.active_ts < _ACTIVE_MS
-        if (shown, is_active) == (person.shown, person.is_active) and not anyway:
+    async def _show(self, *user_ids: UserId, anyway: bool = False) -> None:
+        """Tell those who may see these users how they are, if that is news to them."""
+        for user_id in user_ids:
+            person = self._people[user_id]
+            shown = self._state(person)
+            is_active = shown == "online" and self._clock.now() - person.active_ts < _ACTIVE_MS
+            if anyway or (shown, is_active) != (person.shown, person.is_active):
+                person.shown, person.is_active = shown, is_active
+                self._untold[user_id] = None
+        if self._untold:
+            async with self._telling:
+                await self._tell()
+
+    async def _tell(self) -> None:
+        """Tell of all who are different from what was told: while one is being looked up, the next ones gather.
+
+        In a large room everybody hears of everybody, so when all come at once they had better be told of together.
+        """
+        user_ids = list(self._untold)
+        if not user_ids:
             return
-        person.shown, person.is_active = shown, is_active
-        person.audience, person.names = await self._database.read(_look, user_id)
-        person.changed = self._counter.advance()
-        self._notifier.wake(person.audience)
+        rooms, names = await self._database.read(_look, user_ids)
+        for user_id in user_ids:
+            del self._untold[user_id]
+            person = self._people[user_id]
+            person.rooms, person.names = rooms[user_id], names[user_id]
+            person.changed = self._counter.advance()
+            self._told.pop(user_id, None)
+            self._told[user_id] = person
+        self._notifier.wake({*user_ids, *(room_id for user_id in user_ids for room_id in rooms[user_id])})
 
     def _state(self, person: _Person) -> str:
         now = self._clock.now()
@@ -172,8 +202,14 @@ class Presence:
         return content
 
 
-def _look(tx: ReadTx, user_id: UserId) -> tuple[frozenset[str], Json]:
-    """Who is shown the user's presence, and the user's name and picture."""
-    fields = profiles.find_many(tx, [user_id]).get(user_id, {})
-    names = {name: fields[name] for name in ("displayname", "avatar_url") if fields.get(name)}
-    return frozenset([user_id, *members.list_sharing(tx, user_id)]), names
+def _look(
+    tx: ReadTx, user_ids: Sequence[UserId]
+) -> tuple[dict[UserId, frozenset[RoomId]], dict[UserId, dict[str, Any]]]:
+    """The rooms of users, and their names and pictures."""
+    rooms = members.list_joined_rooms(tx, user_ids)
+    fields = profiles.find_many(tx, user_ids)
+    names = {
+        user_id: {name: value for name in ("displayname", "avatar_url") if (value := fields.get(user_id, {}).get(name))}
+        for user_id in user_ids
+    }
+    return {user_id: frozenset(rooms.get(user_id, ())) for user_id in user_ids}, names

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 
 from homeserver.errors import Forbidden, InvalidParam, LimitExceeded, NotFound, TooLarge, Unsupported
 from homeserver.kit.clock import Clock
+from homeserver.kit.concurrency import KeyedLocks
 from homeserver.kit.randomness import Randomness
 from homeserver.matrix import identifiers
 from homeserver.outbound.blobs import Blobs
@@ -44,6 +45,7 @@ class MediaStore:
         self._blobs = blobs
         self._thumbnails = thumbnails
         self._server_name = server_name
+        self._uploads: KeyedLocks[str] = KeyedLocks()
         self.largest = largest
 
     async def announce(self, who: Requester) -> tuple[str, int]:
@@ -81,15 +83,15 @@ class MediaStore:
         one = await self._find(server_name, media_id)
         if one.user_id != who.user_id:
             raise Forbidden("Somebody else has announced this file.")
-        if one.size is not None:
-            raise Unsupported("M_CANNOT_OVERWRITE_MEDIA", "The file has its bytes already.", status=409)
-        if one.created_ts < self._clock.now() - UNUSED_LIFETIME_MS:
-            raise NotFound("The time to upload this file is over.")
-        size = await self._blobs.put(media_id, self._capped(chunks))
-        if not await self._database.write(
-            media.fill, media_id, size=size, content_type=content_type, filename=filename
-        ):
-            raise Unsupported("M_CANNOT_OVERWRITE_MEDIA", "The file has its bytes already.", status=409)
+        # One after the other: the bytes that are kept and the size that is written down are of the same request.
+        async with self._uploads.hold(media_id):
+            if (await self._find(server_name, media_id)).size is not None:
+                raise Unsupported("M_CANNOT_OVERWRITE_MEDIA", "The file has its bytes already.", status=409)
+            size = await self._blobs.put(media_id, self._capped(chunks))
+            if not await self._database.write(
+                media.fill, media_id, size=size, content_type=content_type, filename=filename
+            ):
+                raise Unsupported("M_CANNOT_OVERWRITE_MEDIA", "The file has its bytes already.", status=409)
         self._notifier.wake([_key(media_id)])
 
     async def find(self, server_name: str, media_id: str, *, timeout_ms: int) -> Media:
@@ -103,8 +105,10 @@ class MediaStore:
             raise Unsupported("M_NOT_YET_UPLOADED", "The file has not been uploaded yet.", status=504)
         return one
 
-    def read(self, one: Media) -> AsyncIterator[bytes]:
-        """The bytes of a file."""
+    async def read(self, one: Media) -> AsyncIterator[bytes]:
+        """The bytes of a file. Raises `NotFound` if they have been lost."""
+        if not await self._blobs.exists(one.media_id):
+            raise NotFound("The bytes of this file are not here any more.")
         return self._blobs.read(one.media_id)
 
     async def thumbnail(self, one: Media, wish: Thumbnail) -> tuple[str, bytes] | None:
@@ -122,6 +126,8 @@ class MediaStore:
             one = await self._database.read(media.find, media_id)
         if one is None:
             raise NotFound("There is no such file here.")
+        if one.size is None and one.created_ts < self._clock.now() - UNUSED_LIFETIME_MS:
+            raise NotFound("The time to upload this file is over.")
         return one
 
     async def _capped(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -10,10 +10,11 @@ from homeserver.matrix import identifiers
 from homeserver.matrix.identifiers import RoomAlias, RoomId, UserId
 from homeserver.matrix.room_versions import ROOM_VERSIONS, RoomVersion
 from homeserver.services.auth.sessions import Requester
+from homeserver.services.rooms.author import Author, Draft, Drafts
 from homeserver.services.rooms.directory import check_new_alias, named_aliases, parse_aliases
 from homeserver.services.rooms.hot import HotRoom
 from homeserver.services.rooms.members import Members
-from homeserver.services.rooms.send import Author, Draft, Drafts, Sender
+from homeserver.services.rooms.send import Sender
 from homeserver.storage import aliases, rooms
 from homeserver.storage.aliases import Alias
 from homeserver.storage.engine import WriteTx

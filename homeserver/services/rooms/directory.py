@@ -10,9 +10,10 @@ from homeserver.kit.clock import Clock
 from homeserver.matrix import identifiers
 from homeserver.matrix.identifiers import RoomAlias, RoomId, UserId, domain_of
 from homeserver.services.auth.sessions import Requester
+from homeserver.services.rooms.author import Draft, Drafts
 from homeserver.services.rooms.hot import HotRoom
 from homeserver.services.rooms.power import may_set
-from homeserver.services.rooms.send import Draft, Drafts, Sender
+from homeserver.services.rooms.send import Sender
 from homeserver.services.rooms.summaries import Summaries
 from homeserver.storage import aliases, members, rooms
 from homeserver.storage.aliases import Alias

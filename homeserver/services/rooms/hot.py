@@ -5,22 +5,36 @@ so without awaiting between looking at the room and handing the event to the wri
 the lock. A room whose commit failed is marked stale, dropped, and read again from the database.
 """
 
+import asyncio
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
+from homeserver.errors import HomeserverError, NotFound
 from homeserver.kit.concurrency import SingleFlight
 from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import DeviceId, RoomId, UserId
 from homeserver.matrix.room_versions import ROOM_VERSIONS, RoomVersion
 from homeserver.services.rooms.state import StateTrees
-from homeserver.storage import events, rooms, stream_rows
+from homeserver.storage import events, members, rooms, stream_rows
 from homeserver.storage.engine import Database, ReadTx
 from homeserver.storage.events import StoredEvent
 from homeserver.storage.state import Pair
 
 _RECENT = 64
-_ROOMS = 2000
+_FEW = 500
+"""Up to so many members, their events are in memory with the room; of larger rooms those that were needed."""
+_MEMBER_BYTES = 250
+"""What a user id and its membership cost in memory."""
+
+
+class NotLoaded(HomeserverError):
+    """Member events of a large room are not in memory; `HotRooms.load` brings them."""
+
+    def __init__(self, pairs: Iterable[Pair]) -> None:
+        super().__init__()
+        self.pairs = frozenset(pairs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +57,83 @@ class Recent:
     """By which it was sent, for the device that sent it."""
 
 
+class RoomState:
+    """The current state of a room: all of it, but for the member events of large rooms, which come when needed."""
+
+    def __init__(self, loaded: Mapping[Pair, Event], memberships: Mapping[UserId, str]) -> None:
+        """`memberships` are those of everybody who has a member event."""
+        self._loaded = dict(loaded)
+        self._memberships = dict(memberships)
+        self.joined: set[UserId] = {user_id for user_id, kind in memberships.items() if kind == "join"}
+        self.size = sum(_weight(event) for event in loaded.values()) + _MEMBER_BYTES * len(memberships)
+        """In bytes, about."""
+
+    def get(self, pair: Pair) -> Event | None:
+        """The event, or None if the state has none. Raises `NotLoaded`."""
+        event = self._loaded.get(pair)
+        if event is None and pair[0] == "m.room.member" and pair[1] in self._memberships:
+            raise NotLoaded([pair])
+        return event
+
+    def items(self) -> list[tuple[Pair, Event]]:
+        """All that is in memory, which is everything but members."""
+        return list(self._loaded.items())
+
+    def membership_of(self, user_id: str) -> str:
+        """The user's membership; `leave` for somebody who was never here."""
+        return self._memberships.get(UserId(user_id), "leave")
+
+    def not_loaded(self, pairs: Iterable[Pair]) -> set[Pair]:
+        """Those of the pairs whose events are in the state and not in memory."""
+        return {
+            pair
+            for pair in pairs
+            if pair not in self._loaded and pair[0] == "m.room.member" and pair[1] in self._memberships
+        }
+
+    def add(self, found: Mapping[Pair, Event]) -> None:
+        """Events that were read from the database; what the room has itself is newer."""
+        for pair, event in found.items():
+            if self.not_loaded([pair]):
+                self._keep(pair, event)
+
+    def set(self, pair: Pair, event: Event | None) -> None:
+        """Put an event in the place of what was there, or nothing."""
+        old = self._loaded.pop(pair, None)
+        if old is not None:
+            self.size -= _weight(old)
+        if event is not None:
+            self._keep(pair, event)
+        if pair[0] == "m.room.member":
+            self._set_member(UserId(pair[1]), event)
+
+    def replace(self, redacted: Mapping[str, Event]) -> None:
+        """Put the redacted form, by event id, in the place of events."""
+        for pair, event in list(self._loaded.items()):
+            if event.event_id in redacted:
+                self._loaded[pair] = redacted[event.event_id]
+
+    def _keep(self, pair: Pair, event: Event) -> None:
+        self._loaded[pair] = event
+        self.size += _weight(event)
+
+    def _set_member(self, user_id: UserId, event: Event | None) -> None:
+        if event is None:
+            self._memberships.pop(user_id, None)
+        else:
+            self._memberships[user_id] = event.membership or "leave"
+        if event is not None and event.membership == "join":
+            self.joined.add(user_id)
+        else:
+            self.joined.discard(user_id)
+
+
 class HotRoom:
-    """One room, ready to be built upon."""
+    """One room, ready to be built upon.
+
+    Whoever has to wait between looking at the room and handing over what is to follow, has it `alone`: nobody builds
+    upon it meanwhile. All others look whether it `is_held`, and await `released`.
+    """
 
     def __init__(
         self,
@@ -54,20 +143,15 @@ class HotRoom:
         room_nid: int | None = None,
         root: int | None = None,
         known_since: int = 0,
-        state: Mapping[Pair, Event] | None = None,
+        state: RoomState | None = None,
         tips: Iterable[tuple[int, Event]] = (),
     ) -> None:
         """`tips` are the forward extremities with their positions; a room that is being made has no number yet."""
         self.room_id = room_id
         self.version = version
-        self.state: dict[Pair, Event] = dict(state or {})
+        self.state = state or RoomState({}, {})
         tips = list(tips)
         self.latest: list[Event] = [event for _, event in tips]
-        self.joined: set[UserId] = {
-            UserId(state_key)
-            for (kind, state_key), event in self.state.items()
-            if kind == "m.room.member" and event.membership == "join"
-        }
         # What is committed: the writer alone changes these.
         self.room_nid = room_nid
         self.root = root
@@ -77,6 +161,48 @@ class HotRoom:
         """`recent` holds every event of the room after this position."""
         self.pending = 0
         self.is_stale = False
+        self.is_held = False
+        self._turn = asyncio.Lock()
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+
+    @property
+    def joined(self) -> set[UserId]:
+        """The users who are in the room."""
+        return self.state.joined
+
+    @property
+    def size(self) -> int:
+        """What the room costs in memory, about, in bytes."""
+        return self.state.size + sum(recent.event.size for recent in self.recent)
+
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        """The room as the database has it, and as nobody else changes it."""
+        async with self._turn:
+            self.is_held = True
+            try:
+                await self._quiet.wait()
+                yield
+            finally:
+                self.is_held = False
+
+    async def released(self) -> None:
+        """Wait until nobody has the room alone."""
+        while self.is_held:
+            async with self._turn:
+                pass
+
+    def begin(self) -> None:
+        """A batch was handed over."""
+        self.pending += 1
+        self._quiet.clear()
+
+    def end(self) -> None:
+        """It is written, or it failed."""
+        self.pending -= 1
+        if self.pending == 0:
+            self._quiet.set()
 
     @property
     def create(self) -> Event | None:
@@ -90,18 +216,13 @@ class HotRoom:
 
     def membership_of(self, user_id: str) -> str:
         """The user's membership; `leave` for somebody who was never here."""
-        event = self.state.get(("m.room.member", user_id))
-        return "leave" if event is None else event.membership or "leave"
+        return self.state.membership_of(user_id)
 
-    def build_on(self, built: Iterable[Event], redacted: Mapping[str, Event]) -> None:
-        """Take over events that the writer is about to commit. `redacted` are state events in their new form."""
-        for event in built:
-            self.latest = [event]
-            if event.state_key is not None:
-                self._set_state(event, event.state_key)
-        for pair, event in list(self.state.items()) if redacted else ():
-            if event.event_id in redacted:
-                self.state[pair] = redacted[event.event_id]
+    def build_on(self, event: Event) -> None:
+        """Take over an event that follows all before it, and that the writer is about to commit."""
+        self.latest = [event]
+        if event.state_key is not None:
+            self.state.set((event.type, event.state_key), event)
 
     def forget_redacted(self, redacted: Mapping[int, Event]) -> None:
         """Put the redacted form, by position, in the place of what was said before."""
@@ -115,19 +236,19 @@ class HotRoom:
         while len(self.recent) > _RECENT:
             self.known_since = self.recent.popleft().stored.position
 
-    def _set_state(self, event: Event, state_key: str) -> None:
-        self.state[event.type, state_key] = event
-        if event.type == "m.room.member":
-            if event.membership == "join":
-                self.joined.add(UserId(state_key))
-            else:
-                self.joined.discard(UserId(state_key))
+    def forget_recent(self, position: int) -> None:
+        """From here on, only the database knows what happened up to this position."""
+        self.recent.clear()
+        self.known_since = position
 
 
 class HotRooms:
-    """The rooms that were used of late."""
+    """The rooms that were used of late, as many as fit into a budget of bytes."""
 
-    def __init__(self, database: Database, trees: StateTrees) -> None:
+    def __init__(self, database: Database, trees: StateTrees, budget: int) -> None:
+        self._budget = budget
+        self._size = 0
+        self._sizes: dict[int, int] = {}
         self._database = database
         self._trees = trees
         self._rooms: dict[int, HotRoom] = {}
@@ -142,6 +263,14 @@ class HotRooms:
         self._rooms[room_nid] = room  # Last in the order of use.
         return room
 
+    async def load(self, room: HotRoom, pairs: Iterable[Pair]) -> None:
+        """Bring member events of a large room into memory."""
+        missing = room.state.not_loaded(pairs)
+        if missing:
+            # What is not in memory is not among what is being written either, so the committed state has it.
+            room.state.add(await self._database.snapshot(self._read_state, room, missing))
+            self._weigh(room)
+
     def nid_of(self, room_id: RoomId) -> int | None:
         """The number of a room that is in memory."""
         return self._nids.get(room_id)
@@ -155,8 +284,7 @@ class HotRooms:
         assert room.room_nid is not None
         self._rooms[room.room_nid] = room
         self._nids[room.room_id] = room.room_nid
-        if len(self._rooms) > _ROOMS:
-            self._evict()
+        self._weigh(room)
 
     def drop(self, room: HotRoom) -> None:
         """Forget a room that memory and database no longer agree about."""
@@ -170,9 +298,14 @@ class HotRooms:
         return room
 
     def _read(self, tx: ReadTx, room_nid: int) -> HotRoom:
-        room = rooms.find_many(tx, [room_nid])[room_nid]
+        room = rooms.find_many(tx, [room_nid]).get(room_nid)
+        if room is None:
+            raise NotFound("This server does not know the room.")
         positions = self._trees.items(tx, room.state_root)
         tips = rooms.list_extremities(tx, room_nid)
+        memberships = {member.user_id: member.membership for member in members.list_in_room(tx, room_nid)}
+        if len(memberships) > _FEW:
+            positions = {pair: position for pair, position in positions.items() if pair[0] != "m.room.member"}
         stored = events.find_many(tx, {*positions.values(), *tips})
         parsed = {position: parse(event, room.version) for position, event in stored.items()}
         return HotRoom(
@@ -181,17 +314,38 @@ class HotRooms:
             room_nid=room_nid,
             root=room.state_root,
             known_since=stream_rows.current(tx),
-            state={pair: parsed[position] for pair, position in positions.items()},
-            tips=[(position, parsed[position]) for position in tips],
+            state=RoomState({pair: parsed[position] for pair, position in positions.items()}, memberships),
+            tips=[(position, parsed[position]) for position in sorted(tips)],
         )
 
-    def _evict(self) -> None:
-        # A room that is ahead of the database must not be read from it.
-        for room_nid in [nid for nid, room in self._rooms.items() if not room.pending][: _ROOMS // 10]:
+    def _read_state(self, tx: ReadTx, room: HotRoom, pairs: Iterable[Pair]) -> dict[Pair, Event]:
+        positions = self._trees.find(tx, room.root, pairs)
+        stored = events.find_many(tx, positions.values())
+        return {pair: parse(stored[position], room.version.identifier) for pair, position in positions.items()}
+
+    def _weigh(self, room: HotRoom) -> None:
+        """Note what the room costs now; whoever was not used for the longest time goes when there is too much."""
+        if room.room_nid is None or self._rooms.get(room.room_nid) is not room:
+            return
+        self._size += room.size - self._sizes.get(room.room_nid, 0)
+        self._sizes[room.room_nid] = room.size
+        if self._size <= self._budget:
+            return
+        # A room that is ahead of the database, or that somebody has alone, must not be read from there.
+        idle = [nid for nid, one in self._rooms.items() if one is not room and not one.pending and not one.is_held]
+        for room_nid in idle:
             self._remove(room_nid)
+            if self._size <= self._budget * 9 // 10:
+                return
 
     def _remove(self, room_nid: int) -> None:
         del self._nids[self._rooms.pop(room_nid).room_id]
+        self._size -= self._sizes.pop(room_nid)
+
+
+def _weight(event: Event) -> int:
+    """What a parsed event costs in memory, about: its bytes, and the same again as a tree of values."""
+    return 3 * event.size + 500
 
 
 def parse(stored: StoredEvent, version: str) -> Event:

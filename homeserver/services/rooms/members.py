@@ -14,8 +14,9 @@ from homeserver.errors import Conflict, Forbidden, GuestForbidden, InvalidParam,
 from homeserver.matrix import identifiers
 from homeserver.matrix.identifiers import EventId, RoomId, UserId
 from homeserver.services.auth.sessions import Requester
+from homeserver.services.rooms.author import Draft, Drafts
 from homeserver.services.rooms.power import may_act
-from homeserver.services.rooms.send import Build, Draft, Drafts, Sender, is_local
+from homeserver.services.rooms.send import Build, Sender, is_local
 from homeserver.services.rooms.succession import Succession
 from homeserver.storage import account_data, members, profiles, rooms, users
 from homeserver.storage.account_data import GLOBAL

@@ -4,9 +4,9 @@ Whoever is in a room sees its present; whoever has left sees it as it was then; 
 `world_readable`.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import msgspec
 
@@ -14,13 +14,13 @@ from homeserver.errors import Forbidden, NotFound
 from homeserver.kit.clock import Clock
 from homeserver.matrix.events import Event
 from homeserver.matrix.filters import RoomEventFilter
-from homeserver.matrix.identifiers import EventId, RoomId, UserId
+from homeserver.matrix.identifiers import EventId, RoomId
 from homeserver.services.auth.sessions import Requester
-from homeserver.services.rooms.client_events import show, show_state
+from homeserver.services.rooms.client_events import Form, show, show_state, show_state_events
 from homeserver.services.rooms.hot import parse
 from homeserver.services.rooms.state import StateTrees
-from homeserver.services.rooms.stays import last_join
-from homeserver.services.rooms.visibility import Seen, visible
+from homeserver.services.rooms.visibility import Onlooker, Seen
+from homeserver.services.users.account_data import ignored_users
 from homeserver.storage import events, members, rooms, stream_rows
 from homeserver.storage.engine import Database, ReadTx
 from homeserver.storage.events import StoredEvent
@@ -30,10 +30,9 @@ from homeserver.streams.positions import RoomToken
 DEFAULT_LIMIT = 10
 _PAGE = 100
 _PAGES = 10
+_NO_EVENT = "There is no such event, or you may not see it."
 
 Json = dict[str, Any]
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +41,18 @@ class Window:
 
     forwards: bool
     start: RoomToken | None
+    start_text: str | None
+    """The token as the client gave it: it is given back."""
     end: RoomToken | None
     filter: RoomEventFilter
+
+
+@dataclass(frozen=True, slots=True)
+class Readable:
+    """What somebody may read of a room: its state, and its history as far as a position, or all of it."""
+
+    root: int | None
+    upto: int | None
 
 
 class RoomReader:
@@ -72,9 +81,11 @@ class RoomReader:
         """The whole state."""
         return await self._database.snapshot(self._state, who, room_id)
 
-    async def state_event(self, who: Requester, room_id: RoomId, type_: str, state_key: str) -> Event:
-        """One piece of state. Raises `NotFound` if there is none."""
-        return await self._database.snapshot(self._state_event, who, room_id, type_, state_key)
+    async def state_event(
+        self, who: Requester, room_id: RoomId, type_: str, state_key: str, *, whole: bool
+    ) -> msgspec.Raw:
+        """One piece of state, the whole event or its content. Raises `NotFound` if there is none."""
+        return await self._database.snapshot(self._state_event, who, room_id, type_, state_key, whole)
 
     async def members(
         self, who: Requester, room_id: RoomId, at: RoomToken | None, wanted: Callable[[str], bool]
@@ -90,114 +101,111 @@ class RoomReader:
         """The event nearest to a time, on one side of it."""
         return await self._database.snapshot(self._at_time, who, room_id, ts, forwards)
 
-    def room(self, tx: ReadTx, room_id: RoomId) -> Room:
-        """The room. An unknown one is answered like one that the requester may not read."""
+    def onlooker(self, tx: ReadTx, who: Requester, room_id: RoomId) -> Onlooker:
+        """The requester, looking at the room. An unknown room is like one that the requester may not read."""
         room = rooms.find(tx, room_id)
         if room is None:
             raise Forbidden("You are not in this room.")
-        return room
+        member = members.find(tx, room.room_nid, who.user_id)
+        return Onlooker(tx, self._trees, room, who.user_id, member, ignored_users(tx, who.user_id))
 
-    def seen_event(self, tx: ReadTx, who: Requester, room: Room, event_id: EventId) -> Seen:
+    def seen_event(self, tx: ReadTx, who: Requester, room_id: RoomId, event_id: EventId) -> tuple[Onlooker, Seen]:
         """The event. Raises `NotFound` whether it is not there or may not be seen."""
-        row = events.find_by_id(tx, room.room_nid, event_id)
-        seen = visible(tx, self._trees, room.version, who.user_id, [row]) if row is not None else []
+        try:
+            eye = self.onlooker(tx, who, room_id)
+        except Forbidden:
+            raise NotFound(_NO_EVENT) from None
+        row = events.find_by_id(tx, eye.room.room_nid, event_id)
+        seen = eye.seen([row]) if row is not None else []
         if not seen:
-            raise NotFound("There is no such event, or you may not see it.")
-        return seen[0]
+            raise NotFound(_NO_EVENT)
+        return eye, seen[0]
 
-    def readable_root(self, tx: ReadTx, room: Room, user_id: UserId) -> int | None:
-        """The state that the user may read: the present one, or that of when the user left."""
-        member = members.find(tx, room.room_nid, user_id)
-        if member is not None and member.membership == "join":
-            return room.state_root
-        rule = self._trees.find(tx, room.state_root, [_VISIBILITY]).get(_VISIBILITY)
-        if rule is not None:
-            stored = events.find_many(tx, [rule])[rule]
-            if parse(stored, room.version).content.get("history_visibility") == "world_readable":
-                return room.state_root
-        if member is not None and member.membership in ("leave", "ban") and not member.forgotten:
-            row = events.find_many(tx, [member.position])[member.position]
-            if last_join(tx, room.version, row.replaces):
-                return row.state_after
-        raise Forbidden("You are not in this room.")
+    def readable(self, eye: Onlooker) -> Readable:
+        """What the onlooker may read: the room as it is, or as it was when the onlooker left."""
+        if eye.may_read_present():
+            return Readable(eye.room.state_root, None)
+        if eye.member is None or eye.member.forgotten or eye.end is None:
+            raise Forbidden("You are not in this room.")
+        return Readable(eye.end.room_root, eye.end_position)
 
     def _event(self, tx: ReadTx, who: Requester, room_id: RoomId, event_id: EventId) -> msgspec.Raw:
-        room = rooms.find(tx, room_id)
-        if room is None:
-            raise NotFound("There is no such event, or you may not see it.")
-        seen = self.seen_event(tx, who, room, event_id)
-        return self._show(tx, room, who, [seen])[0]
+        eye, seen = self.seen_event(tx, who, room_id, event_id)
+        return self.show(tx, eye, who, [seen])[0]
 
     def _messages(self, tx: ReadTx, who: Requester, room_id: RoomId, window: Window) -> Json:
-        room = self.room(tx, room_id)
-        self._check_may_look(tx, room, who.user_id)
-        current = stream_rows.current(tx)
-        start = window.start.position if window.start is not None else (0 if window.forwards else current)
-        bound = window.end.position if window.end is not None else (current if window.forwards else 0)
-        seen, end = self._page(tx, who, room, window, start, bound)
-        answer: Json = {"start": str(RoomToken(start)), "chunk": self._show(tx, room, who, seen)}
+        eye = self.onlooker(tx, who, room_id)
+        last = self.readable(eye).upto or stream_rows.current(tx)
+        start = window.start.position if window.start is not None else (0 if window.forwards else last)
+        bound = window.end.position if window.end is not None else (last if window.forwards else 0)
+        # Nothing is to be seen behind the end of one's own time in the room.
+        limits = (start, min(bound, last)) if window.forwards else (min(start, last), bound)
+        seen, end = self._page(tx, eye, window, *limits)
+        answer: Json = {"start": window.start_text or str(RoomToken(start)), "chunk": self.show(tx, eye, who, seen)}
         if end is not None:
             answer["end"] = str(RoomToken(end))
         if window.filter.lazy_load_members and seen:
-            answer["state"] = self._senders(tx, room, seen)
+            answer["state"] = self._senders(tx, eye, seen)
         return answer
 
-    def _page(
-        self, tx: ReadTx, who: Requester, room: Room, window: Window, start: int, bound: int
-    ) -> tuple[list[Seen], int | None]:
+    def _page(self, tx: ReadTx, eye: Onlooker, window: Window, start: int, bound: int) -> tuple[list[Seen], int | None]:
         """The events of a page, and where the next one begins, if there may be one."""
         wanted = window.filter
         limit = wanted.limit_or(DEFAULT_LIMIT)
         seen: list[Seen] = []
-        if not wanted.admits_room(room.room_id):
+        if not wanted.admits_room(eye.room.room_id):
             return seen, None
         at = start
+        # One more than is wanted, to know whether there is more.
+        size = limit + 1 if wanted.admits_all else _PAGE
         for _ in range(_PAGES):
-            rows = _rows(tx, room, forwards=window.forwards, start=at, bound=bound, limit=_PAGE)
-            for one in visible(tx, self._trees, room.version, who.user_id, rows):
-                if not wanted.admits_event(one.event):
-                    continue
-                seen.append(one)
-                if len(seen) == limit:
-                    last = one.stored.position
-                    at_end = len(rows) < _PAGE and rows[-1].position == last
-                    return seen, None if at_end else (last if window.forwards else last - 1)
-            if len(rows) < _PAGE:
+            rows = _rows(tx, eye.room, forwards=window.forwards, start=at, bound=bound, limit=size)
+            seen += (one for one in eye.seen(rows) if eye.hears(one.event) and wanted.admits_event(one.event))
+            if len(seen) > limit:
+                return seen[:limit], _beyond(seen[limit - 1].stored, forwards=window.forwards)
+            if len(rows) < size:
                 return seen, None
-            at = rows[-1].position if window.forwards else rows[-1].position - 1
+            at = _beyond(rows[-1], forwards=window.forwards)
+            size = _PAGE
         return seen, at
 
     def _context(
         self, tx: ReadTx, who: Requester, room_id: RoomId, event_id: EventId, limit: int, wanted: RoomEventFilter
     ) -> Json:
-        room = self.room(tx, room_id)
-        seen = self.seen_event(tx, who, room, event_id)
+        eye, seen = self.seen_event(tx, who, room_id, event_id)
         position = seen.stored.position
         current = stream_rows.current(tx)
-        before = self._around(tx, who, room, wanted, limit // 2, forwards=False, start=position - 1, bound=0)
-        after = self._around(tx, who, room, wanted, limit - limit // 2, forwards=True, start=position, bound=current)
-        last = after[-1] if after else seen
-        first = before[-1] if before else seen
-        root = last.stored.state_after
+        before = self._around(tx, eye, wanted, limit // 2, forwards=False, start=position - 1, bound=0)
+        after = self._around(tx, eye, wanted, limit - limit // 2, forwards=True, start=position, bound=current)
+        together = [*before[::-1], seen, *after]
+        root = together[-1].stored.state_after
+        shown = self.show(tx, eye, who, together)
+        return {
+            "start": str(RoomToken(together[0].stored.position - 1)),
+            "end": str(RoomToken(together[-1].stored.position)),
+            "events_before": shown[: len(before)][::-1],
+            "event": shown[len(before)],
+            "events_after": shown[len(before) + 1 :],
+            "state": self._context_state(tx, eye, together, root, wanted),
+        }
+
+    def _context_state(
+        self, tx: ReadTx, eye: Onlooker, seen: Sequence[Seen], root: int | None, wanted: RoomEventFilter
+    ) -> list[msgspec.Raw]:
         if wanted.lazy_load_members:
-            state = self._senders(tx, room, [*before, seen, *after], root)
+            senders = [("m.room.member", user_id) for user_id in sorted({one.event.sender for one in seen})]
+            positions = self._trees.find(tx, root, senders).values()
         else:
             positions = self._trees.items(tx, root).values()
-            state = show_state(tx, room.version, positions, now=self._clock.now())
-        return {
-            "start": str(RoomToken(first.stored.position - 1)),
-            "end": str(RoomToken(last.stored.position)),
-            "events_before": self._show(tx, room, who, before),
-            "event": self._show(tx, room, who, [seen])[0],
-            "events_after": self._show(tx, room, who, after),
-            "state": state,
-        }
+        stored: Iterable[StoredEvent] = events.find_many(tx, positions).values()
+        if not wanted.admits_all:
+            stored = [row for row in stored if wanted.admits_event(parse(row, eye.room.version))]
+        return show_state_events(tx, eye.room.version, stored, self._clock.now())
 
     def _around(
         self,
         tx: ReadTx,
-        who: Requester,
-        room: Room,
+        eye: Onlooker,
         wanted: RoomEventFilter,
         limit: int,
         *,
@@ -207,34 +215,36 @@ class RoomReader:
     ) -> list[Seen]:
         if limit <= 0:
             return []
-        rows = _rows(tx, room, forwards=forwards, start=start, bound=bound, limit=max(limit, _PAGE))
-        seen = visible(tx, self._trees, room.version, who.user_id, rows)
-        return [one for one in seen if wanted.admits_event(one.event)][:limit]
+        size = limit if wanted.admits_all else _PAGE
+        rows = _rows(tx, eye.room, forwards=forwards, start=start, bound=bound, limit=size)
+        return [one for one in eye.seen(rows) if eye.hears(one.event) and wanted.admits_event(one.event)][:limit]
 
-    def _show(self, tx: ReadTx, room: Room, who: Requester, seen: Sequence[Seen]) -> list[msgspec.Raw]:
-        return show(tx, self._trees, room.version, who, seen, now=self._clock.now(), bundle=True)
+    def show(self, tx: ReadTx, eye: Onlooker, who: Requester, seen: Sequence[Seen]) -> list[msgspec.Raw]:
+        """The events as the requester is shown them, with what was aggregated from others."""
+        return show(tx, eye, who, seen, Form(now=self._clock.now(), bundle=True))
 
-    def _senders(self, tx: ReadTx, room: Room, seen: Sequence[Seen], root: int | None = None) -> list[msgspec.Raw]:
+    def _senders(self, tx: ReadTx, eye: Onlooker, seen: Sequence[Seen]) -> list[msgspec.Raw]:
         """The member events of those who speak."""
-        users = sorted({one.event.sender for one in seen})
         newest = max(seen, key=lambda one: one.stored.position)
-        found = self._trees.find(
-            tx, root or newest.stored.state_after, [("m.room.member", user_id) for user_id in users]
-        )
-        return show_state(tx, room.version, found.values(), now=self._clock.now())
+        senders = [("m.room.member", user_id) for user_id in sorted({one.event.sender for one in seen})]
+        found = self._trees.find(tx, newest.stored.state_after, senders)
+        return show_state(tx, eye.room.version, found.values(), now=self._clock.now())
 
     def _state(self, tx: ReadTx, who: Requester, room_id: RoomId) -> list[msgspec.Raw]:
-        room = self.room(tx, room_id)
-        positions = self._trees.items(tx, self.readable_root(tx, room, who.user_id)).values()
-        return show_state(tx, room.version, positions, now=self._clock.now())
+        eye = self.onlooker(tx, who, room_id)
+        positions = self._trees.items(tx, self.readable(eye).root).values()
+        return show_state(tx, eye.room.version, positions, now=self._clock.now())
 
-    def _state_event(self, tx: ReadTx, who: Requester, room_id: RoomId, type_: str, state_key: str) -> Event:
-        room = self.room(tx, room_id)
-        root = self.readable_root(tx, room, who.user_id)
-        position = self._trees.find(tx, root, [(type_, state_key)]).get((type_, state_key))
+    def _state_event(
+        self, tx: ReadTx, who: Requester, room_id: RoomId, type_: str, state_key: str, whole: bool
+    ) -> msgspec.Raw:
+        eye = self.onlooker(tx, who, room_id)
+        position = self._trees.find(tx, self.readable(eye).root, [(type_, state_key)]).get((type_, state_key))
         if position is None:
             raise NotFound("The room has no such state.")
-        return parse(events.find_many(tx, [position])[position], room.version)
+        if whole:
+            return show_state(tx, eye.room.version, [position], now=self._clock.now())[0]
+        return msgspec.Raw(parse(events.find_many(tx, [position])[position], eye.room.version).content_json)
 
     def _members(
         self,
@@ -244,48 +254,40 @@ class RoomReader:
         at: RoomToken | None,
         wanted: Callable[[str], bool],
     ) -> list[msgspec.Raw]:
-        room = self.room(tx, room_id)
-        root = self.readable_root(tx, room, who.user_id)
-        if at is not None:
-            rows = events.list_backwards(tx, room.room_nid, after=0, upto=at.position, limit=1)
-            if rows and rows[0].position <= self._last_readable(tx, room, who.user_id):
-                root = rows[0].state_after
+        eye = self.onlooker(tx, who, room_id)
+        readable = self.readable(eye)
+        root = readable.root
+        if at is not None and (readable.upto is None or at.position < readable.upto):
+            rows = events.list_backwards(tx, eye.room.room_nid, after=0, upto=at.position, limit=1)
+            root = rows[0].room_root if rows else None
         positions = [at for (kind, _), at in self._trees.items(tx, root).items() if kind == "m.room.member"]
-        stored = events.find_many(tx, positions)
-        chosen = [at for at, row in stored.items() if wanted(parse(row, room.version).membership or "leave")]
-        return show_state(tx, room.version, chosen, now=self._clock.now())
-
-    def _last_readable(self, tx: ReadTx, room: Room, user_id: UserId) -> int:
-        member = members.find(tx, room.room_nid, user_id)
-        return member.position if member is not None and member.membership != "join" else stream_rows.current(tx)
+        stored = events.find_many(tx, positions).values()
+        chosen = [row for row in stored if wanted(parse(row, eye.room.version).membership or "leave")]
+        return show_state_events(tx, eye.room.version, chosen, self._clock.now())
 
     def _joined_members(self, tx: ReadTx, who: Requester, room_id: RoomId) -> Json:
-        room = self.room(tx, room_id)
-        joined = {member.user_id: member.position for member in _joined(tx, room)}
-        if who.user_id not in joined:
+        eye = self.onlooker(tx, who, room_id)
+        if not eye.is_joined:
             raise Forbidden("You are not in this room.")
-        stored = events.find_many(tx, joined.values())
+        joined = {member.event: member.user_id for member in members.list_joined(tx, eye.room.room_nid)}
         shown: Json = {}
-        for user_id, position in joined.items():
-            content = parse(stored[position], room.version).content
+        for position, row in events.find_many(tx, joined).items():
+            content = parse(row, eye.room.version).content
             profile = {"display_name": content.get("displayname"), "avatar_url": content.get("avatar_url")}
-            shown[user_id] = {key: value for key, value in profile.items() if isinstance(value, str)}
+            shown[joined[position]] = {key: value for key, value in profile.items() if isinstance(value, str)}
         return shown
 
     def _at_time(self, tx: ReadTx, who: Requester, room_id: RoomId, ts: int, forwards: bool) -> Event:
-        room = self.room(tx, room_id)
-        self._check_may_look(tx, room, who.user_id)
-        rows = events.list_by_time(tx, room.room_nid, ts=ts, forwards=forwards, limit=_PAGE)
-        seen = visible(tx, self._trees, room.version, who.user_id, rows)
-        if not seen:
-            raise NotFound("There is no event on that side of the time.")
-        return seen[0].event
-
-    def _check_may_look(self, tx: ReadTx, room: Room, user_id: UserId) -> None:
-        self.readable_root(tx, room, user_id)
-
-
-_VISIBILITY = ("m.room.history_visibility", "")
+        eye = self.onlooker(tx, who, room_id)
+        upto = self.readable(eye).upto or stream_rows.current(tx)
+        for limit in (_PAGE, _PAGE * _PAGES):
+            rows = events.list_by_time(tx, eye.room.room_nid, ts=ts, forwards=forwards, limit=limit)
+            seen = eye.seen([row for row in rows if row.position <= upto])
+            if seen:
+                return seen[0].event
+            if len(rows) < limit:
+                break
+        raise NotFound("There is no event on that side of the time.")
 
 
 def _rows(tx: ReadTx, room: Room, *, forwards: bool, start: int, bound: int, limit: int) -> list[StoredEvent]:
@@ -294,5 +296,6 @@ def _rows(tx: ReadTx, room: Room, *, forwards: bool, start: int, bound: int, lim
     return events.list_backwards(tx, room.room_nid, after=bound, upto=start, limit=limit)
 
 
-def _joined(tx: ReadTx, room: Room) -> Collection[members.Member]:
-    return [member for member in members.list_in_room(tx, room.room_nid) if member.membership == "join"]
+def _beyond(row: StoredEvent, *, forwards: bool) -> int:
+    """The point from which one reads on behind an event."""
+    return row.position if forwards else row.position - 1

@@ -1,4 +1,4 @@
-"""Building, signing and authorising events of local users.
+"""Writing what local users say.
 
 `Drafts` gathers the events of one request on top of a hot room, each authorised by the state that the ones before it
 make. Nothing changes until the batch is written, so a refusal half way leaves no trace.
@@ -6,25 +6,20 @@ make. Nothing changes until the batch is written, so a refusal half way leaves n
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 
-from homeserver.errors import BadJson, Conflict, Forbidden, NotFound, TooLarge
+from homeserver.errors import BadJson, Conflict, Forbidden, NotFound
 from homeserver.kit.caching import Lru
 from homeserver.kit.clock import Clock
-from homeserver.kit.randomness import Randomness
-from homeserver.matrix import event_auth
-from homeserver.matrix.canonical import CanonicalJsonError
-from homeserver.matrix.event_auth import AuthError
-from homeserver.matrix.event_content import BadContent, check_content
-from homeserver.matrix.events import Event, EventTooLarge, MalformedEvent, build_event
+from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import EventId, RoomId, UserId, domain_of
-from homeserver.matrix.signing import SigningKey
 from homeserver.services.auth.sessions import Requester
-from homeserver.services.rooms.hot import HotRoom, HotRooms, Transaction, parse
-from homeserver.services.rooms.persist import Batch, EventWriter, NewEvent, Redaction, Superseded
+from homeserver.services.rooms.author import Author, Draft, Drafts
+from homeserver.services.rooms.hot import HotRoom, HotRooms, NotLoaded, Transaction, parse
+from homeserver.services.rooms.merge import Merger
+from homeserver.services.rooms.persist import EventWriter, Superseded
+from homeserver.services.rooms.placement import Batch, Redaction
 from homeserver.services.rooms.power import may_act
 from homeserver.storage import events, rooms, transactions, users
 from homeserver.storage.engine import Database, ReadTx, WriteTx
@@ -34,113 +29,6 @@ from homeserver.storage.transactions import Repeated
 _ATTEMPTS = 5
 _SENT = 10_000
 
-_encode = msgspec.json.Encoder().encode
-
-
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """What a user wants to say. `content` is a JSON object, as its text or as a value."""
-
-    type: str
-    sender: UserId
-    content: bytes | dict[str, Any]
-    state_key: str | None = None
-    redacts: str | None = None
-
-
-class Drafts:
-    """Events that are built one upon the other, in a room."""
-
-    def __init__(self, room: HotRoom, author: "Author") -> None:
-        self.room = room
-        self.events: list[NewEvent] = []
-        self._author = author
-        self._changed: dict[tuple[str, str], Event] = {}
-
-    def state(self, type_: str, state_key: str = "") -> Event | None:
-        """The state event that is current after what was added so far."""
-        return self._changed.get((type_, state_key)) or self.room.state.get((type_, state_key))
-
-    def add(self, draft: Draft, redaction: Redaction | None = None) -> Event:
-        """Build, sign and authorise an event. Raises `Forbidden`, `BadJson` or `TooLarge`."""
-        latest = [self.events[-1].event] if self.events else self.room.latest
-        event = self._author.build(self.room, draft, latest, self.state)
-        self.events.append(NewEvent(event, redaction))
-        if event.state_key is not None:
-            self._changed[event.type, event.state_key] = event
-        return event
-
-
-State = Callable[[str, str], Event | None]
-
-
-class Author:
-    """Makes events in the name of this server's users."""
-
-    def __init__(self, server_name: str, key: SigningKey, clock: Clock, randomness: Randomness) -> None:
-        self.server_name = server_name
-        self._key = key
-        self._clock = clock
-        self._randomness = randomness
-        self._last_create_ts = 0
-
-    def new_room_id(self) -> RoomId:
-        """A room id for the versions in which the server chooses it."""
-        return RoomId(f"!{self._randomness.letters(18)}:{self.server_name}")
-
-    def build(self, room: HotRoom, draft: Draft, latest: list[Event], state: State) -> Event:
-        """An event that follows `latest` and is allowed by `state`."""
-        version = room.version
-        content = draft.content if isinstance(draft.content, bytes) else _encode(draft.content)
-        is_create = draft.type == "m.room.create" and not latest
-        try:
-            check_content(draft.type, content, is_state=draft.state_key is not None)
-            keys = event_auth.auth_event_keys(
-                version.identifier,
-                type=draft.type,
-                sender=draft.sender,
-                state_key=draft.state_key,
-                content=content,
-            )
-            auth_events = [event for key in keys if (event := state(*key)) is not None]
-            event = build_event(
-                version.identifier,
-                server_name=self.server_name,
-                key=self._key,
-                room_id=None if is_create and version.room_ids_are_hashes else room.room_id,
-                type=draft.type,
-                sender=draft.sender,
-                state_key=draft.state_key,
-                content=content,
-                origin_server_ts=self._create_ts() if is_create else self._clock.now(),
-                depth=max((event.depth for event in latest), default=0) + 1,
-                prev_events=latest,
-                auth_events=[] if is_create else auth_events,
-                redacts=draft.redacts,
-                event_id=self._new_event_id() if version.event_ids_in_pdu else None,
-            )
-            event_auth.check_auth(
-                event,
-                [] if is_create else auth_events,
-                create=None if is_create or version.create_in_auth_events else state("m.room.create", ""),
-            )
-        except AuthError as error:
-            raise Forbidden(str(error)) from None
-        except EventTooLarge as error:
-            raise TooLarge(str(error)) from None
-        except (BadContent, CanonicalJsonError, MalformedEvent) as error:
-            raise BadJson(str(error)) from None
-        return event
-
-    def _create_ts(self) -> int:
-        """A time for a create event. A room id can be its hash, so no two of them may be alike."""
-        self._last_create_ts = max(self._clock.now(), self._last_create_ts + 1)
-        return self._last_create_ts
-
-    def _new_event_id(self) -> str:
-        return f"${self._randomness.letters(18)}:{self.server_name}"
-
-
 Build = Callable[[Drafts], None]
 """Adds events; called again if the room has changed meanwhile. What it raises ends the request."""
 
@@ -148,11 +36,20 @@ Build = Callable[[Drafts], None]
 class Sender:
     """Writes what local users say into rooms."""
 
-    def __init__(self, database: Database, clock: Clock, hot: HotRooms, writer: EventWriter, author: Author) -> None:
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        hot: HotRooms,
+        writer: EventWriter,
+        merger: Merger,
+        author: Author,
+    ) -> None:
         self._database = database
         self._clock = clock
         self._hot = hot
         self._writer = writer
+        self._merger = merger
         self._author = author
         # A request is mostly repeated soon; the table has those that are repeated later.
         self._sent: Lru[Transaction, EventId] = Lru(_SENT)
@@ -215,16 +112,33 @@ class Sender:
         """Write what `build` adds on top of the room; nothing is written if it adds nothing."""
         room_nid = await self.nid_of(room_id)
         for _ in range(_ATTEMPTS):
-            room = await self._hot.get(room_nid)
+            room = await self.free(room_nid)
             drafts = Drafts(room, self._author)
-            build(drafts)
-            if not drafts.events:
-                return []
             try:
+                if self._merger.is_needed(room):
+                    await self._merger.merge(room)
+                    continue
+                build(drafts)
+                if not drafts.events:
+                    return []
                 return await self.write(drafts, transaction, also)
+            except NotLoaded as missing:
+                await self._hot.load(room, missing.pairs)
             except Superseded:
                 continue
         raise Conflict("The room changes too quickly. Try again.")
+
+    async def free(self, room_nid: int) -> HotRoom:
+        """The room, when nobody has it alone: what is built before the next await can be handed over."""
+        while True:
+            room = await self._hot.get(room_nid)
+            if not room.is_held:
+                return room
+            await room.released()
+
+    async def load(self, room: HotRoom, missing: NotLoaded) -> None:
+        """Bring what was missing into memory."""
+        await self._hot.load(room, missing.pairs)
 
     async def send(
         self, who: Requester, room_id: RoomId, type_: str, content: bytes, *, scope: str, txn_id: str
@@ -295,7 +209,7 @@ def _discard(_value: object) -> None:
     """For builders, which return nothing."""
 
 
-def _find_done(tx: ReadTx, key: Transaction) -> transactions.Done | None:
+def _find_done(tx: ReadTx, key: Transaction) -> transactions.Outcome | None:
     return transactions.find(tx, key.user_id, key.device_id, key.scope, key.txn_id)
 
 

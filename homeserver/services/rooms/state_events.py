@@ -4,9 +4,10 @@ from typing import Any
 
 from homeserver.matrix.identifiers import EventId, RoomId
 from homeserver.services.auth.sessions import Requester
+from homeserver.services.rooms.author import Draft, Drafts
 from homeserver.services.rooms.directory import Directory
 from homeserver.services.rooms.members import Members, add_guest_leaves
-from homeserver.services.rooms.send import Draft, Drafts, Sender
+from homeserver.services.rooms.send import Sender
 
 Json = dict[str, Any]
 

@@ -95,18 +95,19 @@ class Viewer:
 class Summaries:
     """Reads rooms in short.
 
-    A summary is kept by the root of the state that it was made of, and so never grows stale. Units of work run in
-    threads on SQLite: what is kept is a plain dictionary, whose single operations are atomic, emptied when full.
+    A summary is kept by the root of the state that it was made of, and by the last redaction in that, and so never
+    grows stale. Units of work run in threads on SQLite: what is kept is a plain dictionary, whose single operations
+    are atomic, emptied when full.
     """
 
     def __init__(self, trees: StateTrees) -> None:
         self._trees = trees
-        self._kept: dict[int, Summary] = {}
+        self._kept: dict[tuple[int, int], Summary] = {}
 
     def read(self, tx: ReadTx, found: Iterable[Room]) -> dict[int, Summary]:
         """The summaries, by the rooms' numbers."""
         found = list(found)
-        made = {room.room_nid: self._kept.get(room.state_root) for room in found}
+        made = {room.room_nid: self._kept.get((room.state_root, room.redacted_at)) for room in found}
         missing = [room for room in found if made[room.room_nid] is None]
         if missing:
             made.update(self._read(tx, missing))
@@ -132,7 +133,7 @@ class Summaries:
             made[room.room_nid] = _summary(state)
             if len(self._kept) > _KEPT:
                 self._kept.clear()
-            self._kept[room.state_root] = made[room.room_nid]
+            self._kept[room.state_root, room.redacted_at] = made[room.room_nid]
         return made
 
 

@@ -10,12 +10,13 @@ from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import RoomAlias, RoomId, UserId
 from homeserver.matrix.room_versions import RoomVersion
 from homeserver.services.auth.sessions import Requester
+from homeserver.services.rooms.author import Author, Draft, Drafts
 from homeserver.services.rooms.create import RoomCreation, with_tombstone_level
 from homeserver.services.rooms.directory import named_aliases, without_aliases
-from homeserver.services.rooms.hot import HotRoom
+from homeserver.services.rooms.hot import HotRoom, NotLoaded
 from homeserver.services.rooms.members import Members
 from homeserver.services.rooms.persist import Superseded
-from homeserver.services.rooms.send import Author, Draft, Drafts, Sender
+from homeserver.services.rooms.send import Sender
 from homeserver.services.rooms.succession import inherit
 from homeserver.storage import aliases, rooms
 from homeserver.storage.engine import Database, ReadTx, WriteTx
@@ -76,9 +77,11 @@ class RoomUpgrade:
         for _ in range(_ATTEMPTS):
             moving, is_public = await self._database.snapshot(_read_names, room_nid)
             given = _Given(version, creators, member, moving, is_public)
-            room = await self._sender.room(room_id)
+            room = await self._sender.free(room_nid)
             try:
                 return await self._replace(who.user_id, room, given)
+            except NotLoaded as missing:
+                await self._sender.load(room, missing)
             except Superseded:
                 continue
         raise Conflict("The room changes too quickly. Try again.")

@@ -13,10 +13,10 @@ from homeserver.kit.clock import Clock
 from homeserver.matrix.identifiers import UserId
 from homeserver.matrix.push_rules import Outcome, Ruleset
 from homeserver.services.auth.sessions import Requester
-from homeserver.services.rooms.client_events import show
+from homeserver.services.rooms.client_events import Form, show
 from homeserver.services.rooms.hot import parse
 from homeserver.services.rooms.state import StateTrees
-from homeserver.services.rooms.visibility import visible
+from homeserver.services.rooms.visibility import Onlooker
 from homeserver.services.sync.unread import Place, Unread
 from homeserver.services.users.account_data import ignored_users
 from homeserver.services.users.push_rules import PushRules
@@ -104,7 +104,7 @@ class Notifications:
         told = [
             one.stored
             for room_nid, matching in by_room.items()
-            for one in visible(tx, self._trees, search.rooms[room_nid].version, search.user_id, matching)
+            for one in search.onlooker(tx, self._trees, room_nid).seen(matching)
             # Of what happened before the user came only the invite was of interest.
             if one.membership == "join" or (one.membership == "invite" and (one.event.type, one.event.state_key) == own)
         ]
@@ -126,8 +126,9 @@ class Notifications:
         unread: set[int] = set()
         for room_nid, rows in by_room.items():
             room, member = search.rooms[room_nid], search.members[room_nid]
-            seen = visible(tx, self._trees, room.version, who.user_id, rows)
-            bodies = show(tx, self._trees, room.version, who, seen, now=now, include_room_id=False)
+            eye = search.onlooker(tx, self._trees, room_nid)
+            seen = eye.seen(rows)
+            bodies = show(tx, eye, who, seen, Form(now=now, include_room_id=False))
             shown |= {one.stored.position: body for one, body in zip(seen, bodies, strict=True)}
             if member.membership == "join":
                 unread |= self._unread.positions(tx, who.user_id, room, member, upto=current)
@@ -157,3 +158,7 @@ class _Search:
     ruleset: Ruleset
     ignored: frozenset[UserId]
     places: dict[int, Place]
+
+    def onlooker(self, tx: ReadTx, trees: StateTrees, room_nid: int) -> Onlooker:
+        """The user, looking at a room."""
+        return Onlooker(tx, trees, self.rooms[room_nid], self.user_id, self.members[room_nid], self.ignored)

@@ -9,13 +9,14 @@ import msgspec
 from homeserver.matrix.filters import RoomFilter
 from homeserver.matrix.identifiers import UserId
 from homeserver.services.auth.sessions import Requester
-from homeserver.services.rooms.client_events import show, show_state
+from homeserver.services.rooms.client_events import Form, show, show_state_events
 from homeserver.services.rooms.hot import parse
 from homeserver.services.rooms.state import StateTrees
-from homeserver.services.rooms.stays import joined_since, last_join
-from homeserver.services.rooms.visibility import Seen, visible
+from homeserver.services.rooms.stays import is_joined_since
+from homeserver.services.rooms.visibility import Onlooker, Seen
 from homeserver.storage import events, members
 from homeserver.storage.engine import ReadTx
+from homeserver.storage.events import StoredEvent
 from homeserver.storage.members import Member
 from homeserver.storage.rooms import Room
 from homeserver.storage.state import Pair
@@ -50,6 +51,10 @@ class View:
     now: int
     ignored: frozenset[UserId]
 
+    def onlooker(self, tx: ReadTx, trees: StateTrees, room: Room, member: Member) -> Onlooker:
+        """The same, looking at one room."""
+        return Onlooker(tx, trees, room, self.who.user_id, member, self.ignored)
+
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
@@ -60,6 +65,8 @@ class Timeline:
     """The stretch has further events before these."""
     skipped: bool
     """Events among or before these were left out, so that state may have changed without being told."""
+    is_empty: bool
+    """Nothing happened in the stretch."""
     before: int
     """The position just before the first event."""
 
@@ -68,15 +75,16 @@ def joined_room(
     tx: ReadTx, trees: StateTrees, view: View, room: Room, member: Member, *, since: int | None, upto: int
 ) -> Json | None:
     """The entry of a room that the user is in, or None if nothing changed in it after `since`."""
-    began = joined_since(tx, room.version, member.position)
-    base = since if since is not None and began is not None and began <= since else None
-    if base is not None and not view.full_state and not _changed(tx, room, base, upto):
+    eye = view.onlooker(tx, trees, room, member)
+    base = since if since is not None and is_joined_since(tx, room.version, member, since) else None
+    base = _in_history(room, base)
+    timeline = _timeline(tx, eye, view, base=base, upto=upto)
+    if base is not None and not view.full_state and timeline.is_empty:
         return None
-    timeline = _timeline(tx, trees, view, room, base=base, upto=upto)
     state, members_changed = _state(tx, trees, view, room, timeline, base=base, end=room.state_root)
     if base is not None and not view.full_state and not timeline.seen and not state:
         return None
-    entry = _entry(tx, trees, view, room, timeline)
+    entry = _entry(tx, eye, view, timeline)
     heroes: Sequence[UserId] = ()
     if base is None or view.full_state or members_changed or _has_member(timeline):
         entry["summary"] = summary = _summary(tx, room.room_nid, view.who.user_id)
@@ -88,17 +96,19 @@ def joined_room(
 
 def left_room(tx: ReadTx, trees: StateTrees, view: View, room: Room, member: Member, *, since: int | None) -> Json:
     """The entry of a room that the user has left, up to the leave."""
-    leave = events.find_many(tx, [member.position])[member.position]
-    was_joined = last_join(tx, room.version, leave.replaces) > 0
-    base = since if since is not None and was_joined else None
+    eye = view.onlooker(tx, trees, room, member)
+    leave = events.find_many(tx, [member.event])[member.event]
+    was_joined = eye.end is not None
+    base = _in_history(room, since) if was_joined else None
     if was_joined:
-        timeline = _timeline(tx, trees, view, room, base=base, upto=leave.position)
-        state, _ = _state(tx, trees, view, room, timeline, base=base, end=leave.state_after)
+        timeline = _timeline(tx, eye, view, base=base, upto=member.position)
+        state, _ = _state(tx, trees, view, room, timeline, base=base, end=_root_at(tx, room, member.position))
     else:
         # An invite that was rejected, or a knock that came to nothing: nothing but the end of it is theirs to see.
         seen = [Seen(leave, parse(leave, room.version), member.membership)]
-        timeline, state = Timeline(seen, limited=False, skipped=False, before=leave.position - 1), {}
-    entry = _entry(tx, trees, view, room, timeline)
+        before = leave.position - 1
+        timeline, state = Timeline(seen, limited=False, skipped=False, is_empty=False, before=before), {}
+    entry = _entry(tx, eye, view, timeline)
     state.update(_lazy(tx, trees, view, room, timeline, (), is_whole=base is None and was_joined))
     _put_state(tx, view, room, entry, state.values())
     return entry
@@ -106,33 +116,31 @@ def left_room(tx: ReadTx, trees: StateTrees, view: View, room: Room, member: Mem
 
 def stripped_room(tx: ReadTx, trees: StateTrees, room: Room, member: Member) -> list[msgspec.Raw]:
     """What somebody who is invited, or knocks, is told of the room: its stripped state at that moment."""
-    event = events.find_many(tx, [member.position])[member.position]
+    event = events.find_many(tx, [member.event])[member.event]
     pairs: list[Pair] = [(kind, "") for kind in _STRIPPED]
-    positions = trees.find(tx, event.state_after, [*pairs, ("m.room.member", member.user_id)])
+    # Where the history of that time was purged, it is the state of now.
+    root = event.state_after or room.state_root
+    positions = trees.find(tx, root, [*pairs, ("m.room.member", member.user_id)])
     stored = events.find_many(tx, positions.values())
     return [msgspec.Raw(parse(stored[position], room.version).stripped_json()) for position in sorted(stored)]
 
 
-def _changed(tx: ReadTx, room: Room, base: int, upto: int) -> bool:
-    return bool(events.list_backwards(tx, room.room_nid, after=base, upto=upto, limit=1))
+def _in_history(room: Room, since: int | None) -> int | None:
+    """The position from which on changes can be told; None where they were purged, so that all has to be told anew."""
+    return since if since is not None and since + 1 >= room.purged_before else None
 
 
-def _timeline(tx: ReadTx, trees: StateTrees, view: View, room: Room, *, base: int | None, upto: int) -> Timeline:
-    wanted = view.filter.timeline
+def _timeline(tx: ReadTx, eye: Onlooker, view: View, *, base: int | None, upto: int) -> Timeline:
+    wanted, room = view.filter.timeline, eye.room
     limit = wanted.limit_or(DEFAULT_TIMELINE) if wanted.admits_room(room.room_id) else 0
     seen: list[Seen] = []
-    end, more, skipped = upto, True, False
+    end, more, skipped, is_empty = upto, True, False, True
     for _ in range(_PAGES):
         size = limit + 1 if wanted.admits_all else _PAGE
         rows = events.list_backwards(tx, room.room_nid, after=base or 0, upto=end, limit=size)
-        # Whoever has been in the room all the time may see everything of that time.
-        page = (
-            [Seen(row, parse(row, room.version), "join") for row in rows]
-            if base is not None
-            else visible(tx, trees, room.version, view.who.user_id, rows)
-        )
-        heard = [one for one in page if one.event.is_state or one.event.sender not in view.ignored]
+        heard = [one for one in eye.seen(rows) if eye.hears(one.event)]
         admitted = heard if wanted.admits_all else [one for one in heard if wanted.admits_event(one.event)]
+        is_empty = is_empty and not rows
         skipped = skipped or len(admitted) < len(rows)
         seen.extend(admitted)
         more = len(rows) == size
@@ -142,7 +150,7 @@ def _timeline(tx: ReadTx, trees: StateTrees, view: View, room: Room, *, base: in
     limited = more or len(seen) > limit
     chosen = seen[:limit][::-1]
     before = chosen[0].stored.position - 1 if chosen else upto
-    return Timeline(chosen, limited, skipped or limited, before)
+    return Timeline(chosen, limited, skipped or limited, is_empty, before)
 
 
 def _state(
@@ -151,17 +159,26 @@ def _state(
     """The state to tell, and whether memberships changed in it."""
     if not view.filter.state.admits_room(room.room_id):
         return {}, False
+    is_forked = room.forked_at > (timeline.before if base is None or view.full_state else base)
+    # Where branches met, the state changes by more than the timeline tells, so the rest of it is told beforehand.
+    told = {one.stored.position for one in timeline.seen} if is_forked and not view.state_after else set()
     target = end
-    if not view.state_after and timeline.seen:
+    if not view.state_after and timeline.seen and not is_forked:
         target = timeline.seen[0].stored.state_before
     if base is None or view.full_state:
-        return _without_members(view, trees.items(tx, target)), False
-    if not timeline.skipped and not view.state_after:
+        whole = {pair: at for pair, at in trees.items(tx, target).items() if at not in told}
+        return _without_members(view, whole), False
+    if not timeline.skipped and not view.state_after and not is_forked:
         return {}, False
-    last = events.list_backwards(tx, room.room_nid, after=0, upto=base, limit=1)
-    changes = trees.difference(tx, last[0].state_after if last else None, target)
-    state = {pair: new for pair, (_, new) in changes.items() if new is not None}
+    changes = trees.difference(tx, _root_at(tx, room, base), target)
+    state = {pair: new for pair, (_, new) in changes.items() if new is not None and new not in told}
     return state, any(kind == "m.room.member" for kind, _ in changes)
+
+
+def _root_at(tx: ReadTx, room: Room, position: int) -> int | None:
+    """The state of the room at a position."""
+    last = events.list_backwards(tx, room.room_nid, after=0, upto=position, limit=1)
+    return last[0].room_root if last else None
 
 
 def _without_members(view: View, state: dict[Pair, int]) -> dict[Pair, int]:
@@ -190,42 +207,32 @@ def _lazy(
     if not users:
         return {}
     root = room.state_root
-    if timeline.seen:
+    if timeline.seen and room.forked_at <= timeline.before:
         root = timeline.seen[-1].stored.state_after or root
         if not view.state_after:
             root = timeline.seen[0].stored.state_before or root
     return trees.find(tx, root, [("m.room.member", user_id) for user_id in sorted(users)])
 
 
-def _entry(tx: ReadTx, trees: StateTrees, view: View, room: Room, timeline: Timeline) -> Json:
+def _entry(tx: ReadTx, eye: Onlooker, view: View, timeline: Timeline) -> Json:
     if view.as_pdus:
         shown = [msgspec.Raw(one.event.pdu) for one in timeline.seen]
     else:
-        shown = show(
-            tx,
-            trees,
-            room.version,
-            view.who,
-            timeline.seen,
-            now=view.now,
-            include_room_id=False,
-            bundle=timeline.limited,
-        )
+        form = Form(now=view.now, include_room_id=False, bundle=timeline.limited)
+        shown = show(tx, eye, view.who, timeline.seen, form)
     prev_batch = str(RoomToken(timeline.before))
     return {"timeline": {"events": shown, "limited": timeline.limited, "prev_batch": prev_batch}}
 
 
 def _put_state(tx: ReadTx, view: View, room: Room, entry: Json, positions: Iterable[int]) -> None:
     wanted = view.filter.state
-    positions = set(positions)
-    if not wanted.admits_all and positions:
-        rows = events.find_many(tx, positions)
-        positions = {at for at, row in rows.items() if wanted.admits_event(parse(row, room.version))}
+    rows: Iterable[StoredEvent] = events.find_many(tx, set(positions)).values()
+    if not wanted.admits_all:
+        rows = [row for row in rows if wanted.admits_event(parse(row, room.version))]
     if view.as_pdus:
-        rows = events.find_many(tx, positions)
-        shown = [msgspec.Raw(rows[position].pdu) for position in sorted(rows)]
+        shown = [msgspec.Raw(row.pdu) for row in sorted(rows, key=lambda row: row.position)]
     else:
-        shown = show_state(tx, room.version, positions, now=view.now, include_room_id=False) if positions else []
+        shown = show_state_events(tx, room.version, rows, view.now, include_room_id=False)
     entry["state_after" if view.state_after else "state"] = {"events": shown}
 
 

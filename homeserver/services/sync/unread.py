@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from homeserver.matrix.events import Event
-from homeserver.matrix.identifiers import UserId
+from homeserver.matrix.identifiers import EventId, UserId
 from homeserver.matrix.push_rules import Outcome, Ruleset, evaluate
 from homeserver.matrix.relations import THREAD, relates_to
 from homeserver.services.live.receipts import MAIN, thread_of
@@ -88,7 +88,7 @@ class Unread:
             if not tally.upto < recent.stored.position <= upto:
                 continue
             thread = _thread_at_a_glance(recent.event)
-            if thread is None:
+            if thread is None or recent.event.redacts is not None:
                 return None
             if recent.event.sender == user_id:
                 notices = [notice for notice in notices if notice.thread != thread]
@@ -117,8 +117,9 @@ class Unread:
     ) -> _Tally:
         known = self._tallies.get((user_id, room.room_nid))
         if known is None:
-            known = _Tally(max(since, joined_since(tx, room.version, member.position) or 0), (), read)
+            known = _Tally(max(since, joined_since(tx, room.version, member.event) or 0), (), read)
         notices = [notice for notice in known.notices if notice.position > since]
+        notices = [notice for notice in notices if notice.position >= room.purged_before]
         if known.upto < upto:
             notices = self._scan(tx, user_id, room, notices, after=max(known.upto, since), upto=upto)
         tally = _Tally(max(upto, known.upto), tuple(notices), read)
@@ -133,6 +134,7 @@ class Unread:
     ) -> list[Notice]:
         place: Place | None = None
         ruleset = None
+        redacted: list[EventId] = []
         for _ in range(_MOST_PAGES):
             rows = events.list_forwards(tx, room.room_nid, after=after, upto=upto, limit=_PAGE)
             if rows and (place is None or ruleset is None):
@@ -142,18 +144,20 @@ class Unread:
                 assert place is not None
                 assert ruleset is not None
                 event = parse(row, room.version)
+                if event.redacts is not None:
+                    redacted.append(EventId(event.redacts))
                 thread = thread_of(tx, room, row) if b'"m.relates_to"' in row.pdu else MAIN
                 if event.sender == user_id:
                     # Whoever says something has read what was said before.
                     notices = [notice for notice in notices if notice.thread != thread]
                     continue
                 outcome = place.outcome(ruleset, event)
-                if outcome.notify:
+                if outcome.notify and row.redacted_by is None:
                     notices.append(Notice(row.position, thread, outcome.highlight))
             if len(rows) < _PAGE:
                 break
             after = rows[-1].position
-        return notices
+        return _without_redacted(tx, notices, redacted) if notices and redacted else notices
 
 
 class Place:
@@ -202,6 +206,12 @@ class Place:
             create=self._create,
         )
         return outcome
+
+
+def _without_redacted(tx: ReadTx, notices: list[Notice], redacted: Iterable[EventId]) -> list[Notice]:
+    """The notices without those of events that were redacted: nothing is left in them to be read."""
+    gone = {row.position for row in events.find_many_by_id(tx, redacted).values() if row.redacted_by is not None}
+    return [notice for notice in notices if notice.position not in gone]
 
 
 def _shown(tally: _Tally, *, upto: int, by_thread: bool) -> Json:

@@ -5,12 +5,13 @@ nothing. What it looks at in the database it sees in one snapshot, whose positio
 fall between two answers.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
+from homeserver.errors import HomeserverError
 from homeserver.kit.caching import Lru
 from homeserver.kit.clock import Clock
 from homeserver.matrix.filters import Filter
@@ -22,7 +23,7 @@ from homeserver.services.live.presence import Presence
 from homeserver.services.live.receipts import receipts_key
 from homeserver.services.live.typing import Typing
 from homeserver.services.rooms.client_events import with_unsigned
-from homeserver.services.rooms.hot import HotRoom, HotRooms, Recent
+from homeserver.services.rooms.hot import HotRoom, HotRooms, NotLoaded, Recent
 from homeserver.services.rooms.state import StateTrees
 from homeserver.services.sync import extensions
 from homeserver.services.sync import rooms as room_sync
@@ -30,15 +31,18 @@ from homeserver.services.sync.rooms import View
 from homeserver.services.sync.unread import Unread
 from homeserver.services.users.account_data import ignored_users
 from homeserver.services.users.push_rules import PushRules
-from homeserver.storage import members, rooms, stream_rows, to_device
+from homeserver.storage import departures, members, rooms, stream_rows, to_device
 from homeserver.storage.engine import Database, ReadTx
 from homeserver.storage.members import Member
 from homeserver.storage.rooms import Room
+from homeserver.storage.state import Pair
 from homeserver.streams.notifier import Notifier
 from homeserver.streams.positions import RoomToken, SyncToken
 
 LONGEST_WAIT_MS = 120_000
 _STANDINGS = 20_000
+_LOADS = 3
+"""How often at most something is brought into memory for one look."""
 
 Json = dict[str, Any]
 
@@ -61,9 +65,19 @@ class _Standing:
 
     position: int
     joined: Mapping[RoomId, int]
+    rooms: frozenset[RoomId]
     ruleset: Ruleset
     ignored: frozenset[UserId]
     keys: dict[DeviceId, Json]
+
+
+class _Incomplete(HomeserverError):
+    """A hot room lacks member events that an answer out of memory needs."""
+
+    def __init__(self, room: HotRoom, pairs: Iterable[Pair]) -> None:
+        super().__init__()
+        self.room = room
+        self.pairs = pairs
 
 
 @dataclass(slots=True)
@@ -120,28 +134,37 @@ class Sync:
         await self._receive(who, request.since)
         await self._presence.note_sync(who, request.set_presence)
         with self._presence.syncing(who, request.set_presence):
-            first: Json | None = None
-            while True:
-                standing = self._standing(who.user_id) or await self._stand(who.user_id)
-                with self._notifier.waiting_for([who.user_id, *standing.joined]) as waiter:
-                    # Taken before the look: what happens meanwhile is looked at again, not missed.
-                    live = self._counter.value
-                    answer = self._glance(who, request, live) or await self._look_closely(who, request, live)
-                    left = deadline - self._clock.monotonic()
-                    first = first or answer.keys
-                    if (
-                        answer.has_news
-                        or answer.keys != first
-                        or not may_wait
-                        or left <= 0
-                        or self._notifier.is_stopping
-                    ):
-                        break
-                    if not await waiter.wait(left):
-                        break
+            answer = await self._listen(who, request, deadline if may_wait else 0.0)
         if answer.handed is not None:
             self._handed[who.user_id, who.device_id] = answer.handed
         return answer.body
+
+    async def _listen(self, who: Requester, request: SyncRequest, deadline: float) -> _Answer:
+        """The first answer that is worth giving, or the last before the deadline."""
+        first: Json | None = None
+        while True:
+            standing = self._standing(who.user_id) or await self._stand(who.user_id)
+            with self._notifier.waiting_for([who.user_id, *standing.joined]) as waiter:
+                while self._standing(who.user_id) is standing or first is None:
+                    # Taken before the look: what happens meanwhile is looked at again, not missed.
+                    live = self._counter.value
+                    answer = await self._answer(who, request, live, standing)
+                    left = deadline - self._clock.monotonic()
+                    first = first or answer.keys
+                    if answer.has_news or answer.keys != first or left <= 0 or self._notifier.is_stopping:
+                        return answer
+                    if not await waiter.wait(left):
+                        return answer
+
+    async def _answer(self, who: Requester, request: SyncRequest, live: int, standing: _Standing) -> _Answer:
+        for _ in range(_LOADS):
+            try:
+                answer = self._glance(who, request, live)
+            except _Incomplete as missing:
+                await self._hot.load(missing.room, missing.pairs)
+            else:
+                return answer or await self._look_closely(who, request, live, standing)
+        return await self._look_closely(who, request, live, standing)
 
     async def _receive(self, who: Requester, since: SyncToken | None) -> None:
         """Delete the messages that the device has received: it comes back with the position of their answer."""
@@ -163,9 +186,11 @@ class Sync:
 
     def _read_standing(self, tx: ReadTx, user_id: UserId) -> _Standing:
         nids = [member.room_nid for member in members.list_of_user(tx, user_id, ["join"])]
+        joined = {room.room_id: nid for nid, room in rooms.find_many(tx, nids).items()}
         return _Standing(
             position=stream_rows.current(tx),
-            joined={room.room_id: nid for nid, room in rooms.find_many(tx, nids).items()},
+            joined=joined,
+            rooms=frozenset(joined),
             ruleset=self._push_rules.ruleset(tx, user_id),
             ignored=ignored_users(tx, user_id),
             keys={},
@@ -197,7 +222,7 @@ class Sync:
                 if wanted.admits_room(room_id):
                     joined[room_id]["ephemeral"]["events"].append(extensions.typing_event(typists))
         body: Json = {"rooms": {"join": joined}} if joined else {}
-        if presence := self._presence_events(who.user_id, request):
+        if presence := self._presence_events(who.user_id, standing.rooms, request):
             body["presence"] = {"events": presence}
         has_news = bool(body)
         body["next_batch"] = str(SyncToken(upto, live))
@@ -214,21 +239,27 @@ class Sync:
             return None
         wanted = request.filter.room.timeline
         fresh = [recent for recent in room.recent if since < recent.stored.position <= upto]
-        if len(fresh) > wanted.limit_or(room_sync.DEFAULT_TIMELINE) or any(one.event.is_state for one in fresh):
+        if len(fresh) > wanted.limit_or(room_sync.DEFAULT_TIMELINE):
+            return None
+        # What was redacted is shown with its redaction, for which one has to look.
+        if any(one.event.is_state or one.event.type == "m.room.redaction" for one in fresh):
             return None
         shown = [
             one for one in fresh if wanted.admits_event(one.event) and UserId(one.event.sender) not in standing.ignored
         ]
         if shown and not wanted.admits_room(room_id):
             return None
-        counts = self._unread.glance(
-            who.user_id, room, standing.ruleset, upto=upto, by_thread=wanted.unread_thread_notifications
-        )
+        now = self._clock.now()
+        try:
+            counts = self._unread.glance(
+                who.user_id, room, standing.ruleset, upto=upto, by_thread=wanted.unread_thread_notifications
+            )
+            state = _senders(room, shown, now) if request.filter.room.state.lazy_load_members else []
+        except NotLoaded as missing:
+            raise _Incomplete(room, missing.pairs) from None
         if counts is None:
             return None
-        now = self._clock.now()
         before = shown[0].stored.position - 1 if shown else upto
-        state = _senders(room, shown, now) if request.filter.room.state.lazy_load_members else []
         return {
             "timeline": {
                 "events": [_message(one, who, now) for one in shown],
@@ -241,14 +272,14 @@ class Sync:
             **counts,
         }
 
-    async def _look_closely(self, who: Requester, request: SyncRequest, live: int) -> _Answer:
-        answer = await self._database.snapshot(self._look, who, request, live)
+    async def _look_closely(self, who: Requester, request: SyncRequest, live: int, before: _Standing) -> _Answer:
+        answer = await self._database.snapshot(self._look, who, request, live, before.rooms)
         # What the device is told of its keys is good for as long as nothing happens to the user.
         if (standing := self._standing(who.user_id)) is not None:
             standing.keys[who.device_id] = answer.keys
         return answer
 
-    def _look(self, tx: ReadTx, who: Requester, request: SyncRequest, live: int) -> _Answer:
+    def _look(self, tx: ReadTx, who: Requester, request: SyncRequest, live: int, shared: frozenset[RoomId]) -> _Answer:
         upto = stream_rows.current(tx)
         since = None if request.since is None else min(request.since.position, upto)
         messages, more = extensions.to_device_events(tx, who, after=since or 0, upto=upto)
@@ -274,7 +305,7 @@ class Sync:
             body["account_data"] = {"events": of_all}
         if messages:
             body["to_device"] = {"events": messages}
-        presence = self._presence_events(who.user_id, request)
+        presence = self._presence_events(who.user_id, shared, request)
         if presence:
             body["presence"] = {"events": presence}
         if since is not None and (lists := extensions.device_lists(tx, who.user_id, after=since, upto=upto)):
@@ -284,11 +315,13 @@ class Sync:
         keys = extensions.key_counts(tx, who)
         return _Answer(body | keys, has_news, keys, upto if messages else None)
 
-    def _presence_events(self, user_id: UserId, request: SyncRequest) -> list[Json]:
+    def _presence_events(self, user_id: UserId, shared: frozenset[RoomId], request: SyncRequest) -> list[Json]:
         wanted = request.filter.presence
         after = None if request.since is None else request.since.live
         return [
-            event for event in self._presence.list_since(user_id, after) if wanted.admits("m.presence", event["sender"])
+            event
+            for event in self._presence.list_since(user_id, shared, after)
+            if wanted.admits("m.presence", event["sender"])
         ]
 
     def _rooms(
@@ -316,6 +349,14 @@ class Sync:
                 case _:
                     entry = room_sync.left_room(tx, self._trees, view, room, member, since=since)
                     sections["leave"][room.room_id] = entry
+        if since is not None:
+            known = {
+                *(room.room_id for room, _ in all_joined.values()),
+                *(one for part in sections.values() for one in part),
+            }
+            for gone in departures.list_since(tx, view.who.user_id, after=since, upto=upto):
+                if gone.room_id not in known and view.filter.admits_room(gone.room_id):
+                    sections["leave"][gone.room_id] = _empty(view, upto)
         self._add_to_rooms(tx, view, request, since, upto, all_joined, of_rooms, sections["join"])
         return {section: entries for section, entries in sections.items() if entries}
 

@@ -3,20 +3,22 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from homeserver.errors import BadJson, Forbidden, InvalidParam, Unsupported
+from homeserver.errors import BadJson, Forbidden, InvalidParam, UnknownToken, Unsupported
 from homeserver.kit.clock import Clock
 from homeserver.kit.randomness import Randomness
 from homeserver.matrix import identifiers
 from homeserver.matrix.identifiers import DeviceId, UserId
 from homeserver.services.auth.interactive import AuthData, Check
+from homeserver.services.auth.limits import Limits
 from homeserver.services.auth.passwords import Passwords
 from homeserver.services.auth.sessions import Requester, Sessions, Tokens, hash_token
 from homeserver.services.users.devices import Devices
-from homeserver.services.users.profiles import CHANGES
+from homeserver.services.users.profiles import CHANGES, set_in
 from homeserver.storage import (
     account_data,
     devices,
     e2e_keys,
+    key_backups,
     openid_tokens,
     profiles,
     push,
@@ -58,6 +60,7 @@ class Accounts:
         sessions: Sessions,
         passwords: Passwords,
         devices: Devices,
+        limits: Limits,
         server_name: str,
         *,
         shortest_password: int,
@@ -68,6 +71,7 @@ class Accounts:
         self._sessions = sessions
         self._passwords = passwords
         self._devices = devices
+        self._limits = limits
         self._server_name = server_name
         self._shortest_password = shortest_password
 
@@ -96,6 +100,7 @@ class Accounts:
         *,
         is_admin: bool = False,
         is_guest: bool = False,
+        display_name: str | None = None,
         token: str | None = None,
     ) -> tuple[UserId, NewSession | None]:
         """Make the account and, if there is a device, log it in. A registration token is used up with it."""
@@ -103,10 +108,10 @@ class Accounts:
         hashed = None if password is None else await self._passwords.hash(password)
 
         def write(tx: WriteTx) -> NewSession | None:
-            now = self._clock.now()
-            if token is not None and not registration_tokens.use(tx, token, now=now):
-                raise Forbidden("The registration token is not valid any more.")
-            users.insert(tx, user_id, password_hash=hashed, is_guest=is_guest, is_admin=is_admin, now=now)
+            self._use(tx, token)
+            users.insert(tx, user_id, password_hash=hashed, is_guest=is_guest, is_admin=is_admin, now=self._clock.now())
+            if display_name:
+                set_in(tx, user_id, "displayname", display_name)
             return self._login(tx, user_id, device)[0] if device else None
 
         return user_id, await self._database.write(write)
@@ -118,14 +123,20 @@ class Accounts:
         if len(password) < self._shortest_password:
             raise Unsupported("M_WEAK_PASSWORD", f"A password has at least {self._shortest_password} characters.")
 
-    async def upgrade_guest(self, user_id: UserId, password: str, device: NewDevice | None) -> NewSession | None:
-        """Make a guest a user; the guest's sessions end."""
+    async def upgrade_guest(
+        self, user_id: UserId, password: str, device: NewDevice | None, *, token: str | None = None
+    ) -> NewSession | None:
+        """Make a guest a user; the guest's sessions end. A registration token is used up with it."""
         hashed = await self._passwords.hash(password)
 
         def write(tx: WriteTx) -> tuple[NewSession | None, Sequence[bytes]]:
+            account = users.lock(tx, user_id)
+            if account is None or not account.is_guest or account.is_deactivated:
+                raise Forbidden("The token is not that of a guest any more.")
+            self._use(tx, token)
+            users.set_password(tx, user_id, hashed)
             guests = [one.device_id for one in devices.list_of_users(tx, [user_id])]
             ended = self._devices.end(tx, user_id, guests)
-            users.set_password(tx, user_id, hashed)
             return (self._login(tx, user_id, device)[0] if device else None), ended
 
         session, ended = await self._database.write(write)
@@ -138,6 +149,9 @@ class Accounts:
         hashed = await self._passwords.hash(password)
 
         def write(tx: WriteTx) -> Sequence[bytes]:
+            account = users.lock(tx, who.user_id)
+            if account is None or account.is_deactivated:
+                raise UnknownToken
             users.set_password(tx, who.user_id, hashed)
             known = [one.device_id for one in devices.list_of_users(tx, [who.user_id])]
             others = [device_id for device_id in known if device_id != who.device_id]
@@ -149,12 +163,14 @@ class Accounts:
         """End the account for good. Its rooms are left soon after (`consumers/effects.py`)."""
 
         def write(tx: WriteTx) -> Sequence[bytes]:
-            ended = self._devices.end(tx, user_id, [one.device_id for one in devices.list_of_users(tx, [user_id])])
+            # First, so that a login under way is over, or finds the account deactivated.
             users.deactivate(tx, user_id, erase=erase)
+            ended = self._devices.end(tx, user_id, [one.device_id for one in devices.list_of_users(tx, [user_id])])
             push.remove_all_pushers(tx, user_id)
             profiles.put(tx, user_id, {})
             if erase:
                 account_data.remove_all(tx, user_id)
+                key_backups.remove_all(tx, user_id)
             profiles.note_change(tx, profiles.Change(stream_rows.advance(tx), user_id))
             tx.wake([CHANGES, user_id])
             return ended
@@ -171,12 +187,21 @@ class Accounts:
     async def login(self, user: str, password: str, device: NewDevice) -> NewSession:
         """Log in with a full user id or a localpart. Raises `Forbidden`, the same whatever was wrong."""
         user_id = UserId(user if user.startswith("@") else f"@{user.lower()}:{self._server_name}")
+        # Of a name that nobody has, too: a limit that only accounts meet would say which there are.
+        self._limits.take("account", user_id[: identifiers.LONGEST])
         account = None if "\0" in user else await self._database.read(users.find, user_id)
-        if not await self._passwords.matches(password, account.password_hash if account else None):
+        hashed = account.password_hash if account is not None else None
+        if not await self._passwords.matches(password, hashed):
             raise Forbidden("The user name or the password is wrong.")
-        if account is not None and account.is_deactivated:
-            raise Unsupported("M_USER_DEACTIVATED", "This account has been deactivated.", status=403)
-        session, ended = await self._database.write(self._login, user_id, device)
+
+        def write(tx: WriteTx) -> tuple[NewSession, list[bytes]]:
+            # The password may have been changed, or the account ended, while it was compared.
+            now = users.lock(tx, user_id)
+            if now is None or now.is_deactivated or now.password_hash != hashed:
+                raise Forbidden("The user name or the password is wrong.")
+            return self._login(tx, user_id, device)
+
+        session, ended = await self._database.write(write)
         self._sessions.forget(ended)
         return session
 
@@ -188,20 +213,29 @@ class Accounts:
         """End all devices of the caller."""
         await self._devices.remove(who, [device.device_id for device in await self._devices.list(who.user_id)])
 
-    def password_stage(self, who: Requester) -> Check:
-        """The check of a `m.login.password` stage: that it is the caller who confirms."""
+    def password_stage(self, user_id: UserId) -> Check:
+        """The check of a `m.login.password` stage: that it is this user who confirms."""
 
         async def check(auth: AuthData) -> str | None:
             identifier = auth.identifier or {}
+            if identifier.get("type", "m.id.user") != "m.id.user":
+                # The server knows nobody's address, and an unknown one is 403.
+                raise Forbidden("Only identifiers of the type m.id.user are known here.")
             user = identifier.get("user", auth.user)
-            if user not in (None, who.user_id, identifiers.localpart_of(who.user_id)):
+            own = (user_id, identifiers.localpart_of(user_id))
+            if user is not None and not (isinstance(user, str) and (user in own or user.lower() in own)):
                 return "The password has to be your own."
-            account = await self._database.read(users.find, who.user_id)
+            self._limits.take("account", user_id)
+            account = await self._database.read(users.find, user_id)
             if not await self._passwords.matches(auth.password or "", account.password_hash if account else None):
                 return "The password is wrong."
             return None
 
         return check
+
+    def _use(self, tx: WriteTx, token: str | None) -> None:
+        if token is not None and not registration_tokens.use(tx, token, now=self._clock.now()):
+            raise Forbidden("The registration token is not valid any more.")
 
     def _login(self, tx: WriteTx, user_id: UserId, device: NewDevice) -> tuple[NewSession, list[bytes]]:
         device_id = self._device_id(device)

@@ -129,7 +129,7 @@ def list_changes(tx: ReadTx, user_id: UserId, *, after: int, upto: int) -> Chang
 
 def _was_joined(tx: ReadTx, member: Member, after: int) -> bool:
     """Whether a user who is not in a room was in it at this position, or later."""
-    position: int | None = member.position
+    position: int | None = member.event
     while position is not None:
         row = events.find_many(tx, [position])[position]
         if msgspec.json.decode(row.pdu, type=_MemberEvent).content.membership == "join":

@@ -50,7 +50,7 @@ class Profiles:
             raise InvalidParam("A field of your own has a name like com.example.field, in lower case.")
         if name in _TEXTS and not (isinstance(value, str) or value is None):
             raise InvalidParam(f"The field {name} is text.")
-        await self._database.write(_set, user_id, name, value)
+        await self._database.write(set_in, user_id, name, value)
 
     async def remove_field(self, who: Requester, user_id: UserId, name: str) -> None:
         """Remove a field of one's own profile; it need not be there."""
@@ -65,16 +65,8 @@ class Profiles:
             raise Forbidden("Guests may only change their display name.")
 
 
-def _get(tx: ReadTx, user_id: UserId) -> Json:
-    fields = profiles.find_many(tx, [user_id]).get(user_id)
-    if fields is None:
-        if users.find(tx, user_id) is None:
-            raise NotFound("There is no such user.")
-        return {}
-    return fields
-
-
-def _set(tx: WriteTx, user_id: UserId, name: str, value: Any) -> None:
+def set_in(tx: WriteTx, user_id: UserId, name: str, value: Any) -> None:
+    """Set a field in a transaction; one that rooms show is removed by an empty value. Raises `M_PROFILE_TOO_LARGE`."""
     fields = _get(tx, user_id)
     if name in _IN_ROOMS and not value:
         # Older clients take a name away by setting it to nothing.
@@ -85,6 +77,15 @@ def _set(tx: WriteTx, user_id: UserId, name: str, value: Any) -> None:
         raise Unsupported("M_PROFILE_TOO_LARGE", f"A profile has at most {_LARGEST} bytes.")
     if changed != fields:
         _put(tx, user_id, name, changed)
+
+
+def _get(tx: ReadTx, user_id: UserId) -> Json:
+    fields = profiles.find_many(tx, [user_id]).get(user_id)
+    if fields is None:
+        if users.find(tx, user_id) is None:
+            raise NotFound("There is no such user.")
+        return {}
+    return fields
 
 
 def _remove(tx: WriteTx, user_id: UserId, name: str) -> None:

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from homeserver.config.model import Registration as Settings
-from homeserver.errors import Forbidden, InvalidParam, Unsupported
+from homeserver.errors import Forbidden, InvalidParam, UnknownToken, Unsupported
 from homeserver.kit.clock import Clock
 from homeserver.kit.randomness import Randomness
 from homeserver.matrix import identifiers
+from homeserver.matrix.identifiers import UserId
 from homeserver.services.auth.interactive import AuthData, Check, Flow, InteractiveAuth, dummy
 from homeserver.services.auth.sessions import Sessions
 from homeserver.services.users.accounts import Accounts, NewDevice, NewSession
@@ -55,11 +56,20 @@ class Registration:
             raise Forbidden("Registration is not open here.")
 
     async def register(
-        self, auth: AuthData | None, username: str | None, password: str | None, device: NewDevice | None
+        self,
+        auth: AuthData | None,
+        username: str | None,
+        password: str | None,
+        device: NewDevice | None,
+        *,
+        guest_token: str | None = None,
     ) -> tuple[str, NewSession | None]:
-        """Lead through the stages, then make the account."""
+        """Lead through the stages, then make the account, or make a guest a user under the name that it has."""
         self.check_possible()
-        if username is not None:
+        guest = None
+        if guest_token is not None:
+            guest = await self._guest(guest_token, username)
+        elif username is not None:
             await self._accounts.check_available(username)
         session = await self._interactive.require("register", auth, [self._flow()], self._checks(), self._params())
         self._accounts.check_password(password)
@@ -68,9 +78,14 @@ class Registration:
             token = await self._interactive.token_given(session, _INVITED)
             if token is None:
                 raise Forbidden("The registration token is missing.")
-        made = await self._accounts.register(
-            username if username is not None else self._accounts.invent_name(), password, device, token=token
-        )
+        made: tuple[str, NewSession | None]
+        if guest is not None:
+            assert password is not None
+            made = guest, await self._accounts.upgrade_guest(guest, password, device, token=token)
+        else:
+            made = await self._accounts.register(
+                username if username is not None else self._accounts.invent_name(), password, device, token=token
+            )
         await self._interactive.end(session)
         return made
 
@@ -86,21 +101,6 @@ class Registration:
         _, session = await self._accounts.register(self._accounts.invent_name(), None, device, is_guest=True)
         assert session is not None
         return session
-
-    async def upgrade_guest(
-        self, token: str, username: str | None, password: str | None, device: NewDevice | None
-    ) -> tuple[str, NewSession | None]:
-        """Make a guest a user, under the name that the guest has."""
-        self.check_possible()
-        if self._flow() != ("m.login.dummy",):
-            # A guest has gone through no stage, so where one is asked of everybody this is no way around it.
-            raise Forbidden("Guests cannot keep their name here. Register anew.")
-        guest = await self._sessions.requester(token)
-        if not guest.is_guest or username != identifiers.localpart_of(guest.user_id):
-            raise Forbidden("The token is not that of a guest of this name.")
-        self._accounts.check_password(password)
-        assert password is not None
-        return guest.user_id, await self._accounts.upgrade_guest(guest.user_id, password, device)
 
     async def is_good_token(self, token: str) -> bool:
         """Whether somebody could register with the token now."""
@@ -137,22 +137,43 @@ class Registration:
         return nonce
 
     async def register_with_secret(
-        self, nonce: str, username: str, password: str, mac: str, *, is_admin: bool, user_type: str | None
+        self,
+        nonce: str,
+        username: str,
+        password: str,
+        mac: str,
+        *,
+        is_admin: bool,
+        user_type: str | None,
+        display_name: str | None,
     ) -> tuple[str, NewSession]:
         """Make an account for a script that knows the shared secret."""
         secret = self._secret()
         since = self._clock.now() - _NONCE_MS
-        if await self._database.read(stored.find, nonce, operation="shared secret", since=since) is None:
+        if not await self._database.write(stored.take, nonce, operation="shared secret", since=since):
             raise Unsupported("M_UNKNOWN", "The nonce is unknown or over. Ask for a new one.")
-        await self._database.write(stored.end, nonce)
+        # What is signed is joined by NUL: with one inside, the same signature would fit other values.
+        if any("\0" in text for text in (username, password, user_type or "")):
+            raise InvalidParam("Neither name nor password nor type may have a NUL character in it.")
         parts = [nonce, username, password, "admin" if is_admin else "notadmin", *([user_type] if user_type else [])]
         wanted = hmac.new(secret.encode(), "\0".join(parts).encode("utf-8", "surrogatepass"), hashlib.sha1)
         if not hmac.compare_digest(wanted.hexdigest().encode(), mac.lower().encode("utf-8", "surrogatepass")):
             raise Forbidden("The HMAC is wrong.")
         device = NewDevice(None, None, refreshable=False)
-        user_id, session = await self._accounts.register(username, password, device, is_admin=is_admin)
+        user_id, session = await self._accounts.register(
+            username, password, device, is_admin=is_admin, display_name=display_name
+        )
         assert session is not None
         return user_id, session
+
+    async def _guest(self, token: str, username: str | None) -> UserId:
+        try:
+            guest = await self._sessions.requester(token)
+        except UnknownToken:
+            raise Forbidden("The token is not that of a guest.") from None
+        if not guest.is_guest or username is None or username.lower() != identifiers.localpart_of(guest.user_id):
+            raise Forbidden("The token is not that of a guest of this name.")
+        return guest.user_id
 
     def _secret(self) -> str:
         if self._settings.shared_secret is None:

@@ -1,33 +1,12 @@
 """How many statements it takes to read many rooms in short; on both databases."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-from sqlalchemy import Engine, event
-
 from homeserver.matrix.identifiers import RoomId
 from homeserver.services.rooms.directory import Directory, DirectoryPage
 from homeserver.services.rooms.hierarchy import Hierarchy, View
 from homeserver.services.rooms.state import StateTrees
 from homeserver.services.rooms.summaries import Summaries
+from tests.statements import counted
 from tests.world import World
-
-
-@contextmanager
-def counted() -> Iterator[list[str]]:
-    """The statements that are sent in the block."""
-    sent: list[str] = []
-
-    def note(*arguments: object) -> None:
-        statement = str(arguments[2])
-        if statement.startswith(("SELECT", "WITH")):
-            sent.append(statement)
-
-    event.listen(Engine, "before_cursor_execute", note)
-    try:
-        yield sent
-    finally:
-        event.remove(Engine, "before_cursor_execute", note)
 
 
 async def test_directory_and_spaces_are_read_in_a_fixed_number_of_statements(world: World) -> None:

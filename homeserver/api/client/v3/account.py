@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from homeserver.api.client.v3.devices import PASSWORD_FLOWS
 from homeserver.errors import Forbidden
 from homeserver.http.bodies import Body, Empty, JsonObject
 from homeserver.http.endpoint import USER, USER_OR_GUEST, Endpoint
 from homeserver.matrix.identifiers import UserId
-from homeserver.services.auth.interactive import AuthData, InteractiveAuth
+from homeserver.services.auth.interactive import AuthData
 from homeserver.services.auth.sessions import Requester
 from homeserver.services.users.accounts import Accounts
+from homeserver.services.users.confirmation import Confirmation
 from homeserver.services.users.devices import Devices
 
 
@@ -25,19 +25,19 @@ class Deactivate(Body, frozen=True):
     id_server: str | None = None
 
 
-async def change_password(body: NewPassword, who: Requester, accounts: Accounts, interactive: InteractiveAuth) -> Empty:
-    session = await _confirm(who, "change password", body.auth, accounts, interactive)
+async def change_password(body: NewPassword, who: Requester, accounts: Accounts, confirmation: Confirmation) -> Empty:
+    session = await confirmation.require(who, "change the password", body.auth)
     await accounts.change_password(who, body.new_password, logout_devices=body.logout_devices)
-    await interactive.end(session)
+    await confirmation.end(session)
     return Empty()
 
 
 async def deactivate(
-    body: Deactivate, who: Requester, accounts: Accounts, interactive: InteractiveAuth
+    body: Deactivate, who: Requester, accounts: Accounts, confirmation: Confirmation
 ) -> dict[str, Any]:
-    session = await _confirm(who, "deactivate", body.auth, accounts, interactive)
+    session = await confirmation.require(who, "end the account for good", body.auth)
     await accounts.deactivate(who.user_id, erase=body.erase)
-    await interactive.end(session)
+    await confirmation.end(session)
     return {"id_server_unbind_result": "no-support"}
 
 
@@ -56,19 +56,14 @@ async def openid(user_id: UserId, body: JsonObject, who: Requester, accounts: Ac
 async def whois(user_id: UserId, who: Requester, devices: Devices) -> dict[str, Any]:
     if user_id != who.user_id and not who.is_admin:
         raise Forbidden("Only administrators may ask about others.")
-    seen = [
-        {"ip": device.last_seen_ip, "last_seen": device.last_seen_ts}
+    seen = {
+        device.device_id: {
+            "sessions": [{"connections": [{"ip": device.last_seen_ip, "last_seen": device.last_seen_ts}]}]
+        }
         for device in await devices.list(user_id)
         if device.last_seen_ts is not None
-    ]
-    return {"user_id": user_id, "devices": {"": {"sessions": [{"connections": seen}]}}}
-
-
-async def _confirm(
-    who: Requester, operation: str, auth: AuthData | None, accounts: Accounts, interactive: InteractiveAuth
-) -> str:
-    checks = {"m.login.password": accounts.password_stage(who)}
-    return await interactive.require(f"{who.user_id} {operation}", auth, PASSWORD_FLOWS, checks)
+    }
+    return {"user_id": user_id, "devices": seen}
 
 
 ENDPOINTS = [

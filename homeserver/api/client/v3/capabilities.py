@@ -3,6 +3,7 @@
 from typing import Any
 
 from homeserver.config.model import Config
+from homeserver.errors import NotFound
 from homeserver.http.endpoint import USER, USER_OR_GUEST, Endpoint
 from homeserver.matrix.room_versions import ROOM_VERSIONS
 
@@ -40,6 +41,10 @@ async def locations() -> list[Any]:
     return []
 
 
+async def unknown_protocol(protocol: str) -> dict[str, Any]:
+    raise NotFound("No bridge to this network is here.")
+
+
 ENDPOINTS = [
     Endpoint("GET", "/capabilities", capabilities, auth=USER_OR_GUEST, limit=None, body=None),
     Endpoint("GET", "/voip/turnServer", turn_server, auth=USER_OR_GUEST, limit=None, body=None),
@@ -47,4 +52,7 @@ ENDPOINTS = [
     Endpoint("GET", "/thirdparty/protocols", protocols, auth=USER, limit=None, body=None),
     Endpoint("GET", "/thirdparty/location", locations, auth=USER, limit=None, body=None),
     Endpoint("GET", "/thirdparty/user", locations, auth=USER, limit=None, body=None),
+    Endpoint("GET", "/thirdparty/protocol/{protocol}", unknown_protocol, auth=USER, limit=None, body=None),
+    Endpoint("GET", "/thirdparty/location/{protocol}", unknown_protocol, auth=USER, limit=None, body=None),
+    Endpoint("GET", "/thirdparty/user/{protocol}", unknown_protocol, auth=USER, limit=None, body=None),
 ]

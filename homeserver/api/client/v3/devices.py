@@ -5,13 +5,11 @@ from typing import Any
 from homeserver.http.bodies import Body, Empty
 from homeserver.http.endpoint import USER, USER_OR_GUEST, Endpoint
 from homeserver.matrix.identifiers import DeviceId
-from homeserver.services.auth.interactive import AuthData, InteractiveAuth
+from homeserver.services.auth.interactive import AuthData
 from homeserver.services.auth.sessions import Requester
-from homeserver.services.users.accounts import Accounts
+from homeserver.services.users.confirmation import Confirmation
 from homeserver.services.users.devices import Devices
 from homeserver.storage.devices import Device
-
-PASSWORD_FLOWS = [("m.login.password",)]
 
 
 class Name(Body, frozen=True):
@@ -44,34 +42,20 @@ async def put(device_id: DeviceId, body: Name, who: Requester, devices: Devices)
 
 
 async def delete(
-    device_id: DeviceId,
-    body: Confirmed,
-    who: Requester,
-    devices: Devices,
-    accounts: Accounts,
-    interactive: InteractiveAuth,
+    device_id: DeviceId, body: Confirmed, who: Requester, devices: Devices, confirmation: Confirmation
 ) -> Empty:
-    session = await _confirm(who, f"delete device {device_id}", body.auth, accounts, interactive)
+    session = await confirmation.require(who, f"delete the device {device_id}", body.auth)
     await devices.remove(who, [device_id])
-    await interactive.end(session)
+    await confirmation.end(session)
     return Empty()
 
 
-async def delete_several(
-    body: Several, who: Requester, devices: Devices, accounts: Accounts, interactive: InteractiveAuth
-) -> Empty:
-    operation = "delete devices " + " ".join(sorted(body.devices))
-    session = await _confirm(who, operation, body.auth, accounts, interactive)
+async def delete_several(body: Several, who: Requester, devices: Devices, confirmation: Confirmation) -> Empty:
+    operation = "delete the devices " + " ".join(sorted(body.devices))
+    session = await confirmation.require(who, operation, body.auth)
     await devices.remove(who, [DeviceId(device) for device in body.devices])
-    await interactive.end(session)
+    await confirmation.end(session)
     return Empty()
-
-
-async def _confirm(
-    who: Requester, operation: str, auth: AuthData | None, accounts: Accounts, interactive: InteractiveAuth
-) -> str:
-    checks = {"m.login.password": accounts.password_stage(who)}
-    return await interactive.require(f"{who.user_id} {operation}", auth, PASSWORD_FLOWS, checks)
 
 
 def _shown(device: Device) -> dict[str, Any]:

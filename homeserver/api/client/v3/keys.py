@@ -9,9 +9,9 @@ from homeserver.http.bodies import Body, Empty, JsonObject, Query, identifier
 from homeserver.http.endpoint import USER, USER_OR_GUEST, Endpoint
 from homeserver.matrix import identifiers
 from homeserver.matrix.identifiers import DeviceId, UserId
-from homeserver.services.auth.interactive import AuthData, InteractiveAuth
+from homeserver.services.auth.interactive import AuthData
 from homeserver.services.auth.sessions import Requester
-from homeserver.services.users.accounts import Accounts
+from homeserver.services.users.confirmation import Confirmation
 from homeserver.services.users.e2e_keys import E2eKeys
 from homeserver.services.users.to_device import ToDevice
 from homeserver.streams.positions import SyncToken
@@ -76,9 +76,7 @@ async def changes(query: Range, who: Requester, keys: E2eKeys) -> Json:
     return {"changed": sorted(found.changed), "left": sorted(found.left)}
 
 
-async def device_signing(
-    body: CrossSigning, who: Requester, keys: E2eKeys, accounts: Accounts, interactive: InteractiveAuth
-) -> Empty:
+async def device_signing(body: CrossSigning, who: Requester, keys: E2eKeys, confirmation: Confirmation) -> Empty:
     given = {
         usage: key
         for usage, key in (
@@ -90,12 +88,10 @@ async def device_signing(
     }
     session = None
     if await keys.needs_confirmation(who.user_id, given):
-        checks = {"m.login.password": accounts.password_stage(who)}
-        operation = f"{who.user_id} replace cross-signing keys"
-        session = await interactive.require(operation, body.auth, [("m.login.password",)], checks)
+        session = await confirmation.require(who, "replace the keys that vouch for your devices", body.auth)
     await keys.upload_cross_signing(who.user_id, given, confirmed=session is not None)
     if session is not None:
-        await interactive.end(session)
+        await confirmation.end(session)
     return Empty()
 
 

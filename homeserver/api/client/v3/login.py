@@ -4,7 +4,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from homeserver.errors import BadJson, Unsupported
+from homeserver.errors import BadJson, Forbidden, Unsupported
 from homeserver.http.bodies import Body, Empty
 from homeserver.http.endpoint import NOBODY, USER_OR_GUEST, Endpoint
 from homeserver.services.auth.sessions import Requester, Sessions, Tokens
@@ -38,7 +38,8 @@ async def login(body: Login, accounts: Accounts) -> dict[str, Any]:
     if body.type != "m.login.password":
         raise Unsupported("M_UNKNOWN", "Only m.login.password is offered here.")
     if body.identifier is not None and body.identifier.type != "m.id.user":
-        raise Unsupported("M_UNKNOWN", "Only identifiers of the type m.id.user are known here.")
+        # The server knows nobody's address, and an unknown one is 403.
+        raise Forbidden("Only identifiers of the type m.id.user are known here.")
     user = body.identifier.user if body.identifier else body.user
     if user is None or body.password is None:
         raise BadJson("The login needs a user and a password.")

@@ -99,12 +99,12 @@ async def config(store: MediaStore) -> dict[str, Any]:
 
 async def download(server_name: str, media_id: str, query: Wait, store: MediaStore) -> Response:
     one = await store.find(server_name, media_id, timeout_ms=query.timeout_ms)
-    return _file(store, one, one.filename)
+    return await _file(store, one, one.filename)
 
 
 async def download_as(server_name: str, media_id: str, file_name: str, query: Wait, store: MediaStore) -> Response:
     one = await store.find(server_name, media_id, timeout_ms=query.timeout_ms)
-    return _file(store, one, file_name)
+    return await _file(store, one, file_name)
 
 
 async def thumbnail(server_name: str, media_id: str, query: ThumbnailQuery, store: MediaStore) -> Response:
@@ -112,7 +112,7 @@ async def thumbnail(server_name: str, media_id: str, query: ThumbnailQuery, stor
     wish = Thumbnail(query.width, query.height, query.method, bool(query.animated))
     made = await store.thumbnail(one, wish)
     if made is None:
-        return _file(store, one, one.filename)
+        return await _file(store, one, one.filename)
     content_type, body = made
     return Response(body, media_type=content_type, headers=_HEADERS | {"Content-Disposition": "inline"})
 
@@ -121,7 +121,7 @@ async def frozen() -> Empty:
     raise NotFound("Files are only given to those who are logged in: /_matrix/client/v1/media has them.")
 
 
-def _file(store: MediaStore, one: Media, filename: str | None) -> Response:
+async def _file(store: MediaStore, one: Media, filename: str | None) -> Response:
     content_type = one.content_type or "application/octet-stream"
     kind = "inline" if content_type.partition(";")[0].strip().lower() in _INLINE else "attachment"
     if filename:
@@ -129,7 +129,7 @@ def _file(store: MediaStore, one: Media, filename: str | None) -> Response:
     headers = _HEADERS | {"Content-Disposition": kind, "Content-Length": str(one.size)}
     # The header is set as it was given: a library that adds a charset would change what was uploaded.
     headers["Content-Type"] = content_type.encode("latin-1", "replace").decode("latin-1")
-    return StreamingResponse(store.read(one), headers=headers)
+    return StreamingResponse(await store.read(one), headers=headers)
 
 
 async def _chunks(request: Request) -> Any:

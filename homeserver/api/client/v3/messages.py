@@ -30,7 +30,7 @@ class ContextQuery(Query, frozen=True):
 
 
 class TimeQuery(Query, frozen=True):
-    ts: int
+    ts: Annotated[int, Meta(ge=-(2**53), le=2**53)]
     dir: Literal["f", "b"]
 
 
@@ -38,7 +38,7 @@ async def messages(room_id: RoomId, query: MessagesQuery, who: Requester, reader
     wanted = _filter(query.filter)
     if query.limit:
         wanted = msgspec.structs.replace(wanted, limit=query.limit)
-    window = Window(query.dir == "f", _token(query.start), _token(query.to), wanted)
+    window = Window(query.dir == "f", _token(query.start), query.start, _token(query.to), wanted)
     return await reader.messages(who, room_id, window)
 
 

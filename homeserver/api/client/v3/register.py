@@ -51,10 +51,9 @@ async def register(body: Register, query: Kind, registration: Registration) -> d
         raise InvalidParam("The kind is user or guest.")
     new = NewDevice(body.device_id, body.initial_device_display_name, body.refresh_token)
     device = None if body.inhibit_login else new
-    if body.guest_access_token is not None:
-        user_id, login = await registration.upgrade_guest(body.guest_access_token, body.username, body.password, device)
-    else:
-        user_id, login = await registration.register(body.auth, body.username, body.password, device)
+    user_id, login = await registration.register(
+        body.auth, body.username, body.password, device, guest_token=body.guest_access_token
+    )
     return {"user_id": user_id} if login is None else session_json(login)
 
 
@@ -74,7 +73,13 @@ async def nonce(registration: Registration) -> dict[str, str]:
 
 async def register_with_secret(body: SharedSecret, registration: Registration) -> dict[str, Any]:
     user_id, login = await registration.register_with_secret(
-        body.nonce, body.username, body.password, body.mac, is_admin=body.admin, user_type=body.user_type
+        body.nonce,
+        body.username,
+        body.password,
+        body.mac,
+        is_admin=body.admin,
+        user_type=body.user_type,
+        display_name=body.displayname,
     )
     return {**session_json(login), "home_server": user_id.partition(":")[2]}
 

@@ -19,7 +19,7 @@ class RelationsQuery(Query, frozen=True):
     to: str | None = None
     limit: Limit = 50
     dir: Literal["f", "b"] = "b"
-    recurse: bool = False
+    recurse: bool | None = None
 
 
 class ThreadsQuery(Query, frozen=True):

@@ -21,8 +21,8 @@ async def send(
     relations: Relations,
     presence: Presence,
 ) -> dict[str, Any]:
-    await relations.check(who.user_id, room_id, event_type, body.raw)
     scope = f"send/{room_id}/{event_type}"
+    await relations.check(who, room_id, event_type, body.raw, scope=scope, txn_id=txn_id)
     event_id = await sender.send(who, room_id, event_type, body.raw, scope=scope, txn_id=txn_id)
     await presence.note_activity(who.user_id)
     return {"event_id": event_id}

@@ -19,8 +19,7 @@ class StateQuery(Query, frozen=True):
 async def get(
     room_id: RoomId, event_type: str, state_key: str, query: StateQuery, who: Requester, reader: RoomReader
 ) -> msgspec.Raw:
-    event = await reader.state_event(who, room_id, event_type, state_key)
-    return msgspec.Raw(event.content_json if query.format == "content" else event.client_json())
+    return await reader.state_event(who, room_id, event_type, state_key, whole=query.format == "event")
 
 
 async def get_without_key(

@@ -3,6 +3,7 @@
 use ::canonical::{EventError, JsonError};
 use ::event_auth::AuthError as AuthReason;
 use ::signatures::SignatureError as SignatureReason;
+use ::state_tree::TreeError;
 use pyo3::create_exception;
 use pyo3::exceptions::{PyException, PyValueError};
 use pyo3::prelude::*;
@@ -38,6 +39,13 @@ create_exception!(
     "The authorisation rules forbid an event; the message says why."
 );
 
+create_exception!(
+    homeserver._rust.errors,
+    StateTreeError,
+    PyValueError,
+    "Pages of the state tree are corrupt or missing, or a change is too large for it."
+);
+
 pub fn json(error: JsonError) -> PyErr {
     CanonicalJsonError::new_err(error.to_string())
 }
@@ -48,6 +56,15 @@ pub fn signature(error: SignatureReason) -> PyErr {
 
 pub fn auth(error: AuthReason) -> PyErr {
     AuthError::new_err(error.0)
+}
+
+pub fn state_tree(error: TreeError) -> PyErr {
+    StateTreeError::new_err(error.to_string())
+}
+
+/// The result of a walk was asked for while it wanted pages.
+pub fn unfinished() -> PyErr {
+    StateTreeError::new_err("the walk is not done")
 }
 
 /// An error on the way to making an event.
@@ -75,5 +92,6 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("CanonicalJsonError", py.get_type::<CanonicalJsonError>())?;
     module.add("EventTooLarge", py.get_type::<EventTooLarge>())?;
     module.add("MalformedEvent", py.get_type::<MalformedEvent>())?;
-    module.add("SignatureError", py.get_type::<SignatureError>())
+    module.add("SignatureError", py.get_type::<SignatureError>())?;
+    module.add("StateTreeError", py.get_type::<StateTreeError>())
 }

@@ -5,6 +5,7 @@
 
 #![allow(clippy::needless_pass_by_value, reason = "arguments from Python, and errors, arrive by value")]
 
+mod auth_graph;
 mod canonical_json;
 mod convert;
 mod errors;
@@ -13,6 +14,7 @@ mod events;
 mod push_rules;
 mod signing;
 mod state_resolution;
+mod state_trees;
 
 use pyo3::prelude::*;
 
@@ -20,7 +22,8 @@ type Register = fn(&Bound<'_, PyModule>) -> PyResult<()>;
 
 #[pymodule]
 fn _rust(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    let submodules: [(&str, Register); 7] = [
+    let submodules: [(&str, Register); 9] = [
+        ("auth_graph", auth_graph::register),
         ("canonical", canonical_json::register),
         ("errors", errors::register),
         ("event_auth", event_auth_rules::register),
@@ -28,6 +31,7 @@ fn _rust(module: &Bound<'_, PyModule>) -> PyResult<()> {
         ("push", push_rules::register),
         ("signing", signing::register),
         ("state_res", state_resolution::register),
+        ("state_tree", state_trees::register),
     ];
     let py = module.py();
     // An extension module is no package: what it contains must be put where `import` looks.

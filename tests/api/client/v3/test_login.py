@@ -81,12 +81,26 @@ async def test_login_with_anything_wrong_is_forbidden_in_the_same_words(world: W
         ({"type": "m.login.magic"}, "M_UNKNOWN"),
         ({"type": "m.login.password"}, "M_BAD_JSON"),
         ({}, "M_MISSING_PARAM"),
-        ({"type": "m.login.password", "identifier": {"type": "m.id.phone"}}, "M_UNKNOWN"),
     ],
 )
 async def test_login_in_a_way_that_is_not_offered_is_refused(world: World, body: Any, errcode: str) -> None:
     response = await world.call("POST", "/login", body=body)
     assert (response.status_code, response.json()["errcode"]) == (400, errcode)
+
+
+@pytest.mark.behaviours("CS-LOGIN-05")
+@pytest.mark.parametrize(
+    "identifier",
+    [
+        {"type": "m.id.thirdparty", "medium": "email", "address": "alice@example.org"},
+        {"type": "m.id.phone", "country": "GB", "phone": "07700900000"},
+    ],
+)
+async def test_login_with_an_address_that_nobody_is_known_by_is_forbidden(world: World, identifier: Any) -> None:
+    response = await world.call(
+        "POST", "/login", body={"type": "m.login.password", "identifier": identifier, "password": "sesame"}
+    )
+    assert (response.status_code, response.json()["errcode"]) == (403, "M_FORBIDDEN")
 
 
 async def test_login_with_a_device_id_that_cannot_be_is_refused(world: World) -> None:

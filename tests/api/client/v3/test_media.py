@@ -9,6 +9,7 @@ import httpx2
 import pytest
 from PIL import Image
 
+from homeserver.outbound.blobs import DiskBlobs
 from tests.world import User, World, until
 
 
@@ -16,6 +17,14 @@ def picture(width: int, height: int, kind: str = "PNG", mode: str = "RGB") -> by
     out = io.BytesIO()
     Image.new(mode, (width, height), "teal" if mode == "RGB" else None).save(out, kind)
     return out.getvalue()
+
+
+def broken_avif() -> bytes:
+    """A file that begins well, and whose pixels are nonsense."""
+    whole = bytearray(picture(800, 800, "AVIF"))
+    start = whole.index(b"mdat") + 4
+    whole[start:] = bytes(len(whole) - start)
+    return bytes(whole)
 
 
 async def request(user: User, method: str, path: str, **options: Any) -> httpx2.Response:
@@ -112,6 +121,7 @@ async def test_a_file_can_be_announced_and_waited_for(world: World) -> None:
     late = (await request(alice, "POST", "/media/v1/create")).json()["content_uri"].removeprefix("mxc://")
     world.clock.time += 24 * 3600 * 1000 + 1
     assert (await request(alice, "PUT", f"/media/v3/upload/{late}", content=b"x")).status_code == 404
+    assert (await request(alice, "GET", f"/client/v1/media/download/{late}")).status_code == 404
 
 
 @pytest.mark.behaviours("CS-MEDIA-11", "CS-MEDIA-12")
@@ -123,6 +133,10 @@ async def test_a_file_can_be_announced_and_waited_for(world: World) -> None:
         ("width=300&height=200&method=scale", (480, 240)),
         ("width=640&height=480", (960, 480)),
         ("width=3000&height=3000", (2000, 1000)),
+        ("width=1700&height=900", (2000, 1000)),
+        ("width=100&height=300&method=crop", (100, 300)),
+        ("width=1500&height=900&method=crop", (1500, 900)),
+        ("width=3000&height=900&method=crop", (2000, 900)),
     ],
 )
 async def test_thumbnails_are_never_smaller_than_asked_nor_larger_than_the_picture(
@@ -135,6 +149,82 @@ async def test_thumbnails_are_never_smaller_than_asked_nor_larger_than_the_pictu
         assert answer.status_code == 200
         with Image.open(io.BytesIO(answer.content)) as shown:
             assert shown.size == size
+
+
+def animation(kind: str) -> bytes:
+    out = io.BytesIO()
+    frames = [Image.new("RGBA", (400, 300), (shade, 0, 0, 255)) for shade in (0, 100, 200)]
+    frames[0].save(out, kind, save_all=True, append_images=frames[1:], duration=80)
+    return out.getvalue()
+
+
+@pytest.mark.behaviours("CS-MEDIA-13")
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "AVIF"])
+async def test_a_thumbnail_moves_only_where_that_is_asked_for(world: World, kind: str) -> None:
+    alice = await world.user("alice")
+    body = animation(kind)
+    path = await upload(alice, body, f"image/{kind.lower()}")
+
+    async def frames(wish: str) -> tuple[tuple[int, int], int]:
+        answer = await request(alice, "GET", f"/client/v1/media/thumbnail/{path}?{wish}")
+        assert answer.status_code == 200, answer.text
+        with Image.open(io.BytesIO(answer.content)) as shown:
+            assert answer.headers["content-type"] == Image.MIME[shown.format or ""]
+            return shown.size, getattr(shown, "n_frames", 1)
+
+    for _ in range(2):  # Made, then kept.
+        assert await frames("width=96&height=96&method=crop&animated=true") == ((96, 96), 3)
+        assert await frames("width=96&height=96&method=crop&animated=false") == ((96, 96), 1)
+        assert await frames("width=96&height=96&method=crop") == ((96, 96), 1)
+        # As it is, and yet not moving.
+        assert await frames("width=800&height=600&animated=true") == ((400, 300), 3)
+        assert await frames("width=800&height=600&animated=false") == ((400, 300), 1)
+
+
+async def test_many_who_want_one_thumbnail_get_it(world: World) -> None:
+    alice = await world.user("alice")
+    path = await upload(alice, picture(2000, 1000))
+    wish = f"/client/v1/media/thumbnail/{path}?width=96&height=96&method=crop"
+    answers = await asyncio.gather(*[request(alice, "GET", wish) for _ in range(10)])
+    assert {answer.content for answer in answers} == {answers[0].content}
+
+
+@pytest.mark.behaviours("CS-MEDIA-06")
+async def test_of_two_uploads_at_once_one_is_kept_whole(world: World) -> None:
+    alice = await world.user("alice")
+    path = (await request(alice, "POST", "/media/v1/create")).json()["content_uri"].removeprefix("mxc://")
+    bodies = [b"a" * 10, b"b" * 300_000]
+    answers = await asyncio.gather(
+        *[request(alice, "PUT", f"/media/v3/upload/{path}", content=body) for body in bodies]
+    )
+    assert sorted(answer.status_code for answer in answers) == [200, 409]
+    kept = next(body for body, answer in zip(bodies, answers, strict=True) if answer.status_code == 200)
+    assert (await request(alice, "GET", f"/client/v1/media/download/{path}")).content == kept
+
+
+async def test_a_file_whose_bytes_are_lost_is_not_found(world: World) -> None:
+    alice = await world.user("alice")
+    path = await upload(alice, picture(200, 100))
+    blobs = DiskBlobs(Path(world.container.config.data_dir) / "media")
+    await blobs.delete(path.partition("/")[2])
+    for wish in (f"download/{path}", f"thumbnail/{path}?width=32&height=32&method=crop"):
+        answer = await request(alice, "GET", f"/client/v1/media/{wish}")
+        assert (answer.status_code, answer.json()["errcode"]) == (404, "M_NOT_FOUND")
+
+
+async def test_names_in_headers_cannot_make_headers(world: World) -> None:
+    alice = await world.user("alice")
+    path = await upload(alice, b"x", "text/plain")
+    answer = await request(alice, "GET", f"/client/v1/media/download/{path}/a%0D%0AX-Bad:%20%22%FF.txt")
+    assert answer.status_code in (200, 400)
+    assert "x-bad" not in answer.headers
+    for headers, query in (
+        ({"Content-Type": "text/x\x7f"}, ""),
+        ({"Content-Type": "t" * 300}, ""),
+        ({}, "?filename=%00"),
+    ):
+        sent = await request(alice, "POST", f"/media/v3/upload{query}", content=b"x", headers=headers)
+        assert sent.status_code in (200, 400)
 
 
 @pytest.mark.behaviours("CS-MEDIA-11")
@@ -153,6 +243,7 @@ async def test_a_small_picture_is_its_own_thumbnail(world: World) -> None:
         (b"no picture", "width=96&height=96", 400),
         (b"", "width=96&height=96", 400),
         (picture(2000, 2000)[:100], "width=96&height=96", 400),
+        (broken_avif(), "width=96&height=96", 400),
         (picture(200, 200), "width=0&height=96", 400),
         (picture(200, 200), "width=-5&height=96", 400),
         (picture(200, 200), "width=1000000&height=96", 400),
@@ -160,7 +251,7 @@ async def test_a_small_picture_is_its_own_thumbnail(world: World) -> None:
         (picture(200, 200), "width=96&height=96&method=stretch", 400),
         (picture(10_000, 6_000, mode="1"), "width=96&height=96", 413),
     ],
-    ids=range(9),
+    ids=range(10),
 )
 async def test_no_thumbnail_can_be_made_of_this(world: World, body: bytes, wish: str, status: int) -> None:
     alice = await world.user("alice")

@@ -92,7 +92,7 @@ async def test_a_stage_that_is_not_offered_is_refused_in_the_same_session(client
     assert (response.json()["session"], response.json()["errcode"]) == (session, "M_FORBIDDEN")
 
 
-@pytest.mark.behaviours("CS-UIA-04")
+@pytest.mark.behaviours("CS-UIA-04", "CS-ACCT-03")
 async def test_a_short_or_missing_password_is_a_standard_error(client: Client) -> None:
     assert (await register(client, password="short")).json()["errcode"] == "M_WEAK_PASSWORD"
     assert (await register(client, password=None)).json()["errcode"] == "M_BAD_JSON"

@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -91,18 +92,31 @@ async def test_a_guest_may_little_and_can_become_a_user(start: Start) -> None:
         body = {"guest_access_token": guest["access_token"], "username": name, "password": "sesame street"}
         stranger = await post(world, {**body, "username": "somebody"})
         assert stranger.status_code == 403
-        user = (await post(world, body)).json()
+        lost = await post(world, {**body, "guest_access_token": "guess"})
+        assert (lost.status_code, lost.json()["errcode"]) == (403, "M_FORBIDDEN")
+        first = await post(world, body)
+        assert (first.status_code, first.json()["flows"]) == (401, [{"stages": ["m.login.dummy"]}])
+        auth = {"type": "m.login.dummy", "session": first.json()["session"]}
+        user = (await post(world, {**body, "auth": auth})).json()
         assert user["user_id"] == guest["user_id"]
+        assert (await world.client.get("/_matrix/client/v3/account/whoami", headers=header)).status_code == 401
         header = {"Authorization": f"Bearer {user['access_token']}"}
         assert (await world.client.send("POST", "/_matrix/client/v3/createRoom", headers=header, json={})).is_success
 
 
-async def test_being_a_guest_is_no_way_around_the_stages(start: Start) -> None:
+@pytest.mark.behaviours("CS-REG-04")
+async def test_a_guest_needs_a_token_like_everybody_to_become_a_user(start: Start) -> None:
     async with start(guests=True, token_required=True) as world:
         guest = (await post(world, {}, "/_matrix/client/v3/register?kind=guest")).json()
         name = guest["user_id"][1:].partition(":")[0]
         body = {"guest_access_token": guest["access_token"], "username": name, "password": "sesame street"}
-        assert (await post(world, body)).status_code == 403
+        assert (await post(world, body)).json()["flows"] == [{"stages": ["m.login.registration_token"]}]
+        stage = {"type": "m.login.registration_token"}
+        assert (await post(world, {**body, "auth": {**stage, "token": "guess"}})).status_code == 401
+        token = await world.container.registration.add_token(None, uses=1, lifetime_ms=None)
+        user = (await post(world, {**body, "auth": {**stage, "token": token}})).json()
+        assert user["user_id"] == guest["user_id"]
+        assert not await world.container.registration.is_good_token(token)
 
 
 async def test_scripts_register_with_the_shared_secret(start: Start) -> None:
@@ -113,7 +127,7 @@ async def test_scripts_register_with_the_shared_secret(start: Start) -> None:
             text = "\0".join([nonce, "script", "sesame street", "admin"])
             mac = hmac.new(secret.encode(), text.encode(), hashlib.sha1).hexdigest()
             body = {"nonce": nonce, "username": "script", "password": "sesame street", "admin": True, "mac": mac}
-            return await post(world, body, path)
+            return await post(world, {**body, "displayname": "The script"}, path)
 
         nonce = (await world.client.get(path)).json()["nonce"]
         assert (await register("guess", nonce)).status_code == 403
@@ -121,8 +135,25 @@ async def test_scripts_register_with_the_shared_secret(start: Start) -> None:
         nonce = (await world.client.get(path)).json()["nonce"]
         made = (await register("tell nobody", nonce)).json()
         assert (made["user_id"], made["home_server"]) == ("@script:localhost", "localhost")
+        profile = await world.client.get("/_matrix/client/v3/profile/@script:localhost")
+        assert profile.json() == {"displayname": "The script"}
+        nonce = (await world.client.get(path)).json()["nonce"]
         world.clock.time += 60_001
         assert (await register("tell nobody", nonce)).status_code == 400
+
+
+@pytest.mark.trust("C24")
+@pytest.mark.parametrize(
+    "bad", [{"nonce": "a\0b"}, {"username": "a\0b"}, {"password": "a\0admin"}, {"user_type": "\0"}, {"mac": "\ud800ä"}]
+)
+async def test_strange_values_of_scripts_are_refused(start: Start, bad: dict[str, str]) -> None:
+    path = "/_synapse/admin/v1/register"
+    async with start(shared_secret="tell nobody") as world:
+        nonce = (await world.client.get(path)).json()["nonce"]
+        body = {"nonce": nonce, "username": "script", "password": "sesame street", "mac": "00", **bad}
+        content = json.dumps(body).encode()
+        answer = await world.client.send("POST", path, content=content)
+        assert answer.status_code in (400, 403)
 
 
 async def test_without_a_shared_secret_scripts_cannot_register(start: Start) -> None:

@@ -29,6 +29,8 @@ async def talk(alice: User, bob: User, carol: User, room_id: str) -> None:
     thread = {"rel_type": "m.thread", "event_id": root}
     await bob.send(room_id, {"msgtype": "m.text", "body": "In a thread.", "m.relates_to": thread})
     await carol.send(room_id, {"body": "secret"}, "m.room.encrypted")
+    slip = await bob.send(room_id, "a slip")
+    await bob.put(f"/rooms/{room_id}/redact/{slip}/r1", {"reason": "a slip"})
 
 
 def without_ages(answer: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,341 @@
+"""Where an event stands in the graph of its room: the state before it, the verdict on it, and what the room is then.
+
+An event that follows all that is known of a room, and is checked against the current state, costs nothing but the
+check (`follow`). All others are placed (`place`): the states after the events before it are resolved, and so are the
+states after the forward extremities, with the room held alone meanwhile.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from homeserver.matrix import event_auth
+from homeserver.matrix.event_auth import AuthError
+from homeserver.matrix.events import Event
+from homeserver.matrix.identifiers import EventId, UserId, domain_of
+from homeserver.services.rooms.hot import HotRoom, HotRooms, parse
+from homeserver.services.rooms.placement import UNSTORED, Change, NewEvent, Placement, Redaction, Resolved, State
+from homeserver.services.rooms.power import may_act
+from homeserver.services.rooms.resolution import Resolver, Unstored
+from homeserver.services.rooms.state import StateTrees
+from homeserver.storage import event_graph, events
+from homeserver.storage.engine import Database, ReadTx, WriteTx
+from homeserver.storage.events import StoredEvent
+from homeserver.storage.state import Pair, ensure_pairs
+
+_BEHIND = 1000
+"""How many events that were not accepted are gone through, at most, to find which extremities an event follows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """An event as it can be written, or what it waits for."""
+
+    new: NewEvent | None
+    reason: str = ""
+    """Why it is rejected or soft-failed."""
+    missing: frozenset[EventId] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class _Around:
+    """What is stored of the events that an event names."""
+
+    own: StoredEvent | None
+    prev: Sequence[StoredEvent]
+    auth: Sequence[StoredEvent]
+    target: StoredEvent | None
+    redactions: Sequence[StoredEvent]
+    missing_prev: frozenset[EventId]
+    """Those before it whose state is not known."""
+    missing_auth: frozenset[EventId]
+
+
+class Graph:
+    """Places events. Nothing is written here but numbers of pairs."""
+
+    def __init__(self, database: Database, trees: StateTrees, hot: HotRooms, resolver: Resolver) -> None:
+        self._database = database
+        self._trees = trees
+        self._hot = hot
+        self._resolver = resolver
+
+    def follow(self, room: HotRoom, event: Event) -> Placed | None:
+        """Check an event that follows all there is, in memory; None if it is not that simple.
+
+        Raises `NotLoaded`. No await may lie between this and handing over the event.
+        """
+        if room.is_held or event.type == "m.room.redaction" or room.create is None:
+            return None
+        if set(event.prev_events) != {tip.event_id for tip in room.latest}:
+            return None
+        state = {pair: found for pair in _keys(event) if (found := room.state.get(pair)) is not None}
+        by_id = {found.event_id: found for found in state.values()}
+        cited = [by_id[event_id] for event_id in event.auth_events if event_id in by_id]
+        if len(cited) < len(set(event.auth_events)):
+            return None
+        reason = _refusal(event, cited, list(state.values()), room.create, set())
+        return Placed(NewEvent(event, status=events.REJECTED if reason else events.OK), reason)
+
+    async def place(self, room: HotRoom, event: Event, *, given: Mapping[Pair, int] | None = None) -> Placed:
+        """Find out all about an event, in a room that the caller has alone.
+
+        `given` is the state before the event where it is known from elsewhere: positions by pair.
+        """
+        around = await self._database.snapshot(self._look_around, room, event)
+        missing = around.missing_auth if given is not None else around.missing_auth | around.missing_prev
+        if missing:
+            return Placed(None, missing=missing)
+        if given is None:
+            before = await self._resolver.resolve(room, _first(room.root, [row.state_after for row in around.prev]))
+        else:
+            before = await self._given(given)
+        status, reason = await self._judge(room, event, around, before, beyond_gap=given is not None)
+        outlier = None if around.own is None else around.own.position
+        if status != events.OK:
+            return Placed(NewEvent(event, status=status, placement=Placement(before, outlier=outlier)), reason)
+        redaction = await self._redaction(room, event, around, before)
+        redacted_by = await self._redacted_by(room, event, around)
+        if redacted_by is not None:
+            event = event.redacted()
+        placement = await self._accept(room, event, around, before, outlier)
+        return Placed(NewEvent(event, redaction, status, placement, redacted_by))
+
+    async def outlier(self, room: HotRoom, event: Event) -> Placed:
+        """An event that is wanted only because others cite it: checked by its own auth events."""
+        around = await self._database.snapshot(self._look_around, room, event)
+        missing = frozenset(EventId(one) for one in event.auth_events) - {row.event_id for row in around.auth}
+        if missing:
+            return Placed(None, missing=missing)
+        cited = [parse(row, room.version.identifier) for row in around.auth]
+        rejected = {row.event_id for row in around.auth if row.status == events.REJECTED}
+        reason = _refusal(event, cited, None, room.create, rejected)
+        status = events.REJECTED if reason else events.OUTLIER
+        return Placed(NewEvent(event, status=status, placement=Placement(None)), reason)
+
+    async def state_after(self, room: HotRoom, ends: Sequence[Event], pairs: Sequence[Pair]) -> dict[Pair, Event]:
+        """The events of these pairs in the state that comes of all these events together."""
+        ids = [EventId(event.event_id) for event in ends]
+        rows = await self._database.read(events.find_many_by_id, ids)
+        resolved = await self._resolver.resolve(room, _first(room.root, [row.state_after for row in rows.values()]))
+        return await self._database.snapshot(self._state, room, resolved.state, pairs)
+
+    def _look_around(self, tx: ReadTx, room: HotRoom, event: Event) -> _Around:
+        own_id, prev_ids = EventId(event.event_id), [EventId(one) for one in dict.fromkeys(event.prev_events)]
+        auth_ids = [EventId(one) for one in dict.fromkeys(event.auth_events)]
+        redacts = [EventId(event.redacts)] if event.redacts else []
+        found = events.find_many_by_id(tx, {own_id, *prev_ids, *auth_ids, *redacts})
+        # What is of another room is as good as not known: nothing in this room can stand on it.
+        found = {event_id: row for event_id, row in found.items() if row.room_nid == room.room_nid}
+        pending = event_graph.find_pending_redactions(tx, [own_id]).get(own_id, [])
+        redactions = events.find_many(tx, pending)
+        return _Around(
+            own=found.get(own_id),
+            prev=[found[one] for one in prev_ids if one in found and _has_state(found[one])],
+            auth=[found[one] for one in auth_ids if one in found],
+            target=found.get(redacts[0]) if redacts else None,
+            redactions=[redactions[at] for at in pending if at in redactions],
+            missing_prev=frozenset(one for one in prev_ids if one not in found or not _has_state(found[one])),
+            missing_auth=frozenset(one for one in auth_ids if one not in found),
+        )
+
+    async def _given(self, given: Mapping[Pair, int]) -> Resolved:
+        ids = await self._database.write(ensure_pairs, list(given))
+        return Resolved(State(None, {ids[pair]: position for pair, position in given.items()}))
+
+    async def _judge(
+        self, room: HotRoom, event: Event, around: _Around, before: Resolved, *, beyond_gap: bool
+    ) -> tuple[int, str]:
+        """The checks on the event's auth events, on the state before it, and on the current state."""
+        assert room.create is not None
+        version = room.version.identifier
+        cited = [parse(row, version) for row in around.auth]
+        rejected = {row.event_id for row in around.auth if row.status == events.REJECTED}
+        keys = _keys(event)
+        state = await self._database.snapshot(self._state, room, before.state, keys)
+        reason = _refusal(event, cited, list(state.values()), room.create, rejected)
+        if reason:
+            return events.REJECTED, reason
+        try:
+            event_auth.check_state_auth(
+                event, await self._current(room, keys, before if beyond_gap else None), create=room.create
+            )
+        except AuthError as error:
+            return events.SOFT_FAILED, str(error)
+        return events.OK, ""
+
+    async def _current(self, room: HotRoom, keys: Sequence[Pair], before: Resolved | None) -> list[Event]:
+        """The events of these pairs in the current state.
+
+        Beyond a gap, what happened in it counts as well: somebody who came in it could not say a word otherwise.
+        """
+        if before is None:
+            await self._hot.load(room, keys)
+            return [found for pair in keys if (found := room.state.get(pair)) is not None]
+        tips = await self._database.read(events.find_many, room.tips)
+        states = [State(row.state_after) for row in tips.values()]
+        resolved = await self._resolver.resolve(room, _preferring(room.root, [*states, before.state]))
+        return list((await self._database.snapshot(self._state, room, resolved.state, keys)).values())
+
+    def _state(self, tx: ReadTx, room: HotRoom, state: State, pairs: Iterable[Pair]) -> dict[Pair, Event]:
+        """The events of these pairs in a state."""
+        ids = self._trees.pair_ids(tx, pairs)
+        found: dict[int, int | None] = {}
+        if state.root is not None:
+            found.update(self._trees.find_ids(tx, [state.root], ids.values())[state.root])
+        found.update((pair_id, state.changes[pair_id]) for pair_id in ids.values() if pair_id in state.changes)
+        positions = {pair: at for pair, pair_id in ids.items() if (at := found.get(pair_id)) is not None}
+        stored = events.find_many(tx, positions.values())
+        return {pair: parse(stored[at], room.version.identifier) for pair, at in positions.items()}
+
+    async def _redaction(self, room: HotRoom, event: Event, around: _Around, before: Resolved) -> Redaction | None:
+        """What the event redacts, if it may (rooms v3, Handling redactions)."""
+        if event.type != "m.room.redaction" or around.target is None or around.target.status == events.REJECTED:
+            return None
+        target = parse(around.target, room.version.identifier)
+        if not await self._may_redact(room, event, target, before.state):
+            return None
+        return Redaction(around.target.position, target.redacted())
+
+    async def _redacted_by(self, room: HotRoom, event: Event, around: _Around) -> int | None:
+        """The position of a redaction that came earlier than the event that it redacts."""
+        for row in around.redactions:
+            redaction = parse(row, room.version.identifier)
+            if row.status == events.OK and await self._may_redact(room, redaction, event, State(row.state_before)):
+                return row.position
+        return None
+
+    async def _may_redact(self, room: HotRoom, redaction: Event, target: Event, before: State) -> bool:
+        if target.type == "m.room.create":
+            return False
+        if room.version.redaction_by_auth_rule or domain_of(redaction.sender) == domain_of(target.sender):
+            return True
+        pair = ("m.room.power_levels", "")
+        state = await self._database.snapshot(self._state, room, before, [pair])
+        assert room.create is not None
+        return may_act(UserId(redaction.sender), "redact", state.get(pair), room.create)
+
+    async def _accept(
+        self,
+        room: HotRoom,
+        event: Event,
+        around: _Around,
+        before: Resolved,
+        outlier: int | None,
+    ) -> Placement:
+        """Where the event stands now that it is accepted, and what the room comes to."""
+        tips = await self._database.snapshot(self._tips_beside, room, around)
+        after, unstored = before.state, None
+        if event.state_key is not None:
+            pair_id = await self._database.write(_ensure_pair, (event.type, event.state_key))
+            after = State(after.root, {**after.changes, pair_id: UNSTORED if outlier is None else outlier})
+            if outlier is None:
+                unstored = Unstored(event, pair_id, [row.position for row in around.auth])
+        current: Resolved | None = None
+        if tips:
+            others = [State(row.state_after) for row in tips]
+            resolved = await self._resolver.resolve(room, _preferring(room.root, [*others, after]), unstored)
+            current = await self._database.snapshot(self._from_current, room, resolved)
+        changes = await self._database.snapshot(self._changes, room, after if current is None else current.state, event)
+        return Placement(
+            before,
+            tips=tuple(row.position for row in tips),
+            current=current,
+            changes=changes,
+            outlier=outlier,
+            missing=sorted(around.missing_prev),
+        )
+
+    def _tips_beside(self, tx: ReadTx, room: HotRoom, around: _Around) -> list[StoredEvent]:
+        """The forward extremities that the event does not follow.
+
+        What was not accepted is no extremity, and what follows it follows what it follows.
+        """
+        covered: set[int] = set()
+        rows = list(around.prev)
+        for _ in range(_BEHIND):
+            if not rows:
+                break
+            covered.update(row.position for row in rows)
+            behind = {
+                EventId(event_id)
+                for row in rows
+                if row.status != events.OK
+                for event_id in parse(row, room.version.identifier).prev_events
+            }
+            found = events.find_many_by_id(tx, behind) if behind else {}
+            rows = [row for row in found.values() if row.position not in covered]
+        kept = [tip for tip in room.tips if tip not in covered]
+        stored = events.find_many(tx, kept)
+        return [stored[tip] for tip in kept]
+
+    def _from_current(self, tx: ReadTx, room: HotRoom, resolved: Resolved) -> Resolved:
+        """The same state as changes to the current one, which are few."""
+        state = resolved.state
+        if state.root == room.root:
+            return resolved
+        final: dict[int, int | None] = {
+            pair_id: new for pair_id, (_, new) in self._trees.differing_ids(tx, room.root, state.root).items()
+        }
+        final.update(state.changes)
+        now = {} if room.root is None else self._trees.find_ids(tx, [room.root], final)[room.root]
+        changes = {pair_id: at for pair_id, at in final.items() if now.get(pair_id) != at}
+        return Resolved(State(room.root, changes), resolved.roots, resolved.report)
+
+    def _changes(self, tx: ReadTx, room: HotRoom, state: State, event: Event) -> list[Change]:
+        """What differs in this state from the room's current state."""
+        final = self._from_current(tx, room, Resolved(state)).state.changes
+        now = {} if room.root is None else self._trees.find_ids(tx, [room.root], final)[room.root]
+        final = {pair_id: at for pair_id, at in final.items() if now.get(pair_id) != at}
+        pairs = self._trees.pairs(tx, final)
+        stored = events.find_many(tx, [at for at in final.values() if at is not None and at != UNSTORED])
+        found = []
+        for pair_id, at in final.items():
+            pair = pairs[pair_id]
+            if at is None:
+                found.append(Change(pair, None))
+            elif at == UNSTORED or stored[at].event_id == event.event_id:
+                found.append(Change(pair, event, at))
+            else:
+                found.append(Change(pair, parse(stored[at], room.version.identifier), at))
+        return found
+
+
+def _has_state(row: StoredEvent) -> bool:
+    """Whether the state at the event is known; before a create event there is none, and after it there is."""
+    return row.state_before is not None or row.state_after is not None
+
+
+def _keys(event: Event) -> list[Pair]:
+    return event_auth.auth_event_keys(
+        event.room_version,
+        type=event.type,
+        sender=event.sender,
+        state_key=event.state_key,
+        content=event.content_json,
+    )
+
+
+def _refusal(
+    event: Event, cited: list[Event], state: list[Event] | None, create: Event | None, rejected: Collection[str]
+) -> str:
+    """Why the event is not allowed by its auth events, or by the state before it; nothing if it is."""
+    try:
+        event_auth.check_auth(event, cited, create=create, rejected=set(rejected))
+        if state is not None:
+            event_auth.check_state_auth(event, state, create=create)
+    except AuthError as error:
+        return str(error)
+    return ""
+
+
+def _first(root: int | None, roots: Sequence[int | None]) -> list[State]:
+    return _preferring(root, [State(one) for one in roots])
+
+
+def _preferring(root: int | None, states: Sequence[State]) -> list[State]:
+    """The states, the one of this root first: what others come to is told as changes to the first."""
+    return sorted(states, key=lambda state: state.root != root or bool(state.changes))
+
+
+def _ensure_pair(tx: WriteTx, pair: Pair) -> int:
+    return ensure_pairs(tx, [pair])[pair]

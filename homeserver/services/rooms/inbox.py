@@ -1,0 +1,413 @@
+"""The one way in for events that were made elsewhere (server-server API, Checks performed on receipt of a PDU).
+
+Events come in any order, again, and with gaps between them. What can be placed is; what follows events that are not
+known waits for them in the database, and is placed when they come. Each room's events are taken one after the other;
+rooms do not wait for each other.
+"""
+
+from collections import deque
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import Enum
+
+import msgspec
+
+from homeserver.errors import Conflict, NotFound, Unavailable
+from homeserver.kit.clock import Clock
+from homeserver.kit.concurrency import KeyedLocks
+from homeserver.matrix import event_auth
+from homeserver.matrix.canonical import CanonicalJsonError
+from homeserver.matrix.event_auth import AuthError
+from homeserver.matrix.events import Event, MalformedEvent
+from homeserver.matrix.identifiers import EventId, RoomId
+from homeserver.matrix.room_versions import ROOM_VERSIONS
+from homeserver.services.rooms.graph import Graph, Placed
+from homeserver.services.rooms.hot import HotRoom, HotRooms, NotLoaded
+from homeserver.services.rooms.merge import Merger
+from homeserver.services.rooms.persist import EventWriter, Superseded
+from homeserver.services.rooms.placement import Batch, NewEvent
+from homeserver.services.rooms.signatures import Signatures
+from homeserver.storage import event_graph, events, rooms
+from homeserver.storage.engine import Database, ReadTx, WriteTx
+from homeserver.storage.event_graph import Waiting
+from homeserver.storage.events import StoredEvent
+from homeserver.storage.state import Pair
+
+MAX_PREV_EVENTS = 20
+MAX_AUTH_EVENTS = 10
+_MOST_WAITING = 10_000
+"""So many events of a room may wait for others; then those that have waited for the longest time are let go."""
+_ATTEMPTS = 5
+
+
+class Outcome(Enum):
+    """What became of an event."""
+
+    ACCEPTED = "accepted"
+    SOFT_FAILED = "soft_failed"
+    REJECTED = "rejected"
+    OUTLIER = "outlier"
+    WAITING = "waiting"
+    DROPPED = "dropped"
+
+
+_OUTCOMES = {
+    events.OK: Outcome.ACCEPTED,
+    events.SOFT_FAILED: Outcome.SOFT_FAILED,
+    events.REJECTED: Outcome.REJECTED,
+    events.OUTLIER: Outcome.OUTLIER,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What became of an event, and why; the id is missing where it cannot be told."""
+
+    event_id: EventId | None
+    outcome: Outcome
+    reason: str = ""
+    missing: frozenset[EventId] = frozenset()
+    """What it waits for."""
+
+
+@dataclass(slots=True)
+class _Load:
+    """One delivery of events to a room, as far as it has come."""
+
+    receipts: dict[EventId, Receipt]
+    writing: list[Awaitable[list[StoredEvent]]]
+    waiting: dict[EventId, Waiting]
+    wanted: set[EventId]
+    """What earlier events wait for."""
+    staged: set[EventId]
+    """What waits in the database."""
+
+
+class Inbox:
+    """Takes events in."""
+
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        hot: HotRooms,
+        writer: EventWriter,
+        graph: Graph,
+        merger: Merger,
+        signatures: Signatures,
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self._hot = hot
+        self._writer = writer
+        self._graph = graph
+        self._merger = merger
+        self._signatures = signatures
+        self._turns: KeyedLocks[RoomId] = KeyedLocks()
+
+    async def receive(self, room_id: RoomId, pdus: Sequence[bytes]) -> list[Receipt]:
+        """Take events of a room, in any order; what became of each, in the order given.
+
+        A room that is not known begins with its create event. Raises `NotFound` if that is not among them.
+        """
+        async with self._turns.hold(room_id):
+            room = await self._room(room_id, pdus)
+            receipts = await self._receive(room, pdus)
+            if self._merger.is_needed(room):
+                with suppress(Conflict, Superseded):  # The next event that can do it will.
+                    await self._merger.merge(room)
+            return receipts
+
+    async def receive_with_state(self, room_id: RoomId, pdu: bytes, state: Mapping[Pair, EventId]) -> Receipt:
+        """Take an event whose predecessors are not to be had, with the state before it, whose events are known.
+
+        Raises `NotFound` if the room is not known, or an event of the state.
+        """
+        async with self._turns.hold(room_id):
+            room = await self._known_room(room_id)
+            checked, receipts = await self._check(room, [pdu])
+            if not checked:
+                return receipts[0]
+            [event] = checked.values()
+            given = await self._database.read(_positions_in_room, room.room_nid, state)
+            load = await self._database.snapshot(self._begin, room, checked)
+            if event.event_id not in load.receipts:
+                await self._place(room, event, load, given=given)
+            await self._end(room, load)
+            return load.receipts[EventId(event.event_id)]
+
+    async def receive_outliers(self, room_id: RoomId, pdus: Sequence[bytes]) -> list[Receipt]:
+        """Take events that others cite in `auth_events`, or that are part of a state; they are in no timeline."""
+        async with self._turns.hold(room_id):
+            room = await self._known_room(room_id)
+            checked, receipts = await self._check(room, pdus)
+            load = await self._database.snapshot(self._begin, room, checked)
+            for event in _ordered({one: event for one, event in checked.items() if one not in load.receipts}):
+                await self._settle(load)
+                placed = await self._graph.outlier(room, event)
+                if placed.new is None:
+                    load.receipts[EventId(event.event_id)] = _receipt(event, placed)
+                else:
+                    self._hand_over(room, placed, load)
+            await self._settle(load)
+            return [_told(receipt, load) for receipt in receipts]
+
+    async def missing(self, room_id: RoomId) -> set[EventId]:
+        """What the events of a room wait for, and does not wait itself: what has to be asked for."""
+        room = await self._known_room(room_id)
+        return await self._database.snapshot(_missing, room.room_nid)
+
+    async def _room(self, room_id: RoomId, pdus: Sequence[bytes]) -> HotRoom:
+        try:
+            return await self._known_room(room_id)
+        except NotFound:
+            return await self._found(room_id, pdus)
+
+    async def _known_room(self, room_id: RoomId) -> HotRoom:
+        room_nid = self._hot.nid_of(room_id)
+        if room_nid is None:
+            room_nid = await self._database.read(rooms.find_nid, room_id)
+        if room_nid is None:
+            raise NotFound("This server does not know the room.")
+        return await self._hot.get(room_nid)
+
+    async def _found(self, room_id: RoomId, pdus: Sequence[bytes]) -> HotRoom:
+        """Begin a room by its create event."""
+        for pdu in pdus:
+            version = _version_of_create(pdu)
+            if version is None:
+                continue
+            room = HotRoom(room_id, ROOM_VERSIONS[version])
+            checked, _ = await self._check(room, [pdu])
+            for event in checked.values():
+                if await self._database.read(events.find_positions, [EventId(event.event_id)]):
+                    continue  # An event of this id is in another room.
+                try:
+                    event_auth.check_auth(event, [])
+                except AuthError:
+                    continue
+                await self._writer.write(Batch(room, [NewEvent(event)], now=self._clock.now()))
+                return room
+        raise NotFound("This server does not know the room, and its create event is not here.")
+
+    async def _receive(self, room: HotRoom, pdus: Sequence[bytes]) -> list[Receipt]:
+        checked, receipts = await self._check(room, pdus)
+        load = await self._database.snapshot(self._begin, room, checked)
+        coming: deque[Event] = deque(
+            _ordered({one: event for one, event in checked.items() if one not in load.receipts})
+        )
+        while coming:
+            event = coming.popleft()
+            event_id = EventId(event.event_id)
+            if event_id in load.receipts and load.receipts[event_id].outcome != Outcome.WAITING:
+                continue  # It waited for several, and came up with each of them.
+            if await self._place(room, event, load) and event_id in load.wanted:
+                await self._settle(load)
+                coming.extendleft(reversed(await self._released(room, event_id, load)))
+            if room.is_stale:
+                room = await self._known_room(room.room_id)
+        await self._end(room, load)
+        for event_id in checked.keys() - load.receipts.keys():
+            # Only where servers choose the ids of events can these name each other.
+            load.receipts[event_id] = Receipt(event_id, Outcome.DROPPED, "The event comes before itself.")
+        return [_told(receipt, load) for receipt in receipts]
+
+    async def _check(self, room: HotRoom, pdus: Sequence[bytes]) -> tuple[dict[EventId, Event], list[Receipt]]:
+        """Checks 1 to 3: format, signatures, hash. The events that pass, and a receipt for each that was given."""
+        parsed: list[Event | Receipt] = [_parse(pdu, room) for pdu in pdus]
+        found = {EventId(one.event_id): one for one in parsed if isinstance(one, Event)}
+        wrong = dict(zip(found, await self._signatures.check(list(found.values())), strict=True))
+        receipts = []
+        for one in parsed:
+            if isinstance(one, Receipt):
+                receipts.append(one)
+                continue
+            event_id = EventId(one.event_id)
+            reason = wrong[event_id]
+            outcome = Outcome.WAITING if reason is None else Outcome.DROPPED
+            receipts.append(Receipt(event_id, outcome, reason or ""))
+        passed = {event_id: event for event_id, event in found.items() if wrong[event_id] is None}
+        return {
+            event_id: event if event.content_hash_matches() else event.redacted() for event_id, event in passed.items()
+        }, receipts
+
+    def _begin(self, tx: ReadTx, room: HotRoom, checked: Mapping[EventId, Event]) -> _Load:
+        """What is known of the events, and what earlier ones wait for."""
+        assert room.room_nid is not None
+        known = {
+            event_id: Receipt(event_id, _OUTCOMES[row.status])
+            if row.room_nid == room.room_nid
+            else Receipt(event_id, Outcome.DROPPED, "An event of this id is in another room.")
+            for event_id, row in events.find_many_by_id(tx, checked).items()
+            # The create event comes before all others, whether or not what followed it is known (any more).
+            if row.status != events.OUTLIER or row.room_nid != room.room_nid or not checked[event_id].prev_events
+        }
+        missing = event_graph.list_missing(tx, room.room_nid)
+        return _Load(known, [], {}, missing, event_graph.find_waiting(tx, checked))
+
+    async def _place(
+        self, room: HotRoom, event: Event, load: _Load, *, given: Mapping[Pair, int] | None = None
+    ) -> bool:
+        """Place an event, or let it wait; whether it was placed."""
+        for _ in range(_ATTEMPTS):
+            if given is None:
+                try:
+                    placed = self._graph.follow(room, event)
+                except NotLoaded as missing:
+                    await self._hot.load(room, missing.pairs)
+                    continue
+                if placed is not None:
+                    try:
+                        self._hand_over(room, placed, load)
+                    except Superseded:
+                        room = await self._known_room(room.room_id)
+                        continue
+                    return True
+            await self._settle(load)
+            async with room.alone():
+                if not room.is_stale and self._hot.peek(room.room_nid or 0) is room:
+                    placed = await self._graph.place(room, event, given=given)
+                    if placed.new is None:
+                        self._let_wait(room, event, placed, load)
+                        return False
+                    self._hand_over(room, placed, load)
+                    return True
+            room = await self._known_room(room.room_id)
+        raise Unavailable("The room changes too quickly.")
+
+    def _hand_over(self, room: HotRoom, placed: Placed, load: _Load) -> None:
+        new = placed.new
+        assert new is not None
+        event = new.event
+        event_id = EventId(event.event_id)
+        unapplied = EventId(event.redacts) if event.redacts and new.redaction is None and new.is_accepted else None
+
+        def also(tx: WriteTx, room_nid: int) -> None:
+            if new.status != events.OUTLIER:
+                event_graph.end_waiting(tx, [event_id])
+                event_graph.remove_backward_extremities(tx, [event_id])
+            if unapplied is not None and unapplied not in events.find_many_by_id(tx, [unapplied]):
+                [row] = events.find_many_by_id(tx, [event_id]).values()
+                event_graph.add_pending_redactions(tx, [(room_nid, unapplied, row.position)])
+            if new.redacted_by is not None:
+                event_graph.remove_pending_redactions(tx, [event_id])
+
+        is_plain = new.placement is None and unapplied is None and event_id not in load.staged
+        batch = Batch(room, [new], also=None if is_plain else also, now=self._clock.now())
+        load.writing.append(self._writer.write(batch))
+        load.receipts[event_id] = _receipt(event, placed)
+
+    def _let_wait(self, room: HotRoom, event: Event, placed: Placed, load: _Load) -> None:
+        assert room.room_nid is not None
+        event_id = EventId(event.event_id)
+        load.waiting[event_id] = Waiting(event_id, room.room_nid, self._clock.now(), event.pdu, placed.missing)
+        load.receipts[event_id] = _receipt(event, placed)
+        load.wanted |= placed.missing
+
+    async def _released(self, room: HotRoom, event_id: EventId, load: _Load) -> list[Event]:
+        """The events that waited for this one, here and in the database."""
+        assert room.room_nid is not None
+        here = [one for one, waiting in load.waiting.items() if event_id in waiting.missing]
+        pdus = {one: load.waiting.pop(one).pdu for one in here}
+        staged = await self._database.read(event_graph.list_waiting_for, room.room_nid, [event_id])
+        load.staged.update(staged)
+        pdus |= staged
+        version = room.version.identifier
+        return list(_ordered({one: Event.parse(pdu, version, one) for one, pdu in pdus.items()}))
+
+    async def _settle(self, load: _Load) -> None:
+        """Wait until everything that was handed over is committed."""
+        writing, load.writing = load.writing, []
+        for done in writing:
+            await done
+
+    async def _end(self, room: HotRoom, load: _Load) -> None:
+        await self._settle(load)
+        if load.waiting:
+            await self._database.write(self._keep_waiting, room, list(load.waiting.values()))
+
+    def _keep_waiting(self, tx: WriteTx, room: HotRoom, waiting: Sequence[Waiting]) -> None:
+        assert room.room_nid is not None
+        event_graph.let_wait(tx, waiting)
+        too_many = event_graph.count_waiting(tx, room.room_nid) - _MOST_WAITING
+        if too_many > 0:
+            event_graph.end_waiting(tx, event_graph.list_oldest_waiting(tx, room.room_nid, limit=too_many))
+
+
+def _parse(pdu: bytes, room: HotRoom) -> Event | Receipt:
+    """Check 1: the event is one, of this room, and within the limits."""
+    try:
+        event = Event.parse(pdu, room.version.identifier)
+    except (CanonicalJsonError, MalformedEvent) as error:
+        return Receipt(None, Outcome.DROPPED, str(error))
+    event_id = EventId(event.event_id)
+    if event.room_id != room.room_id:
+        return Receipt(event_id, Outcome.DROPPED, "The event is of another room.")
+    if len(event.prev_events) > MAX_PREV_EVENTS or len(event.auth_events) > MAX_AUTH_EVENTS:
+        return Receipt(event_id, Outcome.DROPPED, "The event names too many events before it.")
+    if not event.prev_events and event.type != "m.room.create":
+        return Receipt(event_id, Outcome.DROPPED, "The event names no event before it.")
+    return event
+
+
+def _version_of_create(pdu: bytes) -> str | None:
+    """The room version, if these are the bytes of a create event of a version that is known."""
+    try:
+        value = msgspec.json.decode(pdu)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    if not isinstance(value, dict) or value.get("type") != "m.room.create":
+        return None
+    content = value.get("content")
+    version = content.get("room_version", "1") if isinstance(content, dict) else None
+    return version if isinstance(version, str) and version in ROOM_VERSIONS else None
+
+
+def _ordered(found: Mapping[EventId, Event]) -> Iterable[Event]:
+    """The events, each behind those among them that it names."""
+    behind = {
+        event_id: {EventId(one) for one in (*event.prev_events, *event.auth_events) if one in found and one != event_id}
+        for event_id, event in found.items()
+    }
+    followers: dict[EventId, list[EventId]] = {}
+    for event_id, names in behind.items():
+        for name in names:
+            followers.setdefault(name, []).append(event_id)
+    ready = deque(event_id for event_id, names in behind.items() if not names)
+    while ready:
+        event_id = ready.popleft()
+        yield found[event_id]
+        for follower in followers.get(event_id, ()):
+            behind[follower].discard(event_id)
+            if not behind[follower]:
+                ready.append(follower)
+
+
+def _receipt(event: Event, placed: Placed) -> Receipt:
+    event_id = EventId(event.event_id)
+    if placed.new is None:
+        return Receipt(event_id, Outcome.WAITING, missing=placed.missing)
+    return Receipt(event_id, _OUTCOMES[placed.new.status], placed.reason)
+
+
+def _told(receipt: Receipt, load: _Load) -> Receipt:
+    """The receipt of an event that passed the first checks is what became of it."""
+    if receipt.event_id is None or receipt.outcome == Outcome.DROPPED:
+        return receipt
+    return load.receipts.get(receipt.event_id, receipt)
+
+
+def _positions_in_room(tx: ReadTx, room_nid: int | None, state: Mapping[Pair, EventId]) -> dict[Pair, int]:
+    rows = events.find_many_by_id(tx, state.values())
+    found = {pair: row.position for pair, one in state.items() if (row := rows.get(one)) and row.room_nid == room_nid}
+    if len(found) < len(state):
+        raise NotFound("An event of the state is not known.")
+    return found
+
+
+def _missing(tx: ReadTx, room_nid: int | None) -> set[EventId]:
+    assert room_nid is not None
+    missing = event_graph.list_missing(tx, room_nid)
+    placed = {event_id for event_id, row in events.find_many_by_id(tx, missing).items() if row.state_after is not None}
+    return missing - event_graph.find_waiting(tx, missing) - placed

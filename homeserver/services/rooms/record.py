@@ -1,0 +1,342 @@
+"""What a group of batches writes: every table that an event touches, in one transaction and from one change.
+
+Nothing here is done again by a job: state, memberships, extremities, relations and redactions follow from the event in
+the transaction that stores it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from homeserver.kit import crash
+from homeserver.matrix import auth_graph
+from homeserver.matrix.events import Event
+from homeserver.matrix.identifiers import EventId, UserId
+from homeserver.matrix.relations import RelatesTo, relates_to
+from homeserver.services.rooms.placement import UNSTORED, Batch, NewEvent, Placement, Resolved, State
+from homeserver.services.rooms.state import StateTrees, StateWriter
+from homeserver.storage import (
+    event_graph,
+    events,
+    members,
+    relations,
+    resolutions,
+    rooms,
+    stream_rows,
+    transactions,
+)
+from homeserver.storage.engine import WriteTx
+from homeserver.storage.events import StoredEvent
+from homeserver.storage.members import Member
+from homeserver.storage.relations import Relation
+from homeserver.storage.resolutions import Resolution
+
+_LONGEST = 255
+
+
+@dataclass(slots=True)
+class Line:
+    """A room as the group goes through it."""
+
+    room_nid: int
+    root: int | None
+    tips: list[int]
+    forked_at: int = 0
+
+
+@dataclass(slots=True)
+class Written:
+    """What a group's transaction wrote, to be taken over after the commit."""
+
+    states: StateWriter
+    lines: dict[int, Line] = field(default_factory=dict)
+    nids: list[int] = field(default_factory=list)
+    """By batch."""
+    stored: list[list[StoredEvent]] = field(default_factory=list)
+    """By batch."""
+
+
+class Recorder:
+    """Writes one group, in the transaction given."""
+
+    def __init__(self, tx: WriteTx, trees: StateTrees, group: Sequence[Batch]) -> None:
+        self._tx = tx
+        self._group = group
+        new = [one for batch in group for one in batch.events]
+        pairs = {(one.event.type, one.event.state_key) for one in new if one.event.state_key is not None}
+        self.written = Written(trees.begin(tx, pairs))
+        count = sum(_positions_of(one) for one in new)
+        self._next = stream_rows.advance(tx, count) - count + 1
+        self._places = self._places_of_auth(new)
+        self._changed: dict[tuple[int, UserId], Member | None] = {}
+        self._resolutions: list[Resolution] = []
+
+    def record(self) -> Written:
+        """Write all of it."""
+        old_tips = {nid: list(tips) for nid, tips in self._known().items()}
+        made: dict[int, int] = {}
+        for batch in self._group:
+            nid = batch.room.room_nid or made.setdefault(id(batch.room), self._next)
+            line = self.written.lines.setdefault(nid, Line(nid, batch.room.root, list(batch.room.tips)))
+            self.written.nids.append(nid)
+            self.written.stored.append([self._place(line, one) for one in batch.events])
+        self._store_rooms(old_tips)
+        self._store_events()
+        self._store_members()
+        self._store_rest()
+        return self.written
+
+    def _known(self) -> dict[int, Sequence[int]]:
+        return {batch.room.room_nid: batch.room.tips for batch in self._group if batch.room.room_nid is not None}
+
+    def _places_of_auth(self, new: Sequence[NewEvent]) -> dict[str, int]:
+        """Where the auth events of the group's state events are, as far as they are stored already."""
+        cited = {
+            EventId(event_id) for one in new if one.event.state_key is not None for event_id in one.event.auth_events
+        }
+        found = events.find_positions(self._tx, cited) if cited else {}
+        return {str(event_id): position for event_id, position in found.items()}
+
+    def _take(self) -> int:
+        self._next += 1
+        return self._next - 1
+
+    def _place(self, line: Line, new: NewEvent) -> StoredEvent:
+        placement = new.placement
+        before = line.root if placement is None else self._resolved(line, placement.before, None)
+        page = self._take()
+        position = page if placement is None or placement.outlier is None else placement.outlier
+        self._places[new.event.event_id] = position
+        row = self._row(new, line.room_nid, position, before, page)
+        if placement is None:
+            if new.is_accepted:
+                line.root, line.tips = row.state_after, [position]
+                self._note_change(line, row, new.event)
+            return row
+        if not new.is_accepted:
+            return row
+        line.tips = [*placement.tips, position]
+        line.forked_at = page  # Which is where it happened: an outlier was stored before.
+        if placement.current is None:
+            line.root = row.state_after
+        else:
+            line.root = self._resolved(line, placement.current, row)
+            row = _with_room_state(row, line.root)
+        self._note_changes(line, placement, row, new.event)
+        return row
+
+    def _row(self, new: NewEvent, nid: int, position: int, before: int | None, page: int) -> StoredEvent:
+        event, states = new.event, self.written.states
+        after, replaces, pair_id, auth = before, None, None, None
+        if event.state_key is not None:
+            pair = (event.type, event.state_key)
+            pair_id = states.ids[pair]
+            auth = self._packed_auth(event, position)
+            if new.status != events.OUTLIER:
+                replaces = states.current(before, pair)
+            if new.status in (events.OK, events.SOFT_FAILED):
+                after = states.change(before, {pair_id: position}, page)
+        return StoredEvent(
+            position=position,
+            room_nid=nid,
+            event_id=EventId(event.event_id),
+            depth=event.depth,
+            origin_server_ts=event.origin_server_ts,
+            pair_id=pair_id,
+            replaces=replaces,
+            state_before=before,
+            state_after=after,
+            room_state=None,
+            auth=auth,
+            status=new.status,
+            redacted_by=new.redacted_by,
+            pdu=event.pdu,
+        )
+
+    def _packed_auth(self, event: Event, position: int) -> bytes:
+        cited = [self._places[event_id] for event_id in event.auth_events if event_id in self._places]
+        return auth_graph.pack(position, cited)
+
+    def _resolved(self, line: Line, resolved: Resolved | None, row: StoredEvent | None) -> int | None:
+        """The root of a state that was resolved; its nodes are new if it is none of those that there were."""
+        if resolved is None:
+            return None
+        root, changes = _stored(resolved.state, row)
+        if changes:
+            page = self._take()
+            root = self.written.states.change(root, changes, page)
+        else:
+            page = 0
+        if resolved.roots and root is not None:
+            roots = tuple(one if one is not None else _after(row) for one in resolved.roots)
+            position = page or self._take()
+            self._resolutions.append(Resolution(position, line.room_nid, roots, root, resolved.report))
+        return root
+
+    def _note_change(self, line: Line, row: StoredEvent, event: Event) -> None:
+        if event.type == "m.room.member" and event.state_key is not None:
+            user_id = UserId(event.state_key)
+            self._changed[line.room_nid, user_id] = _member(line.room_nid, event, row.position, row.position)
+
+    def _note_changes(self, line: Line, placement: Placement, row: StoredEvent, event: Event) -> None:
+        for change in placement.changes:
+            kind, state_key = change.pair
+            if kind != "m.room.member":
+                continue
+            at = row.position if change.position == UNSTORED else change.position
+            member = None if change.event is None else _member(line.room_nid, change.event, row.position, at)
+            self._changed[line.room_nid, UserId(state_key)] = member
+
+    def _store_rooms(self, old_tips: dict[int, list[int]]) -> None:
+        made: dict[int, rooms.Room] = {}
+        moved: dict[int, int] = {}
+        for batch, nid in zip(self._group, self.written.nids, strict=True):
+            room, root = batch.room, self.written.lines[nid].root
+            if room.room_nid is None:
+                assert root is not None
+                made[nid] = rooms.Room(nid, room.room_id, room.version.identifier, False, root)
+            elif room.root != root and root is not None:
+                moved[nid] = root
+        if made:
+            rooms.insert_many(self._tx, list(made.values()))
+        if moved:
+            rooms.set_state_roots(self._tx, moved.items())
+        forked = [(line.room_nid, line.forked_at) for line in self.written.lines.values() if line.forked_at]
+        if forked:
+            rooms.set_forked(self._tx, forked)
+        removed: list[tuple[int, int]] = []
+        added: list[tuple[int, int]] = []
+        for nid, line in self.written.lines.items():
+            old = old_tips.get(nid, [])
+            removed.extend((nid, tip) for tip in old if tip not in line.tips)
+            added.extend((nid, tip) for tip in line.tips if tip not in old)
+        rooms.replace_extremities(self._tx, removed, added)
+
+    def _store_events(self) -> None:
+        placed = [
+            (one, row)
+            for batch, stored in zip(self._group, self.written.stored, strict=True)
+            for one, row in zip(batch.events, stored, strict=True)
+        ]
+        new = [row for one, row in placed if one.placement is None or one.placement.outlier is None]
+        if new:
+            events.insert_many(self._tx, new)
+        for one, row in placed:
+            if one.placement is not None and one.placement.outlier is not None:
+                events.place_outlier(self._tx, row)
+            if one.placement is not None and one.placement.missing:
+                missing = [EventId(event_id) for event_id in one.placement.missing]
+                event_graph.add_backward_extremities(self._tx, row.room_nid, row.position, missing)
+        accepted = [(one, row) for one, row in placed if one.is_accepted]
+        redacted = [
+            (one.redaction.target, row.position, one.redaction.redacted.pdu)
+            for one, row in accepted
+            if one.redaction is not None
+        ]
+        if redacted:
+            events.redact_many(self._tx, redacted)
+            relations.remove_many(self._tx, [target for target, _, _ in redacted])
+            of_state = [
+                (row.room_nid, row.position)
+                for one, row in accepted
+                if one.redaction and one.redaction.redacted.is_state
+            ]
+            if of_state:
+                rooms.set_redacted(self._tx, of_state)
+        related = [found for one, row in accepted if (found := relation_of(one.event, row)) is not None]
+        if related:
+            relations.insert_many(self._tx, related)
+        self.written.states.store(self._tx)
+        for resolution in self._resolutions:
+            resolutions.insert_one(self._tx, resolution)
+
+    def _store_members(self) -> None:
+        changed = [member for member in self._changed.values() if member is not None]
+        if changed:
+            members.set_many(self._tx, changed)
+        gone = [key for key, member in self._changed.items() if member is None]
+        if gone:
+            members.remove_many(self._tx, gone)
+        self._tx.wake(user_id for _, user_id in self._changed)
+
+    def _store_rest(self) -> None:
+        done = [
+            transactions.Done(
+                batch.transaction.user_id,
+                batch.transaction.device_id,
+                batch.transaction.scope,
+                batch.transaction.txn_id,
+                stored[0].position,
+                batch.now,
+            )
+            for batch, stored in zip(self._group, self.written.stored, strict=True)
+            if batch.transaction is not None
+        ]
+        if done:
+            transactions.record_many(self._tx, done)
+        for batch, nid in zip(self._group, self.written.nids, strict=True):
+            if batch.also is not None:
+                batch.also(self._tx, nid)
+        self._tx.wake(batch.room.room_id for batch in self._group)
+
+
+def write_group(tx: WriteTx, trees: StateTrees, group: Sequence[Batch], commit: Callable[[Written], None]) -> None:
+    """The transaction of a group; `commit` takes over what was written, before anybody is woken."""
+    written = Recorder(tx, trees, group).record()
+    tx.on_commit(lambda: commit(written))
+    crash.point("K3")
+
+
+def _positions_of(new: NewEvent) -> int:
+    """How many positions an event takes: its own, and one for each resolved state beside it."""
+    if new.placement is None:
+        return 1
+    return 1 + sum(1 for one in (new.placement.before, new.placement.current) if one is not None and _has_page(one))
+
+
+def _has_page(resolved: Resolved) -> bool:
+    return bool(resolved.state.changes or resolved.roots)
+
+
+def _stored(state: State, row: StoredEvent | None) -> tuple[int | None, dict[int, int | None]]:
+    """The state with the event's position in the place of what stood for it."""
+    at = None if row is None else row.position
+    return state.root, {pair: at if position == UNSTORED else position for pair, position in state.changes.items()}
+
+
+def _after(row: StoredEvent | None) -> int:
+    assert row is not None
+    assert row.state_after is not None
+    return row.state_after
+
+
+def _with_room_state(row: StoredEvent, root: int | None) -> StoredEvent:
+    return row if root == row.state_after else replace(row, room_state=root)
+
+
+def _member(room_nid: int, event: Event, position: int, at: int) -> Member:
+    assert event.state_key is not None
+    return Member(
+        room_nid, UserId(event.state_key), event.membership or "leave", UserId(event.sender), position, event=at
+    )
+
+
+def relation_of(event: Event, row: StoredEvent) -> Relation | None:
+    """How an accepted event relates to another, if it does."""
+    related = None if event.is_state else relates_to(event)
+    if related is None or not _is_storable(related):
+        return None
+    return Relation(
+        row.position,
+        row.room_nid,
+        EventId(related.event_id),
+        related.rel_type,
+        event.type,
+        UserId(event.sender),
+        related.key,
+    )
+
+
+def _is_storable(related: RelatesTo) -> bool:
+    """Whether it can be a relation at all; what is absurdly long, or no text for a database, is none."""
+    texts = (related.event_id, related.rel_type, related.key or "")
+    return all("\0" not in text and len(text) <= _LONGEST for text in texts)

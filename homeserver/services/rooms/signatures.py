@@ -1,0 +1,86 @@
+"""Whether events are signed by those who must sign them (server-server API, Validating hashes and signatures)."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from homeserver.matrix import signing
+from homeserver.matrix.events import Event
+from homeserver.matrix.identifiers import domain_of
+from homeserver.matrix.room_versions import ROOM_VERSIONS
+from homeserver.outbound.keyring import KeyRing
+from homeserver.storage.server_keys import KeyName, ServerKey
+
+_MANY = 10
+"""From so many signatures on, they are checked in a thread."""
+
+Check = tuple[Event, str, str, str]
+"""An event, a signer, the id of its key, and the key."""
+
+
+class Signatures:
+    """Checks signatures of events."""
+
+    def __init__(self, keys: KeyRing) -> None:
+        self._keys = keys
+
+    async def check(self, events: Sequence[Event]) -> list[str | None]:
+        """What is wrong with the signatures of each event; None where nothing is.
+
+        Signatures by keys that are not known, or had expired, count for nothing; one that is known must be good.
+        """
+        signed = [_signed(event) for event in events]
+        names = {(signer, key_id) for one in signed for signer, key_ids in one.items() for key_id in key_ids}
+        keys = await self._keys.find(names) if names else {}
+        reasons: list[str | None] = [None] * len(events)
+        checks: list[tuple[int, Check]] = []
+        for index, (event, signers) in enumerate(zip(events, signed, strict=True)):
+            for signer, key_ids in signers.items():
+                good = [key for key_id in key_ids if (key := _usable(keys, (signer, key_id), event)) is not None]
+                if not good:
+                    reasons[index] = f"There is no signature of {signer} by a key that is known."
+                checks.extend((index, (event, signer, key.key_id, key.public_key)) for key in good)
+        for (index, (_, signer, _, _)), wrong in zip(checks, await _verify(checks), strict=True):
+            if wrong is not None:
+                reasons[index] = f"A signature of {signer} is wrong: {wrong}"
+        return reasons
+
+
+async def _verify(checks: Sequence[tuple[int, Check]]) -> list[str | None]:
+    items = [check for _, check in checks]
+    if len(items) < _MANY:
+        return signing.verify_events(items)
+    return await asyncio.to_thread(signing.verify_events, items)
+
+
+def _signed(event: Event) -> dict[str, list[str]]:
+    """The servers that must have signed the event, each with the keys by which it says it has."""
+    signatures = event.signatures
+    return {signer: sorted(_object(signatures.get(signer))) for signer in _signers(event)}
+
+
+def _signers(event: Event) -> set[str]:
+    version = ROOM_VERSIONS[event.room_version]
+    signers: set[str] = set()
+    content: dict[str, Any] = event.content if event.type == "m.room.member" else {}
+    if not (event.membership == "invite" and "third_party_invite" in content):
+        signers.add(domain_of(event.sender))
+    if version.event_id_domain_signs:
+        signers.add(domain_of(event.event_id))
+    authoriser = content.get("join_authorised_via_users_server")
+    if version.restricted and event.membership == "join" and isinstance(authoriser, str):
+        signers.add(domain_of(authoriser))
+    return signers
+
+
+def _usable(keys: dict[KeyName, ServerKey], name: KeyName, event: Event) -> ServerKey | None:
+    """The key, if it was good when the event says it was made (since room version 5)."""
+    key = keys.get(name)
+    enforced = ROOM_VERSIONS[event.room_version].signing_key_validity_enforced
+    if key is None or (enforced and key.valid_until_ts < event.origin_server_ts):
+        return None
+    return key
+
+
+def _object(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,241 @@
+"""The loose ends of rooms' event graphs: events that wait for others, and what is known to be missing.
+
+An event that came before what it follows waits, as its bytes, until that has come too. A backward extremity is an
+event that is missing although an event that follows it was accepted, because the state was known from elsewhere.
+A redaction that came before its target waits for it.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import BigInteger, Column, Index, LargeBinary, Table, bindparam, delete, func, select
+from sqlalchemy.dialects.postgresql import insert
+
+from homeserver.matrix.identifiers import EventId
+from homeserver.storage.engine import ReadTx, WriteTx
+from homeserver.storage.tables import Text, chunks, metadata, some_of_room
+
+waiting_events = Table(
+    "waiting_events",
+    metadata,
+    Column("event_id", Text, primary_key=True),
+    Column("room_nid", BigInteger, nullable=False),
+    Column("since_ts", BigInteger, nullable=False),
+    Column("pdu", LargeBinary, nullable=False),
+    Index("ix_waiting_events_room_nid_since_ts", "room_nid", "since_ts"),
+)
+
+waiting_for = Table(
+    "waiting_for",
+    metadata,
+    Column("missing_id", Text, primary_key=True),
+    Column("event_id", Text, primary_key=True),
+    Index("ix_waiting_for_event_id", "event_id"),
+)
+
+backward_extremities = Table(
+    "backward_extremities",
+    metadata,
+    Column("event_id", Text, primary_key=True),
+    Column("position", BigInteger, primary_key=True, autoincrement=False),  # Of the event that follows it.
+    Column("room_nid", BigInteger, nullable=False),
+    Index("ix_backward_extremities_room_nid", "room_nid"),
+)
+
+pending_redactions = Table(
+    "pending_redactions",
+    metadata,
+    Column("target_id", Text, primary_key=True),
+    Column("position", BigInteger, primary_key=True, autoincrement=False),  # Of the redaction.
+    Column("room_nid", BigInteger, nullable=False),
+    Index("ix_pending_redactions_room_nid", "room_nid"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """An event that waits for those which are missing."""
+
+    event_id: EventId
+    room_nid: int
+    since_ts: int
+    pdu: bytes
+    missing: frozenset[EventId]
+
+
+_ADD = insert(waiting_events).on_conflict_do_nothing()
+_ADD_FOR = insert(waiting_for).on_conflict_do_nothing()
+_REMOVE = delete(waiting_events).where(waiting_events.c.event_id.in_(bindparam("event_ids", expanding=True)))
+_REMOVE_FOR = delete(waiting_for).where(waiting_for.c.event_id.in_(bindparam("event_ids", expanding=True)))
+_KNOWN = select(waiting_events.c.event_id).where(waiting_events.c.event_id.in_(bindparam("ids", expanding=True)))
+_FOR = (
+    select(waiting_events.c.event_id, waiting_events.c.pdu)
+    .distinct()
+    .select_from(waiting_events.join(waiting_for, waiting_events.c.event_id == waiting_for.c.event_id))
+    .where(
+        waiting_for.c.missing_id.in_(bindparam("missing", expanding=True)),
+        waiting_events.c.room_nid == bindparam("room_nid"),
+    )
+)
+_MISSING = (
+    select(waiting_for.c.missing_id)
+    .distinct()
+    .select_from(waiting_events.join(waiting_for, waiting_events.c.event_id == waiting_for.c.event_id))
+    .where(waiting_events.c.room_nid == bindparam("room_nid"))
+)
+_COUNT = select(func.count()).where(waiting_events.c.room_nid == bindparam("room_nid"))
+_OLDEST = (
+    select(waiting_events.c.event_id)
+    .where(waiting_events.c.room_nid == bindparam("room_nid"))
+    .order_by(waiting_events.c.since_ts, waiting_events.c.event_id)
+    .limit(bindparam("limit"))
+)
+_ROOMS = select(waiting_events.c.room_nid).distinct()
+_ADD_BACKWARD = insert(backward_extremities).on_conflict_do_nothing()
+_REMOVE_BACKWARD = delete(backward_extremities).where(
+    backward_extremities.c.event_id.in_(bindparam("event_ids", expanding=True))
+)
+_BACKWARD = select(backward_extremities.c.event_id, backward_extremities.c.position).where(
+    backward_extremities.c.room_nid == bindparam("room_nid")
+)
+_ADD_PENDING = insert(pending_redactions).on_conflict_do_nothing()
+_PENDING = select(pending_redactions.c.target_id, pending_redactions.c.position).where(
+    pending_redactions.c.target_id.in_(bindparam("target_ids", expanding=True))
+)
+_REMOVE_PENDING = delete(pending_redactions).where(
+    pending_redactions.c.target_id.in_(bindparam("target_ids", expanding=True))
+)
+_REMOVE_FOLLOWERS = delete(backward_extremities).where(
+    backward_extremities.c.room_nid == bindparam("nid"),
+    backward_extremities.c.position.in_(bindparam("positions", expanding=True)),
+)
+_REMOVE_REDACTIONS = delete(pending_redactions).where(
+    pending_redactions.c.room_nid == bindparam("nid"),
+    pending_redactions.c.position.in_(bindparam("positions", expanding=True)),
+)
+_OLD = select(waiting_events.c.event_id).where(
+    waiting_events.c.room_nid == bindparam("room_nid"), waiting_events.c.since_ts < bindparam("before")
+)
+_REMOVE_SOME_BACKWARD = some_of_room(backward_extremities)
+_REMOVE_SOME_PENDING = some_of_room(pending_redactions)
+
+
+def let_wait(tx: WriteTx, new: Sequence[Waiting]) -> None:
+    """Keep events until what they wait for has come."""
+    rows = [
+        {"event_id": one.event_id, "room_nid": one.room_nid, "since_ts": one.since_ts, "pdu": one.pdu} for one in new
+    ]
+    tx.connection.execute(_ADD, rows)
+    tx.connection.execute(
+        _ADD_FOR, [{"missing_id": missing, "event_id": one.event_id} for one in new for missing in sorted(one.missing)]
+    )
+
+
+def end_waiting(tx: WriteTx, event_ids: Iterable[EventId]) -> None:
+    """These events wait no longer."""
+    for part in chunks(event_ids):
+        tx.connection.execute(_REMOVE, {"event_ids": part})
+        tx.connection.execute(_REMOVE_FOR, {"event_ids": part})
+
+
+def find_waiting(tx: ReadTx, event_ids: Iterable[EventId]) -> set[EventId]:
+    """Those of the events that wait."""
+    found: set[EventId] = set()
+    for part in chunks(event_ids):
+        found.update(tx.connection.execute(_KNOWN, {"ids": part}).scalars())
+    return found
+
+
+def list_waiting_for(tx: ReadTx, room_nid: int, missing: Iterable[EventId]) -> dict[EventId, bytes]:
+    """The room's events that wait for one of these, with their bytes."""
+    found: dict[EventId, bytes] = {}
+    for part in chunks(missing):
+        rows = tx.connection.execute(_FOR, {"missing": part, "room_nid": room_nid})
+        found.update((row.event_id, row.pdu) for row in rows)
+    return found
+
+
+def list_missing(tx: ReadTx, room_nid: int) -> set[EventId]:
+    """What the room's waiting events wait for; some of it may wait itself."""
+    return set(tx.connection.execute(_MISSING, {"room_nid": room_nid}).scalars())
+
+
+def count_waiting(tx: ReadTx, room_nid: int) -> int:
+    """How many events of the room wait."""
+    return int(tx.connection.execute(_COUNT, {"room_nid": room_nid}).scalar_one())
+
+
+def list_oldest_waiting(tx: ReadTx, room_nid: int, *, limit: int) -> list[EventId]:
+    """The events that have waited for the longest time."""
+    return list(tx.connection.execute(_OLDEST, {"room_nid": room_nid, "limit": limit}).scalars())
+
+
+def list_rooms_waiting(tx: ReadTx) -> list[int]:
+    """The rooms in which events wait."""
+    return list(tx.connection.execute(_ROOMS).scalars())
+
+
+def add_backward_extremities(tx: WriteTx, room_nid: int, position: int, missing: Iterable[EventId]) -> None:
+    """Note that the event at a position was accepted although these before it are missing."""
+    add_many_backward_extremities(tx, room_nid, [(position, event_id) for event_id in missing])
+
+
+def add_many_backward_extremities(tx: WriteTx, room_nid: int, missing: Iterable[tuple[int, EventId]]) -> None:
+    """The same for several events, as pairs of the position of one and what is missing before it."""
+    rows = [{"event_id": event_id, "position": position, "room_nid": room_nid} for position, event_id in missing]
+    if rows:
+        tx.connection.execute(_ADD_BACKWARD, rows)
+
+
+def remove_backward_extremities(tx: WriteTx, event_ids: Iterable[EventId]) -> None:
+    """These events are missing no longer."""
+    for part in chunks(event_ids):
+        tx.connection.execute(_REMOVE_BACKWARD, {"event_ids": part})
+
+
+def list_backward_extremities(tx: ReadTx, room_nid: int) -> list[tuple[EventId, int]]:
+    """The missing events of the room, each with the position of an event that follows it."""
+    return [(row.event_id, row.position) for row in tx.connection.execute(_BACKWARD, {"room_nid": room_nid})]
+
+
+def add_pending_redactions(tx: WriteTx, new: Iterable[tuple[int, EventId, int]]) -> None:
+    """Keep redactions whose target is not known, as triples of room, target and the redaction's position."""
+    rows = [{"room_nid": nid, "target_id": target, "position": position} for nid, target, position in new]
+    if rows:
+        tx.connection.execute(_ADD_PENDING, rows)
+
+
+def find_pending_redactions(tx: ReadTx, target_ids: Iterable[EventId]) -> dict[EventId, list[int]]:
+    """The positions of the redactions that wait for these events, in order."""
+    found: dict[EventId, list[int]] = {}
+    for part in chunks(target_ids):
+        for row in tx.connection.execute(_PENDING, {"target_ids": part}):
+            found.setdefault(row.target_id, []).append(row.position)
+    return {target: sorted(positions) for target, positions in found.items()}
+
+
+def remove_pending_redactions(tx: WriteTx, target_ids: Iterable[EventId]) -> None:
+    """The targets have come."""
+    for part in chunks(target_ids):
+        tx.connection.execute(_REMOVE_PENDING, {"target_ids": part})
+
+
+def remove_loose_ends(tx: WriteTx, room_nid: int, positions: Iterable[int]) -> None:
+    """Forget what is missing before these events, and which events they wait to redact: they are gone themselves."""
+    for part in chunks(positions):
+        tx.connection.execute(_REMOVE_FOLLOWERS, {"nid": room_nid, "positions": part})
+        tx.connection.execute(_REMOVE_REDACTIONS, {"nid": room_nid, "positions": part})
+
+
+def list_waiting_since(tx: ReadTx, room_nid: int, *, before: int) -> list[EventId]:
+    """The room's events that have waited since before that time."""
+    return list(tx.connection.execute(_OLD, {"room_nid": room_nid, "before": before}).scalars())
+
+
+def remove_some(tx: WriteTx, room_nid: int, *, limit: int) -> int:
+    """Remove some of the loose ends of a room that is not known any more; how many."""
+    values = {"nid": room_nid, "limit": limit}
+    waiting = list_oldest_waiting(tx, room_nid, limit=limit)
+    end_waiting(tx, waiting)
+    backward = tx.connection.execute(_REMOVE_SOME_BACKWARD, values).rowcount
+    return len(waiting) + backward + tx.connection.execute(_REMOVE_SOME_PENDING, values).rowcount
