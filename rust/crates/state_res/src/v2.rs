@@ -87,7 +87,7 @@ pub fn resolve<'a>(conflict: Conflict<'_, 'a>, start: Start) -> Result<Resolutio
         next += 1;
         for auth_event in auth_events.of(event) {
             // Where the chain leaves the full conflicted set it is not followed further. For version 2.1 there is
-            // nothing behind, by the definition of the subgraph; for version 2 all implementations stop there.
+            // nothing behind, by the definition of the subgraph; for version 2 see decision 0007.
             if table.is_full(*auth_event) && !std::mem::replace(&mut in_x[*auth_event as usize], true) {
                 x.push(*auth_event);
             }
@@ -134,7 +134,7 @@ pub fn resolve<'a>(conflict: Conflict<'_, 'a>, start: Start) -> Result<Resolutio
 /// "A power event is a state event with type `m.room.power_levels` or `m.room.join_rules`, or a state event with type
 /// `m.room.member` where the `membership` is `leave` or `ban` and the `sender` does not match the `state_key`."
 ///
-/// All implementations take only empty state keys, and the create event, as well.
+/// Of the first two only those with an empty state key, and the create event as well (decision 0007).
 fn is_power_event(table: &Table<'_>, event: Index) -> bool {
     if matches!(table.pair[event as usize], POWER_LEVELS | JOIN_RULES | CREATE) {
         return true;
@@ -192,7 +192,7 @@ impl<'a> Checks<'_, 'a> {
     /// not present in the state, then the appropriate state event from the event's `auth_events` is used if the auth
     /// event is not rejected."
     ///
-    /// An event of the state that was rejected counts as not present here, for all implementations.
+    /// An event of the state that was rejected counts as not present here (decision 0007).
     fn find(&self, number: Index, event: &Event, kind: &str, state_key: &str) -> Option<&'a Event> {
         let table = self.table;
         let pair = if kind == event.kind() && Some(state_key) == event.state_key() {
