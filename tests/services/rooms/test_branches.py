@@ -269,5 +269,6 @@ async def test_a_gap_is_bridged_by_state_from_elsewhere_and_filled_later(scene: 
     assert await scene.outcomes(lost, joined) == [Outcome.ACCEPTED, Outcome.ACCEPTED]
     assert sorted(await scene.bodies()) == ["found", "lost"]
     assert await database.read(event_graph.list_backward_extremities, room.room_nid) == []
+    assert await scene.tips() == {said.event_id}
     sent = await scene.alice.send(scene.room_id, "all of it")
     assert await scene.tips() == {sent}

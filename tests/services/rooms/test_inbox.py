@@ -93,6 +93,7 @@ async def test_any_order_of_arrival_ends_in_the_state_that_the_specification_say
             graph = room_graphs.generate(version, seed)
             await deliver(world, graph, shuffled(graph, seed), by=1 + seed % 7)
             check(await stored(world, graph), graph, seed)
+        await world.fsck()
 
 
 @pytest.mark.parametrize("version", ["1", "6", "10", "12"])
@@ -109,3 +110,4 @@ async def test_two_orders_of_arrival_end_in_equal_state_and_timelines(
             found = await stored(world, graph)
             assert found.those(events.OK) == graph.by_id.keys(), f"version {version}, seed {seed}"
             check(found, graph, seed)
+        await world.fsck()
