@@ -231,7 +231,7 @@ class Graph:
         is_end = not (around.is_followed and tips)
         after, unstored = before.state, None
         if event.state_key is not None:
-            pair_id = await self._database.write(_ensure_pair, (event.type, event.state_key))
+            pair_id = await self._pair_id((event.type, event.state_key))
             after = State(after.root, {**after.changes, pair_id: UNSTORED if outlier is None else outlier})
             if outlier is None:
                 unstored = Unstored(event, pair_id, [row.position for row in around.auth])
@@ -252,6 +252,10 @@ class Graph:
             missing=sorted(around.missing_prev),
             is_end=is_end,
         )
+
+    async def _pair_id(self, pair: Pair) -> int:
+        known = await self._database.read(self._trees.pair_ids, [pair])
+        return known[pair] if pair in known else await self._database.write(_ensure_pair, pair)
 
     def _tips_beside(self, tx: ReadTx, room: HotRoom, around: _Around) -> list[StoredEvent]:
         """The forward extremities that the event does not follow.

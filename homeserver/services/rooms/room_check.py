@@ -178,9 +178,12 @@ class RoomCheck:
         if event.redacted().pdu != event.pdu:
             self._report.add(findings.NOT_REDACTED, f"{_name(row)} was redacted, but its content is still there.")
         redaction = page.redactions.get(row.redacted_by)
-        if self._room.purged_before:
-            return  # The redaction may be gone.
-        if redaction is None or redaction.room_nid != self._room.room_nid or redaction.status != events.OK:
+        # A redaction from before the point of a purge is kept for the sake of what it redacted.
+        was_ok = redaction is not None and (
+            redaction.status == events.OK
+            or (redaction.status == events.OUTLIER and redaction.position < self._room.purged_before)
+        )
+        if redaction is None or redaction.room_nid != self._room.room_nid or not was_ok:
             self._report.add(
                 findings.NOT_REDACTED, f"{_name(row)} was redacted by something that is no accepted event of the room."
             )

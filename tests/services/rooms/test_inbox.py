@@ -82,6 +82,7 @@ def shuffled(graph: Graph, seed: int) -> list[int]:
     return [0, *order]
 
 
+@pytest.mark.timeout(120)  # Each is several whole rooms, event by event.
 @pytest.mark.parametrize("version", list(ROOM_VERSIONS))
 @pytest.mark.trust("R4", "F47", "S2")
 async def test_any_order_of_arrival_ends_in_the_state_that_the_specification_says(
@@ -96,6 +97,7 @@ async def test_any_order_of_arrival_ends_in_the_state_that_the_specification_say
         await world.fsck()
 
 
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize("version", ["1", "6", "10", "12"])
 @pytest.mark.trust("R4", "F30")
 async def test_two_orders_of_arrival_end_in_equal_state_and_timelines(
