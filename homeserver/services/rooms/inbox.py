@@ -113,7 +113,13 @@ class Inbox:
         """
         async with self._turns.hold(room_id):
             room = await self._room(room_id, pdus)
-            return await self._receive(room, pdus)
+            for _ in range(_ATTEMPTS):
+                try:
+                    return await self._receive(room, pdus)
+                except Superseded:
+                    # What it was built upon could not be written; what has been is not taken twice.
+                    room = await self._known_room(room_id)
+            raise Unavailable("The room changes too quickly.")
 
     async def receive_with_state(self, room_id: RoomId, pdu: bytes, state: Mapping[Pair, EventId]) -> Receipt:
         """Take an event whose predecessors are not to be had, with the state before it, whose events are known.
