@@ -19,7 +19,6 @@ from tests.processes.launcher import Launcher, launching
 from tests.processes.postgres import Postgres
 from tests.world import settings
 
-
 # The first test also loads the program and makes the database to be copied.
 pytestmark = pytest.mark.timeout(120)
 
