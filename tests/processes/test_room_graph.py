@@ -15,6 +15,9 @@ from tests.processes.launcher import Launcher, launching
 from tests.processes.postgres import Postgres
 from tests.world import settings
 
+# The first test also loads the program and makes the room.
+pytestmark = pytest.mark.timeout(120)
+
 SVG = "{http://www.w3.org/2000/svg}"
 
 
