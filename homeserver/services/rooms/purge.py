@@ -119,7 +119,8 @@ class Purge:
 
     async def work(self, *, is_server: bool) -> None:
         """Carry out all purges that nobody else works at. A server takes them from commands, which give way."""
-        for job in await self._database.read(purges.list_open):
+        # One that failed here the last time has its turn behind the others.
+        for job in sorted(await self._database.read(purges.list_open), key=lambda job: job.holder == self._holder):
             now = self._clock.now()
             if await self._database.write(
                 purges.claim, job.purge_id, self._holder, is_server=is_server, now=now, until=now + _HELD_MS
