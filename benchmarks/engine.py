@@ -414,6 +414,7 @@ def _start(store: Store, filled: Filled, rounds: int) -> None:
                 note("seconds from start to any answer", began)
                 uvloop.run(sync(Person(server_process.HOST, subject.port, "", filled.tokens[1]), since))
                 note(f"seconds from start to {what}", began)
+                times.setdefault(f"CPU seconds until {what}", []).append(subject.cpu_ms() / 1000)
     show({store.name: times})
 
 

@@ -59,8 +59,12 @@ class Conflict:
         common = {pair for pair in pairs if len({state.get(pair) for state in self.states}) == 1}
         self.unconflicted = {pair: self.states[0][pair] for pair in common}
         ids = {state[pair] for state in self.states for pair in pairs - common if pair in state}
-        self.conflicted = [self.by_id[event_id] for event_id in sorted(ids)]
+        self.conflicted = self.in_order(ids)
         self.alone: dict[str, Any] = {}
+
+    def in_order(self, event_ids: set[str]) -> list[Event]:
+        """These events in the order in which they came, as a database gives them."""
+        return [event for event in self.events if event.event_id in event_ids]
 
     def chain(self, event_ids: set[str]) -> set[str]:
         found: set[str] = set()
@@ -75,8 +79,7 @@ class Conflict:
     def isolate(self) -> None:
         """Find out what `resolve` needs."""
         chains = [self.chain(set(state.values())) | set(state.values()) for state in self.states]
-        common = chains[0].intersection(*chains[1:])
-        difference = [self.by_id[event_id] for event_id in chains[0].union(*chains[1:]) - common]
+        difference = self.in_order(chains[0].union(*chains[1:]) - chains[0].intersection(*chains[1:]))
         ids = {event.event_id for event in self.conflicted}
         reached = self.chain(ids) | ids
         children: dict[str, list[str]] = {}
@@ -90,7 +93,7 @@ class Conflict:
                 if citing not in leading:
                     leading.add(citing)
                     waiting.append(citing)
-        subgraph = [self.by_id[event_id] for event_id in reached & leading]
+        subgraph = self.in_order(reached & leading)
         pairs = needed_pairs([*self.conflicted, *difference, *subgraph])
         unconflicted = [self.by_id[self.unconflicted[pair]] for pair in pairs if pair in self.unconflicted]
         self.alone = {

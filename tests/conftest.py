@@ -86,6 +86,7 @@ def database_url(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 async def world(database_url: str, tmp_path: Path) -> AsyncIterator[World]:
-    """A running server on a fresh database of either kind."""
+    """A running server on a fresh database of either kind, which must be whole in the end."""
     async with running(settings(database_url, str(tmp_path))) as world:
         yield world
+        await world.fsck()

@@ -57,7 +57,7 @@ async def make_sample(config: Config) -> Sample:
             room, "org.example.<strange>", {"is": "&"}, state_key='"quoted" ]]> \u0001'
         )
         ids["last"] = await alice.send(room, "Three.")
-        other = await alice.create_room()
+        other = await alice.create_room(room_alias_name="other")
         ids["other"] = await alice.send(other, "Elsewhere.")
         ids["other topic"] = await alice.set_state(other, "m.room.topic", {"topic": "Elsewhere"})
         other_nid = await world.container.sender.nid_of(RoomId(other))

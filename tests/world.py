@@ -15,6 +15,7 @@ from homeserver.app.application import Application
 from homeserver.app.container import Container
 from homeserver.config.model import Config, Limits, Passwords
 from homeserver.kit.clock import Clock
+from homeserver.services.rooms import consistency
 from homeserver.services.users.accounts import NewDevice
 from tests.client import Client, client_of
 
@@ -135,6 +136,14 @@ class World:
             session = await accounts.login(name, name * 2, device)
         assert session is not None
         return User(self.client, session.user_id, session.device_id, session.tokens.access_token)
+
+    async def fsck(self) -> None:
+        """Hold the database to its invariants, as `homeserver fsck` does."""
+        database = self.container.database
+        found = await consistency.check_whole(database)
+        async for more in consistency.check_rooms(database, lambda count: None):
+            found += more
+        assert not found, "\n".join(f"{one.room_id}: {one.what} ({one.kind.invariant})" for one in found)
 
     async def guest(self, name: str) -> User:
         """A guest, logged in."""

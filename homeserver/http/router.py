@@ -25,6 +25,8 @@ class Router(Generic[T]):
 
     def __init__(self) -> None:
         self._root: _Node[T] = _Node()
+        # The paths without parameters, which need not be taken apart.
+        self._literal: dict[tuple[str, bytes], T] = {}
 
     def add(self, method: str, path: str, target: T) -> None:
         """Declare a route. Raises `ValueError` when it is declared already."""
@@ -40,6 +42,8 @@ class Router(Generic[T]):
         if method in node.methods:
             raise ValueError(f"{method} {path} is declared twice")
         node.methods[method] = (names, target)
+        if not names:
+            self._literal[method, path.encode("ascii")] = target
 
     def find(self, method: str, raw_path: bytes) -> tuple[T, dict[str, str]]:
         """The target and the path's parameters, unquoted.
@@ -47,6 +51,9 @@ class Router(Generic[T]):
         Raises `Unrecognized` for an unknown path, `MethodNotAllowed` for a known one with another method, and
         `InvalidParam` for a parameter that is not UTF-8.
         """
+        literal = self._literal.get((method, raw_path))
+        if literal is not None:
+            return literal, {}
         segments = raw_path.decode("latin-1").split("/")[1:]
         values: list[str] = []
         node = self._descend(self._root, segments, 0, values)
@@ -62,7 +69,9 @@ class Router(Generic[T]):
         if at == len(segments):
             return node if node.methods else None
         segment = segments[at]
-        literal = node.literal.get(segment) or node.literal.get(unquote(segment))
+        literal = node.literal.get(segment)
+        if literal is None and "%" in segment:
+            literal = node.literal.get(unquote(segment))
         if literal is not None and (found := self._descend(literal, segments, at + 1, values)) is not None:
             return found
         if node.parameter is None or segment == "":

@@ -95,6 +95,9 @@ _ADD_BACKWARD = insert(backward_extremities).on_conflict_do_nothing()
 _REMOVE_BACKWARD = delete(backward_extremities).where(
     backward_extremities.c.event_id.in_(bindparam("event_ids", expanding=True))
 )
+_BACKWARD_BY_ID = select(backward_extremities.c.event_id).where(
+    backward_extremities.c.event_id.in_(bindparam("event_ids", expanding=True))
+)
 _BACKWARD = select(backward_extremities.c.event_id, backward_extremities.c.position).where(
     backward_extremities.c.room_nid == bindparam("room_nid")
 )
@@ -191,6 +194,14 @@ def remove_backward_extremities(tx: WriteTx, event_ids: Iterable[EventId]) -> No
     """These events are missing no longer."""
     for part in chunks(event_ids):
         tx.connection.execute(_REMOVE_BACKWARD, {"event_ids": part})
+
+
+def find_backward_extremities(tx: ReadTx, event_ids: Iterable[EventId]) -> set[EventId]:
+    """Those of the events that are missing, and that an accepted event follows."""
+    found: set[EventId] = set()
+    for part in chunks(event_ids):
+        found.update(tx.connection.execute(_BACKWARD_BY_ID, {"event_ids": part}).scalars())
+    return found
 
 
 def list_backward_extremities(tx: ReadTx, room_nid: int) -> list[tuple[EventId, int]]:

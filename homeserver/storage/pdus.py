@@ -15,6 +15,7 @@ from zstandard import (
     ZstdCompressionParameters,
     ZstdCompressor,
     ZstdDecompressor,
+    ZstdError,
 )
 
 _LEVEL = 3
@@ -46,7 +47,12 @@ def pack(pdu: bytes) -> bytes:
 
 def unpack(stored: bytes) -> bytes:
     """The event's JSON; what is stored as it is begins as every JSON object does."""
-    return stored if stored.startswith(_PLAIN) else _codec.decompress(memoryview(stored)[1:])
+    if stored.startswith(_PLAIN):
+        return stored
+    try:
+        return _codec.decompress(memoryview(stored)[1:])
+    except ZstdError:
+        return stored  # Damaged: whoever parses this event finds out, and the others can be read.
 
 
 class Pdu(TypeDecorator[bytes]):

@@ -68,9 +68,6 @@ class Summary:
 _INSERT = insert(relations)
 _REMOVE = delete(relations).where(relations.c.position.in_(bindparam("positions", expanding=True)))
 _BY_POSITIONS = select(relations).where(relations.c.position.in_(bindparam("positions", expanding=True)))
-_REMOVE_CHILDREN = delete(relations).where(
-    relations.c.parent_id.in_(bindparam("parent_ids", expanding=True)), relations.c.room_nid == bindparam("nid")
-)
 _REMOVE_SOME = some_of_room(relations)
 _CHILDREN = (
     select(
@@ -157,7 +154,7 @@ def insert_many(tx: WriteTx, new: Sequence[Relation]) -> None:
 
 
 def remove_many(tx: WriteTx, positions: Collection[int]) -> None:
-    """These events no longer relate to anything: they were redacted."""
+    """These events no longer relate to anything: they were redacted, or are gone."""
     tx.connection.execute(_REMOVE, {"positions": list(positions)})
 
 
@@ -169,12 +166,6 @@ def find_many(tx: ReadTx, positions: Iterable[int]) -> dict[int, Relation]:
             (row.position, Relation(*row)) for row in tx.connection.execute(_BY_POSITIONS, {"positions": part})
         )
     return found
-
-
-def remove_children(tx: WriteTx, room_nid: int, parent_ids: Iterable[EventId]) -> None:
-    """Nothing relates to these events any more: they are gone."""
-    for part in chunks(parent_ids):
-        tx.connection.execute(_REMOVE_CHILDREN, {"nid": room_nid, "parent_ids": part})
 
 
 def remove_some(tx: WriteTx, room_nid: int, *, limit: int) -> int:

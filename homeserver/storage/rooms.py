@@ -69,6 +69,11 @@ _CHANGED = select(forward_extremities.c.room_nid).where(
     forward_extremities.c.position > bindparam("after"),
 )
 _ADD_EXTREMITY = insert(forward_extremities)
+_MOVE_EXTREMITY = (
+    update(forward_extremities)
+    .where(forward_extremities.c.room_nid == bindparam("nid"), forward_extremities.c.position == bindparam("old"))
+    .values(position=bindparam("new"))
+)
 _REMOVE_EXTREMITY = delete(forward_extremities).where(
     forward_extremities.c.room_nid == bindparam("nid"), forward_extremities.c.position == bindparam("old")
 )
@@ -179,9 +184,22 @@ def list_changed(tx: ReadTx, room_nids: Iterable[int], *, after: int) -> set[int
 
 def replace_extremities(tx: WriteTx, removed: Iterable[tuple[int, int]], added: Iterable[tuple[int, int]]) -> None:
     """Exchange forward extremities, given as pairs of a room and a position."""
-    old = [{"nid": room_nid, "old": position} for room_nid, position in removed]
-    if old:
-        tx.connection.execute(_REMOVE_EXTREMITY, old)
-    new = [{"room_nid": room_nid, "position": position} for room_nid, position in added]
-    if new:
-        tx.connection.execute(_ADD_EXTREMITY, new)
+    old, new = _by_room(removed), _by_room(added)
+    # Mostly a room had one and has another one.
+    moved = [nid for nid in old.keys() & new.keys() if len(old[nid]) == len(new[nid]) == 1]
+    if moved:
+        values = [{"nid": nid, "old": old.pop(nid)[0], "new": new.pop(nid)[0]} for nid in moved]
+        tx.connection.execute(_MOVE_EXTREMITY, values)
+    gone = [{"nid": nid, "old": position} for nid, positions in old.items() for position in positions]
+    if gone:
+        tx.connection.execute(_REMOVE_EXTREMITY, gone)
+    come = [{"room_nid": nid, "position": position} for nid, positions in new.items() for position in positions]
+    if come:
+        tx.connection.execute(_ADD_EXTREMITY, come)
+
+
+def _by_room(pairs: Iterable[tuple[int, int]]) -> dict[int, list[int]]:
+    found: dict[int, list[int]] = {}
+    for room_nid, position in pairs:
+        found.setdefault(room_nid, []).append(position)
+    return found

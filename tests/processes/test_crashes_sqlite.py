@@ -15,7 +15,7 @@ def launcher() -> Iterator[Launcher]:
         yield launcher
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 @pytest.mark.trust("R1", "R2", "R3", "I1", "I2", "I3", "I4", "I5", "I6")
 @pytest.mark.parametrize(
     "point", [pytest.param(f"K{number}", marks=pytest.mark.trust(f"K{number}")) for number in range(1, 8)]

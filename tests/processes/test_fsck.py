@@ -19,6 +19,9 @@ from tests.processes.launcher import Launcher, launching
 from tests.processes.postgres import Postgres
 from tests.world import settings
 
+# The first test also loads the program and makes the database to be copied.
+pytestmark = pytest.mark.timeout(120)
+
 
 @dataclass
 class Original:
@@ -98,7 +101,7 @@ def copy(original: Original, launcher: Launcher, tmp_path: Path) -> Iterator[Cop
 
 
 def test_fsck_of_a_whole_database_says_so(copy: Copy) -> None:
-    assert copy.fsck() == (0, "Looking at 29 events\nThe database is whole.\n")
+    assert copy.fsck() == (0, "Looking at 30 events\nThe database is whole.\n")
 
 
 # What is done to the database, and what fsck says of it, in the words of the positions and event ids it names.

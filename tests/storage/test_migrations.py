@@ -52,3 +52,8 @@ async def upgrade_in_two_steps(url: str, revision: str) -> None:
     await asyncio.to_thread(command.upgrade, config, revision)
     await asyncio.to_thread(command.upgrade, config, "head")
     assert await schema_differences(url) == []
+
+
+def test_migrations_are_numbered_in_their_order() -> None:
+    # A start looks at the largest number alone, to find out whether there is anything to do.
+    assert sorted(REVISIONS) == REVISIONS

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from homeserver.errors import Forbidden, NotFound
 from homeserver.kit.clock import Clock
 from homeserver.matrix.identifiers import DeviceId, RoomId, UserId
@@ -23,6 +25,9 @@ SWEEP_S = 10.0
 _IDLE_MS = 5 * 60_000
 _OFFLINE_MS = 30_000
 _ACTIVE_MS = 60_000
+_MOMENT_MS = 250
+
+_encode = msgspec.json.Encoder().encode
 
 Json = dict[str, Any]
 
@@ -48,6 +53,8 @@ class _Person:
     rooms: frozenset[RoomId] = frozenset()
     """Whoever is in one of these is shown the user."""
     names: Json = field(default_factory=dict)
+    event: msgspec.Raw = field(default_factory=msgspec.Raw)
+    event_of: tuple[int, int] = (0, 0)
 
 
 class Presence:
@@ -122,16 +129,19 @@ class Presence:
             raise Forbidden("You share no room with this user.")
         return self._content(self._people.get(user_id, _Person()))
 
-    def list_since(self, user_id: UserId, rooms: frozenset[RoomId], after: int | None) -> list[Json]:
-        """The `m.presence` events that are new to a user in these rooms; with no position, of all who are there."""
-        found: list[Json] = []
+    def list_since(
+        self, user_id: UserId, rooms: frozenset[RoomId], after: int | None
+    ) -> list[tuple[UserId, msgspec.Raw]]:
+        """Whose `m.presence` event is new to a user in these rooms; with no position, of all who are there."""
+        moment = self._clock.now() // _MOMENT_MS
+        found: list[tuple[UserId, msgspec.Raw]] = []
         for other, person in reversed(self._told.items()):
             if after is not None and person.changed <= after:
                 break
             if after is None and person.shown == "offline":
                 continue
             if other == user_id or not rooms.isdisjoint(person.rooms):
-                found.append({"type": "m.presence", "sender": other, "content": self._content(person) | person.names})
+                found.append((other, self._event(other, person, moment)))
         return found[::-1]
 
     async def sweep(self) -> None:
@@ -189,6 +199,14 @@ class Presence:
         if "online" in wishes and now - person.active_ts <= _IDLE_MS:
             return "online"
         return "unavailable" if wishes - {"offline"} else "offline"
+
+    def _event(self, user_id: UserId, person: _Person, moment: int) -> msgspec.Raw:
+        """The user's event, the same for all who are told in a moment: in a large room, everybody."""
+        if person.event_of != (person.changed, moment):
+            content = self._content(person) | person.names
+            person.event = msgspec.Raw(_encode({"type": "m.presence", "sender": user_id, "content": content}))
+            person.event_of = (person.changed, moment)
+        return person.event
 
     def _content(self, person: _Person) -> Json:
         content: Json = {"presence": person.shown}

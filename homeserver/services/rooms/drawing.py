@@ -16,7 +16,7 @@ _WIDTH, _HEIGHT = 310, 92
 _GAP_X, _GAP_Y = 40, 54
 _MARGIN, _TOP = 30, 150
 _LINE = 17
-_LETTERS = 42
+_LETTERS = 36
 
 _STATUSES = {events.REJECTED: "rejected", events.SOFT_FAILED: "soft-failed", events.OUTLIER: "outlier"}
 _MISSING = "missing"
@@ -37,6 +37,7 @@ class _Box:
     lines: Sequence[str]
     details: str
     before: Sequence[str]
+    depth: int = 0
     is_state: bool = False
     is_redacted: bool = False
 
@@ -126,7 +127,7 @@ def _summary(graph: Graph) -> str:
         "soft-failed": sum(one.status == events.SOFT_FAILED for one in graph.events),
         "outliers": sum(one.status == events.OUTLIER for one in graph.events),
         "redacted": sum(one.is_redacted for one in graph.events),
-        "resolutions of state": sum(len(one.resolved) for one in graph.events),
+        "resolutions of state": len({done.position for one in graph.events for done in one.resolved}),
     }
     told = ", ".join(f"{what}: {count}" for what, count in counts.items())
     return f"{len(graph.events)} events; {told}."
@@ -172,6 +173,7 @@ def _box(event: Drawn) -> _Box:
         [_short(line) for line in lines if line],
         "\n".join(details),
         event.before,
+        depth=event.depth,
         is_state=event.state_key is not None,
         is_redacted=event.is_redacted,
     )
@@ -194,14 +196,16 @@ def _lay_out(boxes: Sequence[_Box]) -> dict[str, _Place]:
 
 
 def _rows(by_name: Mapping[str, _Box]) -> dict[str, int]:
-    """Below all that an event follows; what is missing is right above what follows it."""
+    """By depth, but below all that an event follows; what is missing is right above what follows it."""
     followers: dict[str, list[str]] = {name: [] for name in by_name}
     open_ends = dict.fromkeys(by_name, 0)
     for name, box in by_name.items():
         for before in set(box.before) & by_name.keys():
             followers[before].append(name)
             open_ends[name] += 1
-    rows = dict.fromkeys(by_name, 0)  # Events that follow each other in a circle, in damaged data, stay at the top.
+    depths = sorted({box.depth for box in by_name.values() if box.kind != _MISSING})
+    ranks = {depth: rank for rank, depth in enumerate(depths)}
+    rows = {name: ranks.get(box.depth, 0) for name, box in by_name.items()}
     ready = [name for name, count in open_ends.items() if count == 0]
     while ready:
         name = ready.pop()

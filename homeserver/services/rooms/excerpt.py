@@ -115,10 +115,11 @@ def read_resolutions(tx: ReadTx, name: str, *, limit: int) -> list[Resolved]:
     room = _find_room(tx, name)
     newest = resolutions.list_newest(tx, room.room_nid, limit=limit)
     near = events.find_many(tx, {one.position + way for one in newest for way in range(-_NEAR, _NEAR + 1)})
-    rows = [row for row in near.values() if row.room_nid == room.room_nid]
     where: dict[int, str] = {}
-    for row in rows:
-        where.update((one.position, words) for one, words in _resolved_at(room, row, newest))
+    for _, row in sorted(near.items()):
+        if row.room_nid == room.room_nid:
+            for one, words in _resolved_at(room, row, newest):
+                where.setdefault(one.position, words)  # Where the same states met again, nothing was resolved anew.
     senders = _senders(tx, room, _ids_told(newest))
     return [_told(one, where.get(one.position, "at an event that came before"), senders) for one in newest]
 

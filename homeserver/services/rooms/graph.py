@@ -48,6 +48,8 @@ class _Around:
     missing_prev: frozenset[EventId]
     """Those before it whose state is not known."""
     missing_auth: frozenset[EventId]
+    is_followed: bool
+    """An event that was accepted before follows it."""
 
 
 class Graph:
@@ -136,6 +138,7 @@ class Graph:
             redactions=[redactions[at] for at in pending if at in redactions],
             missing_prev=frozenset(one for one in prev_ids if one not in found or not _has_state(found[one])),
             missing_auth=frozenset(one for one in auth_ids if one not in found),
+            is_followed=bool(event_graph.find_backward_extremities(tx, [own_id])),
         )
 
     async def _given(self, given: Mapping[Pair, int]) -> Resolved:
@@ -224,16 +227,20 @@ class Graph:
     ) -> Placement:
         """Where the event stands now that it is accepted, and what the room comes to."""
         tips = await self._database.snapshot(self._tips_beside, room, around)
+        # What fills a gap is no forward extremity, and the state after it says nothing new of the room.
+        is_end = not (around.is_followed and tips)
         after, unstored = before.state, None
         if event.state_key is not None:
-            pair_id = await self._database.write(_ensure_pair, (event.type, event.state_key))
+            pair_id = await self._pair_id((event.type, event.state_key))
             after = State(after.root, {**after.changes, pair_id: UNSTORED if outlier is None else outlier})
             if outlier is None:
                 unstored = Unstored(event, pair_id, [row.position for row in around.auth])
         current: Resolved | None = None
         if tips:
-            others = [State(row.state_after) for row in tips]
-            resolved = await self._resolver.resolve(room, _preferring(room.root, [*others, after]), unstored)
+            states = [State(row.state_after) for row in tips]
+            if is_end:
+                states.append(after)
+            resolved = await self._resolver.resolve(room, _preferring(room.root, states), unstored)
             current = await self._database.snapshot(self._from_current, room, resolved)
         changes = await self._database.snapshot(self._changes, room, after if current is None else current.state, event)
         return Placement(
@@ -243,7 +250,12 @@ class Graph:
             changes=changes,
             outlier=outlier,
             missing=sorted(around.missing_prev),
+            is_end=is_end,
         )
+
+    async def _pair_id(self, pair: Pair) -> int:
+        known = await self._database.read(self._trees.pair_ids, [pair])
+        return known[pair] if pair in known else await self._database.write(_ensure_pair, pair)
 
     def _tips_beside(self, tx: ReadTx, room: HotRoom, around: _Around) -> list[StoredEvent]:
         """The forward extremities that the event does not follow.

@@ -182,11 +182,12 @@ def _not_referred_to(tx: ReadTx, messages: Collection[int]) -> set[int]:
 
 
 def _remove_derived(tx: WriteTx, room_nid: int, leaving: Sequence[StoredEvent]) -> None:
-    """Remove what was made of events that leave the graph, but for what goes by ranges."""
+    """Remove what was made of events that leave the graph, but for what goes by ranges.
+
+    What remains is still said to relate to what is gone, as the events themselves say.
+    """
     positions = [row.position for row in leaving]
-    ids = [row.event_id for row in leaving]
     relations.remove_many(tx, positions)
-    relations.remove_children(tx, room_nid, ids)
     transactions.remove_events(tx, positions)
     event_graph.remove_loose_ends(tx, room_nid, positions)
 

@@ -113,11 +113,13 @@ class Inbox:
         """
         async with self._turns.hold(room_id):
             room = await self._room(room_id, pdus)
-            receipts = await self._receive(room, pdus)
-            if self._merger.is_needed(room):
-                with suppress(Conflict, Superseded):  # The next event that can do it will.
-                    await self._merger.merge(room)
-            return receipts
+            for _ in range(_ATTEMPTS):
+                try:
+                    return await self._receive(room, pdus)
+                except Superseded:
+                    # What it was built upon could not be written; what has been is not taken twice.
+                    room = await self._known_room(room_id)
+            raise Unavailable("The room changes too quickly.")
 
     async def receive_with_state(self, room_id: RoomId, pdu: bytes, state: Mapping[Pair, EventId]) -> Receipt:
         """Take an event whose predecessors are not to be had, with the state before it, whose events are known.
@@ -205,6 +207,10 @@ class Inbox:
             if await self._place(room, event, load) and event_id in load.wanted:
                 await self._settle(load)
                 coming.extendleft(reversed(await self._released(room, event_id, load)))
+            if self._merger.is_needed(room):
+                await self._settle(load)
+                with suppress(Conflict, Superseded):  # The next event that can do it will.
+                    await self._merger.merge(room)
             if room.is_stale:
                 room = await self._known_room(room.room_id)
         await self._end(room, load)
@@ -240,7 +246,8 @@ class Inbox:
             if row.room_nid == room.room_nid
             else Receipt(event_id, Outcome.DROPPED, "An event of this id is in another room.")
             for event_id, row in events.find_many_by_id(tx, checked).items()
-            if row.status != events.OUTLIER or row.room_nid != room.room_nid
+            # The create event comes before all others, whether or not what followed it is known (any more).
+            if row.status != events.OUTLIER or row.room_nid != room.room_nid or not checked[event_id].prev_events
         }
         missing = event_graph.list_missing(tx, room.room_nid)
         return _Load(known, [], {}, missing, event_graph.find_waiting(tx, checked))
@@ -364,7 +371,10 @@ def _version_of_create(pdu: bytes) -> str | None:
 
 
 def _ordered(found: Mapping[EventId, Event]) -> Iterable[Event]:
-    """The events, each behind those among them that it names."""
+    """The events, each behind those among them that it names.
+
+    A chain of events comes in one piece: what follows all there is, is taken in much faster than what makes a branch.
+    """
     behind = {
         event_id: {EventId(one) for one in (*event.prev_events, *event.auth_events) if one in found and one != event_id}
         for event_id, event in found.items()
@@ -373,9 +383,9 @@ def _ordered(found: Mapping[EventId, Event]) -> Iterable[Event]:
     for event_id, names in behind.items():
         for name in names:
             followers.setdefault(name, []).append(event_id)
-    ready = deque(event_id for event_id, names in behind.items() if not names)
+    ready = [event_id for event_id, names in reversed(behind.items()) if not names]
     while ready:
-        event_id = ready.popleft()
+        event_id = ready.pop()
         yield found[event_id]
         for follower in followers.get(event_id, ()):
             behind[follower].discard(event_id)

@@ -171,7 +171,7 @@ def _build_on(batch: Batch) -> None:
             room.build_on(new.event)
         else:
             kept = {tip: event for tip, event in zip(room.tips, room.latest, strict=True) if tip in placement.tips}
-            room.latest = [*kept.values(), new.event]
+            room.latest = [*kept.values(), new.event] if placement.is_end else list(kept.values())
             for change in placement.changes:
                 room.state.set(change.pair, change.event)
     redacted = {new.redaction.redacted.event_id: new.redaction.redacted for new in batch.events if new.redaction}

@@ -4,10 +4,12 @@ A purge is a durable job of many small transactions. Each of them leaves everyth
 been of less, and notes how far the job has come; whoever carries it on after a crash begins there.
 """
 
-from collections.abc import AsyncIterator, Callable
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TypeVar
 
 from homeserver.errors import Conflict, HomeserverError, NotFound, RequestError
 from homeserver.kit.clock import Clock
@@ -24,10 +26,12 @@ from homeserver.storage.engine import Database, ReadTx, WriteTx
 from homeserver.storage.events import OK
 from homeserver.storage.purges import PAGE, ROOT, Job
 
+T = TypeVar("T")
+
 PURGES = "purges"
 """The notifier's key of new purges."""
 
-_HELD_MS = 60_000
+_HELD_MS = 20_000
 _PAGES = 2_000
 _LONGEST_REST_S = 1.0
 
@@ -50,7 +54,7 @@ class Point:
 class Purge:
     """Begins purges and carries them out.
 
-    One process at a time works at a purge: it holds it for a minute after each step, and each step's transaction
+    One process at a time works at a purge: it holds it for some seconds after each step, and each step's transaction
     fails if it is held by another by then. A step that takes something from a room that remains has the room alone:
     no event is being placed meanwhile on what the step takes away. Between the steps the room goes on as usual, and
     the purge rests for as long as it worked. A cancelled worker has finished its transaction.
@@ -115,7 +119,8 @@ class Purge:
 
     async def work(self, *, is_server: bool) -> None:
         """Carry out all purges that nobody else works at. A server takes them from commands, which give way."""
-        for job in await self._database.read(purges.list_open):
+        # One that failed here the last time has its turn behind the others.
+        for job in sorted(await self._database.read(purges.list_open), key=lambda job: job.holder == self._holder):
             now = self._clock.now()
             if await self._database.write(
                 purges.claim, job.purge_id, self._holder, is_server=is_server, now=now, until=now + _HELD_MS
@@ -169,7 +174,8 @@ class Purge:
         if (unit := self._beside.get(job.stage)) is not None:
             return await self._database.write(self._note, job, unit)
         if job.stage == "state" and job.purge_id not in self._surveys:
-            self._surveys[job.purge_id] = await self._database.snapshot(self._history.survey, job)
+            survey = await self._while_held(job, self._database.snapshot(self._history.survey, job))
+            self._surveys[job.purge_id] = survey
         async with self._room_alone(job.room_nid) as room:
             after = await self._database.write(self._note, job, self._alone[job.stage])
             if job.stage == "close" and after.stage != "leave":
@@ -186,6 +192,22 @@ class Purge:
         if not purges.advance(tx, after, until=self._clock.now() + _HELD_MS):
             raise _Lost
         return after
+
+    async def _while_held(self, job: Job, look: Awaitable[T]) -> T:
+        """What a long look at the database comes to, during which the purge is held on to."""
+        async with asyncio.TaskGroup() as tasks:
+            holding = tasks.create_task(self._hold(job))
+            found = await look
+            holding.cancel()
+        return found
+
+    async def _hold(self, job: Job) -> None:
+        while True:
+            await self._clock.sleep(_HELD_MS / 3000)
+            try:
+                await self._database.write(self._note, job, lambda tx, job: job)
+            except _Lost:
+                return  # The next step will find it out.
 
     @asynccontextmanager
     async def _room_alone(self, room_nid: int) -> AsyncIterator[HotRoom]:
@@ -217,9 +239,9 @@ class Purge:
         kept: list[int] = []
         if job.before is not None:
             if (survey := self._surveys.get(job.purge_id)) is None:
-                survey = await self._database.snapshot(self._history.survey, job)
+                survey = await self._while_held(job, self._database.snapshot(self._history.survey, job))
             kept = survey.roots
-        numbers = await self._database.snapshot(self._unreachable, job, kept)
+        numbers = await self._while_held(job, self._database.snapshot(self._unreachable, job, kept))
         for first in range(0, len(numbers), _PAGES):
             part = numbers[first : first + _PAGES]
             job = replace(job, done=first + len(part), total=len(numbers))

@@ -114,7 +114,7 @@ class Recorder:
             return row
         if not new.is_accepted:
             return row
-        line.tips = [*placement.tips, position]
+        line.tips = [*placement.tips, position] if placement.is_end else list(placement.tips)
         line.forked_at = page  # Which is where it happened: an outlier was stored before.
         if placement.current is None:
             line.root = row.state_after

@@ -8,6 +8,7 @@ once is kept, in memory and in the database.
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ParamSpec, TypeVar
 
 import msgspec
@@ -27,7 +28,9 @@ from homeserver.storage.events import AuthRow
 from homeserver.storage.state import Pair
 
 _KNOWN = 2000
-_SMALL = 20
+_NODES = 20_000
+_EVENTS = 5_000
+_SMALL = 200
 """So many conflicted events are resolved at once; with more of them others have their turn meanwhile."""
 
 P = ParamSpec("P")
@@ -45,13 +48,13 @@ class Unstored:
     auth: Sequence[int]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Conflict:
     """What states disagree about: for each pair, by its id, the position of its event in each state."""
 
     values: Mapping[int, Sequence[int | None]]
 
-    @property
+    @cached_property
     def positions(self) -> set[int]:
         return {at for row in self.values.values() for at in row if at is not None}
 
@@ -61,6 +64,23 @@ class _Conflict:
         return [sorted({at for at in state if at is not None}) for state in states]
 
 
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """An event of a room, as resolving sees it."""
+
+    event: Event
+    pair_id: int | None
+    is_rejected: bool
+
+
+class _Memory:
+    """What resolving has read of late: nodes of auth graphs, and events. Neither ever changes."""
+
+    def __init__(self) -> None:
+        self.rows: Lru[int, AuthRow] = Lru(_NODES)
+        self.events: Lru[int, _Known] = Lru(_EVENTS)
+
+
 class Resolver:
     """Resolves states."""
 
@@ -68,6 +88,7 @@ class Resolver:
         self._database = database
         self._trees = trees
         self._known: Lru[tuple[int, frozenset[int]], int] = Lru(_KNOWN)
+        self._memory = _Memory()
 
     async def resolve(self, room: HotRoom, states: Sequence[State], unstored: Unstored | None = None) -> Resolved:
         """The state that these come to, as changes to the first of them."""
@@ -81,7 +102,7 @@ class Resolver:
         conflict = await self._database.snapshot(self._conflict, distinct)
         if not conflict.values:
             return Resolved(distinct[0])
-        return await _Resolving(self._database, self._trees, room, distinct, conflict, unstored).run()
+        return await _Resolving(self._database, self._trees, self._memory, room, distinct, conflict, unstored).run()
 
     def forget(self) -> None:
         """Forget what was kept in memory: some of it is not in the database any more."""
@@ -122,6 +143,7 @@ class _Resolving:
         self,
         database: Database,
         trees: StateTrees,
+        memory: _Memory,
         room: HotRoom,
         states: Sequence[State],
         conflict: _Conflict,
@@ -129,6 +151,7 @@ class _Resolving:
     ) -> None:
         self._database = database
         self._trees = trees
+        self._memory = memory
         self._room = room
         self._version: RoomVersion = room.version
         self._states = states
@@ -164,12 +187,22 @@ class _Resolving:
                 case "done":
                     return positions
                 case "rows":
-                    self._add(await self._database.read(events.find_auth, positions))
+                    self._add(await self._rows(positions))
                 case "above":
                     self._add(await self._database.read(events.list_auth, self._room.room_nid, after=positions[0]))
                     self._graph.set_complete_above(positions[0])
                 case "unknown":
                     self._graph.tell(await self._database.read(self._standing, positions))
+
+    async def _rows(self, positions: Sequence[int]) -> list[AuthRow]:
+        known = [row for at in positions if (row := self._memory.rows.get(at)) is not None]
+        if len(known) == len(positions):
+            return known
+        have = {row.position for row in known}
+        read = await self._database.read(events.find_auth, [at for at in positions if at not in have])
+        for row in read:
+            self._memory.rows.put(row.position, row)
+        return [*known, *read]
 
     def _add(self, rows: Iterable[AuthRow]) -> None:
         self._graph.add([(row.position, row.pair_id, row.auth) for row in rows])
@@ -191,17 +224,30 @@ class _Resolving:
         return {pair_id: at for pair_id, at in found.items() if changed.get(pair_id, at) is not None}
 
     async def _load(self, positions: Iterable[int]) -> None:
-        missing = [at for at in positions if at not in self._events]
+        missing = []
+        for at in positions:
+            if at in self._events:
+                continue
+            if (known := self._memory.events.get(at)) is None:
+                missing.append(at)
+            else:
+                self._keep(at, known)
         if missing:
-            self._keep(await self._database.read(events.find_many, missing))
+            self._take((await self._database.read(events.find_many, missing)).values())
 
-    def _keep(self, found: Mapping[int, events.StoredEvent]) -> None:
-        for at, row in found.items():
-            self._events[at] = parse(row, self._version.identifier)
-            if row.pair_id is not None:
-                self._pair_ids[at] = row.pair_id
-            if row.status == events.REJECTED:
-                self._rejected.add(row.event_id)
+    def _take(self, rows: Iterable[events.StoredEvent]) -> None:
+        for row in rows:
+            event = parse(row, self._version.identifier)
+            known = _Known(event, row.pair_id, row.status == events.REJECTED)
+            self._memory.events.put(row.position, known)
+            self._keep(row.position, known)
+
+    def _keep(self, at: int, known: _Known) -> None:
+        self._events[at] = known.event
+        if known.pair_id is not None:
+            self._pair_ids[at] = known.pair_id
+        if known.is_rejected:
+            self._rejected.add(known.event.event_id)
 
     async def _decide(
         self, conflicted: Sequence[int], difference: Sequence[int], subgraph: Sequence[int]
@@ -231,7 +277,7 @@ class _Resolving:
             found = await self._database.read(events.find_many_by_id, [EventId(one) for one in outcome.missing])
             if len(found) < len(outcome.missing):
                 raise LookupError(f"Auth events are missing in {self._room.room_id}; `homeserver fsck` tells more.")
-            self._keep({row.position: row for row in found.values()})
+            self._take(found.values())
             known.extend(self._events[row.position] for row in found.values())
 
     def _needed(self, tx: ReadTx, pairs: Sequence[Pair]) -> list[int]:

@@ -40,6 +40,7 @@ class _Page:
     pairs: Mapping[int, Pair]
     relations: Mapping[int, Relation]
     redactions: Mapping[int, Standing]
+    parents: Mapping[EventId, Standing]
 
 
 class RoomCheck:
@@ -80,13 +81,14 @@ class RoomCheck:
     def _page(self, rows: Sequence[StoredEvent]) -> _Page:
         parsed = [(row, event) for row in rows if (event := self._parse(row)) is not None]
         cited = {EventId(one) for _, event in parsed for one in (*event.prev_events, *event.auth_events)}
-        positions = [row.position for row in rows]
+        related = {relation.parent_id for row, event in parsed if (relation := _relation(row, event)) is not None}
         return _Page(
             parsed,
             events.find_standings_by_id(self._tx, cited),
             state.list_pairs(self._tx, {row.pair_id for row in rows if row.pair_id is not None}),
-            relations.find_many(self._tx, positions),
+            relations.find_many(self._tx, [row.position for row in rows]),
             events.find_standings(self._tx, {row.redacted_by for row in rows if row.redacted_by is not None}),
+            events.find_standings_by_id(self._tx, related),
         )
 
     def _parse(self, row: StoredEvent) -> Event | None:
@@ -159,12 +161,16 @@ class RoomCheck:
 
     def _check_effects(self, page: _Page, row: StoredEvent, event: Event) -> None:
         """Relations and redactions are what the events say."""
-        expected = relation_of(event, row) if row.status == events.OK and row.redacted_by is None else None
+        expected = _relation(row, event)
         found = page.relations.get(row.position)
         if found is not None and expected is None:
             standing = "redacted" if row.redacted_by is not None else _STATUSES.get(row.status, "of no status")
             why = f"is {standing}" if row.status != events.OK or row.redacted_by is not None else "relates to nothing"
             self._report.add(findings.FALSE_RELATION, f"{_name(row)} {why}, but a relation of it is kept.")
+        elif found is None and expected is not None and self._room.purged_before:
+            # What was purged takes with it that others relate to it.
+            if expected.parent_id in page.parents:
+                self._report.add(findings.FALSE_RELATION, f"The relation of {_name(row)} to another event is not kept.")
         elif found != expected:
             self._report.add(findings.FALSE_RELATION, f"The relation of {_name(row)} to another event is not kept.")
         if row.redacted_by is None:
@@ -172,7 +178,12 @@ class RoomCheck:
         if event.redacted().pdu != event.pdu:
             self._report.add(findings.NOT_REDACTED, f"{_name(row)} was redacted, but its content is still there.")
         redaction = page.redactions.get(row.redacted_by)
-        if redaction is None or redaction.room_nid != self._room.room_nid or redaction.status != events.OK:
+        # A redaction from before the point of a purge is kept for the sake of what it redacted.
+        was_ok = redaction is not None and (
+            redaction.status == events.OK
+            or (redaction.status == events.OUTLIER and redaction.position < self._room.purged_before)
+        )
+        if redaction is None or redaction.room_nid != self._room.room_nid or not was_ok:
             self._report.add(
                 findings.NOT_REDACTED, f"{_name(row)} was redacted by something that is no accepted event of the room."
             )
@@ -301,7 +312,7 @@ class RoomCheck:
         positions = rooms.list_extremities(self._tx, self._room.room_nid)
         ends = [row for row in events.find_many(self._tx, positions).values() if row.state_after is not None]
         after = {row.state_after for row in ends if row.state_after is not None}
-        if len(ends) == 1:
+        if all(self._is_same(next(iter(after)), one) for one in after):
             return after
         allowed = {row.room_root for row in ends if row.room_root is not None}
         resolved = resolutions.find(self._tx, self._room.room_nid, after)
@@ -310,8 +321,8 @@ class RoomCheck:
     def _is_same(self, root: int, other: int) -> bool:
         try:
             return not self._trees.difference(self._tx, root, other)
-        except StateTreeError:
-            return False  # It was named where its turn came.
+        except StateTreeError:  # It was named where its turn came.
+            return False
 
     def _check_current_state(self, current: Mapping[Pair, int]) -> None:
         entries = [("the current state", pair, position) for pair, position in current.items()]
@@ -346,6 +357,11 @@ class RoomCheck:
                 f"{user_id} is {member.membership!r} through {member.sender} by position {member.event}, but "
                 f"{membership!r} through {event.sender} by position {row.position} in the current state.",
             )
+
+
+def _relation(row: StoredEvent, event: Event) -> Relation | None:
+    """The relation that has to be kept."""
+    return relation_of(event, row) if row.status == events.OK and row.redacted_by is None else None
 
 
 def _parts(current: Mapping[str, int]) -> Iterable[list[tuple[str, int]]]:

@@ -25,8 +25,9 @@ from homeserver.storage.members import Member
 from homeserver.storage.receipts import UNTHREADED
 from homeserver.storage.rooms import Room
 
-_PAGE = 500
-_MOST_PAGES = 20
+_MOST = 1000
+"""Of a room, the newest so many events are looked through: who has not read more has very much to read."""
+
 _TALLIES = 100_000
 
 Json = dict[str, Any]
@@ -132,31 +133,24 @@ class Unread:
     def _scan(
         self, tx: ReadTx, user_id: UserId, room: Room, notices: list[Notice], *, after: int, upto: int
     ) -> list[Notice]:
-        place: Place | None = None
-        ruleset = None
+        rows = events.list_backwards(tx, room.room_nid, after=after, upto=upto, limit=_MOST)
+        if not rows:
+            return notices
+        place = Place.of_stored(tx, self._trees, room, user_id)
+        ruleset = self._push_rules.ruleset(tx, user_id)
         redacted: list[EventId] = []
-        for _ in range(_MOST_PAGES):
-            rows = events.list_forwards(tx, room.room_nid, after=after, upto=upto, limit=_PAGE)
-            if rows and (place is None or ruleset is None):
-                place = Place.of_stored(tx, self._trees, room, user_id)
-                ruleset = self._push_rules.ruleset(tx, user_id)
-            for row in rows:
-                assert place is not None
-                assert ruleset is not None
-                event = parse(row, room.version)
-                if event.redacts is not None:
-                    redacted.append(EventId(event.redacts))
-                thread = thread_of(tx, room, row) if b'"m.relates_to"' in row.pdu else MAIN
-                if event.sender == user_id:
-                    # Whoever says something has read what was said before.
-                    notices = [notice for notice in notices if notice.thread != thread]
-                    continue
-                outcome = place.outcome(ruleset, event)
-                if outcome.notify and row.redacted_by is None:
-                    notices.append(Notice(row.position, thread, outcome.highlight))
-            if len(rows) < _PAGE:
-                break
-            after = rows[-1].position
+        for row in reversed(rows):
+            event = parse(row, room.version)
+            if event.redacts is not None:
+                redacted.append(EventId(event.redacts))
+            thread = thread_of(tx, room, row) if b'"m.relates_to"' in row.pdu else MAIN
+            if event.sender == user_id:
+                # Whoever says something has read what was said before.
+                notices = [notice for notice in notices if notice.thread != thread]
+                continue
+            outcome = place.outcome(ruleset, event)
+            if outcome.notify and row.redacted_by is None:
+                notices.append(Notice(row.position, thread, outcome.highlight))
         return _without_redacted(tx, notices, redacted) if notices and redacted else notices
 
 

@@ -315,13 +315,13 @@ class Sync:
         keys = extensions.key_counts(tx, who)
         return _Answer(body | keys, has_news, keys, upto if messages else None)
 
-    def _presence_events(self, user_id: UserId, shared: frozenset[RoomId], request: SyncRequest) -> list[Json]:
+    def _presence_events(self, user_id: UserId, shared: frozenset[RoomId], request: SyncRequest) -> list[msgspec.Raw]:
         wanted = request.filter.presence
         after = None if request.since is None else request.since.live
         return [
             event
-            for event in self._presence.list_since(user_id, shared, after)
-            if wanted.admits("m.presence", event["sender"])
+            for sender, event in self._presence.list_since(user_id, shared, after)
+            if wanted.admits("m.presence", sender)
         ]
 
     def _rooms(

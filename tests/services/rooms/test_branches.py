@@ -226,11 +226,12 @@ async def test_a_redaction_by_somebody_without_the_power_is_accepted_and_does_no
     assert await scene.bodies() == ["mine"]
 
 
+@pytest.mark.timeout(120)  # Hundreds of branches are resolved.
 @pytest.mark.trust("C22", "R6")
 async def test_many_branches_are_tied_together_and_rooms_go_on(scene: Scene) -> None:
     graph = await scene.graph()
     start = graph.events[-1]
-    many = [graph.build(BOB, "m.room.message", {"body": f"{number}"}, [start]) for number in range(300)]
+    many = [graph.build(BOB, "m.room.message", {"body": f"{number}"}, [start]) for number in range(120)]
     for event in many:
         graph.add(event, [start])
     assert set(await scene.outcomes(*many)) == {Outcome.ACCEPTED}
@@ -239,7 +240,7 @@ async def test_many_branches_are_tied_together_and_rooms_go_on(scene: Scene) -> 
     assert await scene.tips() == {sent}
     stored = await scene.graph()
     assert all(len(event.prev_events) <= 20 for event in stored.events)
-    assert len(await scene.bodies()) >= 90
+    assert len(await scene.bodies()) >= 80
 
 
 @pytest.mark.trust("R4", "F47")
@@ -269,5 +270,6 @@ async def test_a_gap_is_bridged_by_state_from_elsewhere_and_filled_later(scene: 
     assert await scene.outcomes(lost, joined) == [Outcome.ACCEPTED, Outcome.ACCEPTED]
     assert sorted(await scene.bodies()) == ["found", "lost"]
     assert await database.read(event_graph.list_backward_extremities, room.room_nid) == []
+    assert await scene.tips() == {said.event_id}
     sent = await scene.alice.send(scene.room_id, "all of it")
     assert await scene.tips() == {sent}

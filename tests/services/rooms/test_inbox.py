@@ -82,6 +82,7 @@ def shuffled(graph: Graph, seed: int) -> list[int]:
     return [0, *order]
 
 
+@pytest.mark.timeout(120)  # Each is several whole rooms, event by event.
 @pytest.mark.parametrize("version", list(ROOM_VERSIONS))
 @pytest.mark.trust("R4", "F47", "S2")
 async def test_any_order_of_arrival_ends_in_the_state_that_the_specification_says(
@@ -93,8 +94,10 @@ async def test_any_order_of_arrival_ends_in_the_state_that_the_specification_say
             graph = room_graphs.generate(version, seed)
             await deliver(world, graph, shuffled(graph, seed), by=1 + seed % 7)
             check(await stored(world, graph), graph, seed)
+        await world.fsck()
 
 
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize("version", ["1", "6", "10", "12"])
 @pytest.mark.trust("R4", "F30")
 async def test_two_orders_of_arrival_end_in_equal_state_and_timelines(
@@ -109,3 +112,4 @@ async def test_two_orders_of_arrival_end_in_equal_state_and_timelines(
             found = await stored(world, graph)
             assert found.those(events.OK) == graph.by_id.keys(), f"version {version}, seed {seed}"
             check(found, graph, seed)
+        await world.fsck()

@@ -7,6 +7,7 @@
 //! arrays. Nothing is recursive, and all but the sorting is linear.
 
 pub mod graph;
+mod hash;
 mod mainline;
 mod power_order;
 mod table;
@@ -76,7 +77,7 @@ impl<'a> Missing<'a> {
 /// Resolve a conflict by the algorithm of the room version. The order in which events are given does not matter.
 pub fn resolve<'a>(version: &RoomVersion, conflict: Conflict<'_, 'a>) -> Result<Resolution<'a>, Missing<'a>> {
     match version.state_resolution {
-        StateResolution::V1 => Ok(v1::resolve(conflict)),
+        StateResolution::V1 => Ok(v1::resolve(Conflict { subgraph: &[], auth_difference: &[], ..conflict })),
         StateResolution::V2 => v2::resolve(Conflict { subgraph: &[], ..conflict }, v2::Start::Unconflicted),
         StateResolution::V2_1 => v2::resolve(conflict, v2::Start::Empty),
     }

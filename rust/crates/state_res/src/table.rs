@@ -5,10 +5,9 @@
     reason = "numbers come from this table, and its lists are as long as its numbers go"
 )]
 
-use std::collections::HashMap;
-
 use canonical::Event;
 
+use crate::hash::{self, table};
 use crate::{Conflict, Decision};
 
 /// The number of an event or of a pair; `NONE` is no number.
@@ -23,17 +22,14 @@ pub const CREATE: Index = 2;
 /// Numbers of pairs of type and state key.
 pub struct Pairs<'a> {
     pub list: Vec<(&'a str, &'a str)>,
-    members: HashMap<&'a str, Index>,
-    others: HashMap<(&'a str, &'a str), Index>,
+    members: hash::Table<&'a str, Index>,
+    others: hash::Table<(&'a str, &'a str), Index>,
 }
 
 impl<'a> Pairs<'a> {
     pub fn with_capacity(capacity: usize) -> Self {
-        let mut pairs = Self {
-            list: Vec::with_capacity(capacity),
-            members: HashMap::with_capacity(capacity),
-            others: HashMap::new(),
-        };
+        let mut pairs =
+            Self { list: Vec::with_capacity(capacity), members: table(capacity), others: table(0) };
         for kind in ["m.room.power_levels", "m.room.join_rules", "m.room.create"] {
             pairs.add(kind, "");
         }
@@ -67,7 +63,8 @@ impl<'a> Pairs<'a> {
     }
 }
 
-/// All events that were given, and the state that is being built.
+/// All events that were given. The numbers of the conflicted ones come first, and then those of the others of the full
+/// conflicted set.
 pub struct Table<'a> {
     pub create: &'a Event,
     pub events: Vec<&'a Event>,
@@ -75,17 +72,19 @@ pub struct Table<'a> {
     pub pair: Vec<Index>,
     pub rejected: Vec<bool>,
     pub pairs: Pairs<'a>,
-    by_id: HashMap<&'a str, Index>,
     /// The event of each pair in the unconflicted state.
     pub unconflicted: Vec<Index>,
+    by_id: hash::Table<&'a str, Index>,
+    conflicted_count: Index,
+    full_count: Index,
 }
 
 impl<'a> Table<'a> {
     pub fn new(conflict: &Conflict<'_, 'a>) -> Self {
         let lists = [
             conflict.conflicted,
-            conflict.auth_difference,
             conflict.subgraph,
+            conflict.auth_difference,
             conflict.unconflicted,
             conflict.known,
         ];
@@ -96,25 +95,35 @@ impl<'a> Table<'a> {
             pair: Vec::with_capacity(count),
             rejected: Vec::new(),
             pairs: Pairs::with_capacity(count),
-            by_id: HashMap::with_capacity(count),
             unconflicted: Vec::new(),
+            by_id: table(count),
+            conflicted_count: 0,
+            full_count: 0,
         };
-        // In this order, so that events that are looked at one after the other lie beside each other.
-        for event in lists.into_iter().flatten().chain([&conflict.create]) {
+        for event in conflict.conflicted {
             table.add(event);
+        }
+        table.conflicted_count = index(table.events.len());
+        for event in conflict.subgraph.iter().chain(conflict.auth_difference) {
+            table.add(event);
+        }
+        table.full_count = index(table.events.len());
+        let unconflicted: Vec<Index> = conflict.unconflicted.iter().map(|event| table.add(event)).collect();
+        for event in conflict.known.iter().chain([&conflict.create]) {
+            table.add(event);
+        }
+
+        table.unconflicted = vec![NONE; table.pairs.list.len()];
+        for event in unconflicted {
+            let pair = table.pair[event as usize];
+            if pair != NONE {
+                table.unconflicted[pair as usize] = event;
+            }
         }
         table.rejected = vec![false; table.events.len()];
         for event_id in conflict.rejected {
             if let Some(event) = table.find(event_id) {
                 table.rejected[event as usize] = true;
-            }
-        }
-        table.unconflicted = vec![NONE; table.pairs.list.len()];
-        for event in conflict.unconflicted {
-            let event = table.add(event);
-            let pair = table.pair[event as usize];
-            if pair != NONE {
-                table.unconflicted[pair as usize] = event;
             }
         }
         table
@@ -136,39 +145,46 @@ impl<'a> Table<'a> {
         self.by_id.get(event_id).copied()
     }
 
-    /// The state events of these lists, none twice, in the order of their numbers.
-    pub fn state_events(&self, lists: &[&[&'a Event]]) -> Vec<Index> {
-        let mut wanted = vec![false; self.events.len()];
-        for event in lists.iter().copied().flatten() {
-            if let Some(event) = self.find(event.event_id()) {
-                wanted[event as usize] = self.pair[event as usize] != NONE;
-            }
-        }
-        (0..index(self.events.len())).filter(|event| wanted[*event as usize]).collect()
+    fn is_state(&self, event: Index) -> bool {
+        self.pair[event as usize] != NONE
+    }
+
+    /// The conflicted state set.
+    pub fn conflicted(&self) -> impl Iterator<Item = Index> {
+        (0..self.conflicted_count).filter(|event| self.is_state(*event))
+    }
+
+    /// The full conflicted set.
+    pub fn full(&self) -> impl Iterator<Item = Index> {
+        (0..self.full_count).filter(|event| self.is_state(*event))
+    }
+
+    /// How many numbers there are for the full conflicted set.
+    pub const fn full_count(&self) -> usize {
+        self.full_count as usize
+    }
+
+    /// Whether an event is in the full conflicted set.
+    pub fn is_full(&self, event: Index) -> bool {
+        event < self.full_count && self.is_state(event)
     }
 
     /// What became of every conflicted pair, and which pairs besides have an event now that no state has.
     ///
     /// What is not in conflict stays as it is, whatever was applied to it on the way.
-    pub fn decisions(&self, conflicted: &[&'a Event], tried: &[Index], state: &[Index]) -> Vec<Decision<'a>> {
+    pub fn decisions(&self, state: &[Index]) -> Vec<Decision<'a>> {
         let mut done: Vec<bool> = self.unconflicted.iter().map(|event| *event != NONE).collect();
-        let mut decisions = Vec::with_capacity(conflicted.len());
-        let mut decide = |event: Index, even_if_none: bool| {
-            let pair = self.pair[event as usize];
-            if pair == NONE || done[pair as usize] || (state[pair as usize] == NONE && !even_if_none) {
-                return;
+        let mut decisions = Vec::with_capacity(self.full_count());
+        for event in self.full() {
+            let pair = self.pair[event as usize] as usize;
+            let winner = state[pair];
+            if done[pair] || (winner == NONE && event >= self.conflicted_count) {
+                continue;
             }
-            done[pair as usize] = true;
-            let (kind, state_key) = self.pairs.list[pair as usize];
-            let winner = state[pair as usize];
+            done[pair] = true;
+            let (kind, state_key) = self.pairs.list[pair];
             let event_id = (winner != NONE).then(|| self.events[winner as usize].event_id());
             decisions.push(Decision { kind, state_key, event_id });
-        };
-        for event in conflicted.iter().filter_map(|event| self.find(event.event_id())) {
-            decide(event, true);
-        }
-        for event in tried {
-            decide(*event, false);
         }
         decisions
     }

@@ -15,13 +15,12 @@ use crate::{Conflict, Resolution};
 
 pub fn resolve<'a>(conflict: Conflict<'_, 'a>) -> Resolution<'a> {
     let table = Table::new(&conflict);
-    let events = table.state_events(&[conflict.conflicted]);
     // "Start by setting R to the union of the states to be resolved, excluding any conflicting events."
     let mut passes =
         Passes { table: &table, state: table.unconflicted.clone(), resolution: Resolution::default() };
 
     let mut by_pass: [Vec<Vec<Index>>; 4] = Default::default();
-    for candidates in by_pair(&table, &events) {
+    for candidates in by_pair(&table) {
         let pair = table.pair[candidates[0] as usize];
         let pass = match table.pairs.list[pair as usize].0 {
             _ if pair == POWER_LEVELS => 0,
@@ -42,15 +41,15 @@ pub fn resolve<'a>(conflict: Conflict<'_, 'a>) -> Resolution<'a> {
     passes.pick(others);
 
     let Passes { state, mut resolution, .. } = passes;
-    resolution.decisions = table.decisions(conflict.conflicted, &events, &state);
+    resolution.decisions = table.decisions(&state);
     resolution
 }
 
 /// The events of each pair, sorted "by ascending depth then descending `sha1(event_id)`".
-fn by_pair(table: &Table<'_>, events: &[Index]) -> Vec<Vec<Index>> {
+fn by_pair(table: &Table<'_>) -> Vec<Vec<Index>> {
     let mut groups: Vec<Vec<Index>> = vec![Vec::new(); table.pairs.list.len()];
-    for event in events {
-        groups[table.pair[*event as usize] as usize].push(*event);
+    for event in table.conflicted() {
+        groups[table.pair[event as usize] as usize].push(event);
     }
     groups.retain(|group| !group.is_empty());
     for group in &mut groups {

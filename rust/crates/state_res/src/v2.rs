@@ -24,41 +24,43 @@ pub enum Start {
 
 /// The auth events of each event of the full conflicted set.
 pub struct AuthEvents {
-    /// The position of an event in the full conflicted set; `NONE` for all others.
-    position: Vec<Index>,
     starts: Vec<usize>,
     list: Vec<Index>,
 }
 
 impl AuthEvents {
     /// Fails with the ids of all that were not given.
-    fn new<'a>(table: &Table<'a>, full: &[Index]) -> Result<Self, Missing<'a>> {
-        let mut position = vec![NONE; table.events.len()];
-        let mut starts = Vec::with_capacity(full.len() + 1);
-        let mut list = Vec::with_capacity(full.len() * 4);
+    fn new<'a>(table: &Table<'a>) -> Result<Self, Missing<'a>> {
+        let mut starts = Vec::with_capacity(table.full_count() + 1);
+        let mut list = Vec::with_capacity(table.full_count() * 5);
         let mut missing = Vec::new();
         starts.push(0);
-        for (place, event) in (0..).zip(full) {
-            position[*event as usize] = place;
-            for event_id in table.events[*event as usize].auth_events() {
-                match table.find(event_id) {
-                    Some(auth_event) => list.push(auth_event),
-                    None => missing.push(event_id.as_str()),
+        // Most events cite much the same as the one before them, in the same places.
+        let mut before: Vec<(&str, Index)> = Vec::new();
+        for event in &table.events[..table.full_count()] {
+            for (place, event_id) in event.auth_events().iter().enumerate() {
+                let found = match before.get(place) {
+                    Some((known, found)) if known == event_id => Some(*found),
+                    _ => table.find(event_id),
+                };
+                let Some(found) = found else {
+                    missing.push(event_id.as_str());
+                    continue;
+                };
+                list.push(found);
+                match before.get_mut(place) {
+                    Some(entry) => *entry = (event_id, found),
+                    None => before.push((event_id, found)),
                 }
             }
             starts.push(list.len());
         }
-        if missing.is_empty() { Ok(Self { position, starts, list }) } else { Err(Missing::new(missing)) }
-    }
-
-    pub fn is_conflicted(&self, event: Index) -> bool {
-        self.position[event as usize] != NONE
+        if missing.is_empty() { Ok(Self { starts, list }) } else { Err(Missing::new(missing)) }
     }
 
     /// The auth events of an event of the full conflicted set.
     pub fn of(&self, event: Index) -> &[Index] {
-        let place = self.position[event as usize] as usize;
-        &self.list[self.starts[place]..self.starts[place + 1]]
+        &self.list[self.starts[event as usize]..self.starts[event as usize + 1]]
     }
 
     /// The `m.room.power_levels` event among them.
@@ -68,16 +70,15 @@ impl AuthEvents {
 }
 
 pub fn resolve<'a>(conflict: Conflict<'_, 'a>, start: Start) -> Result<Resolution<'a>, Missing<'a>> {
-    let table = Table::new(&conflict);
     // "The full conflicted set is the union of the conflicted state set, the conflicted state subgraph [2.1], and
     // the auth difference."
-    let full = table.state_events(&[conflict.conflicted, conflict.subgraph, conflict.auth_difference]);
-    let auth_events = AuthEvents::new(&table, &full)?;
+    let table = Table::new(&conflict);
+    let auth_events = AuthEvents::new(&table)?;
 
     // 1. "Select the set X of all power events that appear in the full conflicted set. For each such power event P,
     // enlarge X by adding the events in the auth chain of P which also belong to the full conflicted set."
     let mut in_x = vec![false; table.events.len()];
-    let mut x: Vec<Index> = full.iter().copied().filter(|event| is_power_event(&table, *event)).collect();
+    let mut x: Vec<Index> = table.full().filter(|event| is_power_event(&table, *event)).collect();
     for event in &x {
         in_x[*event as usize] = true;
     }
@@ -87,9 +88,7 @@ pub fn resolve<'a>(conflict: Conflict<'_, 'a>, start: Start) -> Result<Resolutio
         for auth_event in auth_events.of(event) {
             // Where the chain leaves the full conflicted set it is not followed further. For version 2.1 there is
             // nothing behind, by the definition of the subgraph; for version 2 all implementations stop there.
-            if auth_events.is_conflicted(*auth_event)
-                && !std::mem::replace(&mut in_x[*auth_event as usize], true)
-            {
+            if table.is_full(*auth_event) && !std::mem::replace(&mut in_x[*auth_event as usize], true) {
                 x.push(*auth_event);
             }
         }
@@ -113,10 +112,11 @@ pub fn resolve<'a>(conflict: Conflict<'_, 'a>, start: Start) -> Result<Resolutio
     let mut checks =
         Checks { table: &table, auth_events: &auth_events, state, resolution: Resolution::default() };
     checks.apply(&x);
+    checks.give_up_circles(table.full().filter(|event| in_x[*event as usize]), &x);
 
     // 3. "Take all remaining events that weren't picked in step 1 and order them by the mainline ordering based on
     // the power level in the partially resolved state obtained in step 2."
-    let rest: Vec<Index> = full.iter().copied().filter(|event| !in_x[*event as usize]).collect();
+    let rest: Vec<Index> = table.full().filter(|event| !in_x[*event as usize]).collect();
     let power_levels = checks.state[POWER_LEVELS as usize];
     let rest = mainline_order(&table, &auth_events, rest, (power_levels != NONE).then_some(power_levels))?;
 
@@ -127,7 +127,7 @@ pub fn resolve<'a>(conflict: Conflict<'_, 'a>, start: Start) -> Result<Resolutio
     // 5. "Update the result by replacing any event with the event with the same key from the unconflicted state map,
     // if such an event exists, to get the final resolved state."
     let Checks { state, mut resolution, .. } = checks;
-    resolution.decisions = table.decisions(conflict.conflicted, &full, &state);
+    resolution.decisions = table.decisions(&state);
     Ok(resolution)
 }
 
@@ -172,6 +172,19 @@ impl<'a> Checks<'_, 'a> {
                 }
                 Err(reason) => self.resolution.lost.push((event.event_id(), reason.0)),
             }
+        }
+    }
+
+    /// Events that cite each other in a circle have no order. Only ids that are chosen freely (versions 1 and 2) allow
+    /// to write such events, and no server accepts them.
+    fn give_up_circles(&mut self, wanted: impl Iterator<Item = Index>, ordered: &[Index]) {
+        let mut has_place = vec![false; self.table.full_count()];
+        for event in ordered {
+            has_place[*event as usize] = true;
+        }
+        for event in wanted.filter(|event| !has_place[*event as usize]) {
+            let event_id = self.table.events[event as usize].event_id();
+            self.resolution.lost.push((event_id, "its auth events lead in a circle".to_owned()));
         }
     }
 

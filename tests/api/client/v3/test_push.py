@@ -1,5 +1,6 @@
 """Push rules, pushers and unread counts; on both databases."""
 
+import asyncio
 from typing import Any
 from urllib.parse import quote
 
@@ -223,3 +224,13 @@ async def test_notifications_name_invites_and_leave_out_the_ignored(world: World
     await alice.join(room_id)
     [invite] = (await notifications(alice))["notifications"]
     assert (invite["room_id"], invite["event"]["type"], invite["read"]) == (room_id, "m.room.member", True)
+
+
+async def test_of_very_much_that_was_not_read_the_newest_counts(world: World) -> None:
+    alice, bob = await world.user("alice"), await world.user("bob")
+    room_id = await alice.create_room(preset="public_chat")
+    await bob.join(room_id)
+    await asyncio.gather(*(alice.send(room_id, str(number)) for number in range(1010)))
+    await alice.send(room_id, {"msgtype": "m.text", "body": "bob", "m.mentions": {"user_ids": [bob.user_id]}})
+    counts = (await bob.sync())["rooms"]["join"][room_id]["unread_notifications"]
+    assert counts == {"notification_count": 1000, "highlight_count": 1}
