@@ -141,7 +141,7 @@ impl AuthGraph {
             frontier.reach(event, &full);
         }
         let (mut found, mut missing, mut unknown) = (BTreeSet::new(), Vec::new(), Vec::new());
-        let mut ahead = LOOK_AHEAD.max(self.unconflicted.len());
+        let mut ahead = LOOK_AHEAD.max(self.unconflicted.len() + self.rows.len());
         while ahead > 0
             && let Some((at, mut mask)) = frontier.pop()
         {
