@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from itertools import count as counted
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ VERSION = "12"
 SERVER = "elsewhere.example"
 CREATOR = f"@creator:{SERVER}"
 _BATCH = 500
+_ROOMS = counted()
 
 
 class Room:
@@ -50,7 +52,8 @@ class Room:
         self._key = SigningKey.generate("1", SERVER.encode().ljust(32, b"."))
         self.state: dict[tuple[str, str], Event] = {}
         self.id = RoomId("")
-        self.clock = 1_700_000_000_000
+        # Two rooms that begin at the same time would be one: the id is made of the create event.
+        self.clock = 1_700_000_000_000 + 1_000_000 * next(_ROOMS)
         self._ready: list[bytes] = []
 
     @property
