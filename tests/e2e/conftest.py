@@ -6,8 +6,6 @@ With TEST_SERVER_URL set the same scenarios run against a server that is already
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.error import HTTPError
-from urllib.request import urlopen
 
 import pytest
 
@@ -41,13 +39,11 @@ def homeserver_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.Temp
     data_dir = tmp_path_factory.mktemp("server")
     if request.param == "sqlite":
         with running_server(data_dir, **UNLIMITED) as server:
-            _need_sync(server.url)
             yield server.url
         return
     postgres: Postgres = request.getfixturevalue("postgres")
     # Empty on purpose: the server prepares its database on the first start.
     with postgres.database() as database_url, running_server(data_dir, database_url, **UNLIMITED) as server:
-        _need_sync(server.url)
         yield server.url
 
 
@@ -62,15 +58,3 @@ def node() -> Path:
         if not (FOLDER / "node_modules" / package).is_dir():
             pytest.fail(f"{package} is not installed: run scripts/install-clients", pytrace=False)
     return found
-
-
-def _need_sync(url: str) -> None:
-    """Skip where the server says that it has no /sync: it is still being built, from the core outwards.
-
-    Any other answer runs the scenarios, so this ends by itself when it is served.
-    """
-    try:
-        urlopen(f"{url}/_matrix/client/v3/sync", timeout=10)
-    except HTTPError as answer:
-        if answer.code == 404:
-            pytest.skip("the server does not serve /_matrix/client/v3/sync yet, so nobody can use it")

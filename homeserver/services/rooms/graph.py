@@ -235,18 +235,17 @@ class Graph:
             after = State(after.root, {**after.changes, pair_id: UNSTORED if outlier is None else outlier})
             if outlier is None:
                 unstored = Unstored(event, pair_id, [row.position for row in around.auth])
-        current: Resolved | None = None
+        comes_to = Resolved(after)
         if tips:
             states = [State(row.state_after) for row in tips]
             if is_end:
                 states.append(after)
-            resolved = await self._resolver.resolve(room, _preferring(room.root, states), unstored)
-            current = await self._database.snapshot(self._from_current, room, resolved)
-        changes = await self._database.snapshot(self._changes, room, after if current is None else current.state, event)
+            comes_to = await self._resolver.resolve(room, _preferring(room.root, states), unstored)
+        current, changes = await self._database.snapshot(self._from_current, room, comes_to, event)
         return Placement(
             before,
             tips=tuple(row.position for row in tips),
-            current=current,
+            current=current if tips else None,
             changes=changes,
             outlier=outlier,
             missing=sorted(around.missing_prev),
@@ -280,24 +279,19 @@ class Graph:
         stored = events.find_many(tx, kept)
         return [stored[tip] for tip in kept]
 
-    def _from_current(self, tx: ReadTx, room: HotRoom, resolved: Resolved) -> Resolved:
-        """The same state as changes to the current one, which are few."""
+    def _from_current(
+        self, tx: ReadTx, room: HotRoom, resolved: Resolved, event: Event
+    ) -> tuple[Resolved, list[Change]]:
+        """The same state as changes to the current one, which are few, and these changes with their events."""
         state = resolved.state
-        if state.root == room.root:
-            return resolved
-        final: dict[int, int | None] = {
-            pair_id: new for pair_id, (_, new) in self._trees.differing_ids(tx, room.root, state.root).items()
-        }
-        final.update(state.changes)
-        now = {} if room.root is None else self._trees.find_ids(tx, [room.root], final)[room.root]
-        changes = {pair_id: at for pair_id, at in final.items() if now.get(pair_id) != at}
-        return Resolved(State(room.root, changes), resolved.roots, resolved.report)
+        differing = self._trees.differing_ids(tx, room.root, state.root)
+        wanted = {pair_id: new for pair_id, (_, new) in differing.items()} | dict(state.changes)
+        now = {} if room.root is None else self._trees.find_ids(tx, [room.root], wanted)[room.root]
+        final = {pair_id: at for pair_id, at in wanted.items() if now.get(pair_id) != at}
+        changes = self._changes(tx, room, final, event)
+        return Resolved(State(room.root, final), resolved.roots, resolved.report), changes
 
-    def _changes(self, tx: ReadTx, room: HotRoom, state: State, event: Event) -> list[Change]:
-        """What differs in this state from the room's current state."""
-        final = self._from_current(tx, room, Resolved(state)).state.changes
-        now = {} if room.root is None else self._trees.find_ids(tx, [room.root], final)[room.root]
-        final = {pair_id: at for pair_id, at in final.items() if now.get(pair_id) != at}
+    def _changes(self, tx: ReadTx, room: HotRoom, final: Mapping[int, int | None], event: Event) -> list[Change]:
         pairs = self._trees.pairs(tx, final)
         stored = events.find_many(tx, [at for at in final.values() if at is not None and at != UNSTORED])
         found = []

@@ -25,6 +25,7 @@ from homeserver.storage.state import Pair
 _RECENT = 64
 _FEW = 500
 """Up to so many members, their events are in memory with the room; of larger rooms those that were needed."""
+_RECENT_BYTES = 2500
 _MEMBER_BYTES = 250
 """What a user id and its membership cost in memory."""
 
@@ -76,7 +77,7 @@ class RoomState:
         return event
 
     def items(self) -> list[tuple[Pair, Event]]:
-        """All that is in memory, which is everything but members."""
+        """All that is in memory: everything, but for members of large rooms."""
         return list(self._loaded.items())
 
     def membership_of(self, user_id: str) -> str:
@@ -107,6 +108,12 @@ class RoomState:
         if pair[0] == "m.room.member":
             self._set_member(UserId(pair[1]), event)
 
+    def forget_members(self) -> None:
+        """Keep of a large room no member events but those that are needed again; nothing may be under way for it."""
+        if len(self._memberships) > _FEW:
+            for pair in [pair for pair in self._loaded if pair[0] == "m.room.member"]:
+                self.size -= _weight(self._loaded.pop(pair))
+
     def replace(self, redacted: Mapping[str, Event]) -> None:
         """Put the redacted form, by event id, in the place of events."""
         for pair, event in list(self._loaded.items()):
@@ -118,10 +125,12 @@ class RoomState:
         self.size += _weight(event)
 
     def _set_member(self, user_id: UserId, event: Event | None) -> None:
+        self.size -= _MEMBER_BYTES * len(self._memberships)
         if event is None:
             self._memberships.pop(user_id, None)
         else:
             self._memberships[user_id] = event.membership or "leave"
+        self.size += _MEMBER_BYTES * len(self._memberships)
         if event is not None and event.membership == "join":
             self.joined.add(user_id)
         else:
@@ -174,7 +183,7 @@ class HotRoom:
     @property
     def size(self) -> int:
         """What the room costs in memory, about, in bytes."""
-        return self.state.size + sum(recent.event.size for recent in self.recent)
+        return self.state.size + _RECENT_BYTES * len(self.recent)
 
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[None]:
@@ -268,12 +277,22 @@ class HotRooms:
         missing = room.state.not_loaded(pairs)
         if missing:
             # What is not in memory is not among what is being written either, so the committed state has it.
-            room.state.add(await self._database.snapshot(self._read_state, room, missing))
-            self._weigh(room)
+            found = await self._database.snapshot(self._read_state, room, missing)
+            self.weigh(room)  # Before, so that it does not forget again what is needed now.
+            room.state.add(found)
 
-    def nid_of(self, room_id: RoomId) -> int | None:
-        """The number of a room that is in memory."""
-        return self._nids.get(room_id)
+    async def nid_of(self, room_id: RoomId) -> int:
+        """The room's number. Raises `NotFound`."""
+        if (known := self._nids.get(room_id)) is not None:
+            return known
+        room_nid = await self._database.read(rooms.find_nid, room_id)
+        if room_nid is None:
+            raise NotFound("This server does not know the room.")
+        return room_nid
+
+    async def find(self, room_id: RoomId) -> HotRoom:
+        """The room with this id. Raises `NotFound`."""
+        return await self.get(await self.nid_of(room_id))
 
     def peek(self, room_nid: int) -> HotRoom | None:
         """The room if it is in memory."""
@@ -284,7 +303,7 @@ class HotRooms:
         assert room.room_nid is not None
         self._rooms[room.room_nid] = room
         self._nids[room.room_id] = room.room_nid
-        self._weigh(room)
+        self.weigh(room)
 
     def drop(self, room: HotRoom) -> None:
         """Forget a room that memory and database no longer agree about."""
@@ -323,20 +342,26 @@ class HotRooms:
         stored = events.find_many(tx, positions.values())
         return {pair: parse(stored[position], room.version.identifier) for pair, position in positions.items()}
 
-    def _weigh(self, room: HotRoom) -> None:
+    def weigh(self, room: HotRoom) -> None:
         """Note what the room costs now; whoever was not used for the longest time goes when there is too much."""
         if room.room_nid is None or self._rooms.get(room.room_nid) is not room:
             return
-        self._size += room.size - self._sizes.get(room.room_nid, 0)
-        self._sizes[room.room_nid] = room.size
+        self._note_size(room.room_nid, room.size)
         if self._size <= self._budget:
             return
+        if not room.pending and not room.is_held:
+            room.state.forget_members()
+            self._note_size(room.room_nid, room.size)
         # A room that is ahead of the database, or that somebody has alone, must not be read from there.
         idle = [nid for nid, one in self._rooms.items() if one is not room and not one.pending and not one.is_held]
         for room_nid in idle:
-            self._remove(room_nid)
             if self._size <= self._budget * 9 // 10:
                 return
+            self._remove(room_nid)
+
+    def _note_size(self, room_nid: int, size: int) -> None:
+        self._size += size - self._sizes.get(room_nid, 0)
+        self._sizes[room_nid] = size
 
     def _remove(self, room_nid: int) -> None:
         del self._nids[self._rooms.pop(room_nid).room_id]

@@ -28,7 +28,7 @@ from homeserver.services.rooms.merge import Merger
 from homeserver.services.rooms.persist import EventWriter, Superseded
 from homeserver.services.rooms.placement import Batch, NewEvent
 from homeserver.services.rooms.signatures import Signatures
-from homeserver.storage import event_graph, events, rooms
+from homeserver.storage import event_graph, events
 from homeserver.storage.engine import Database, ReadTx, WriteTx
 from homeserver.storage.event_graph import Waiting
 from homeserver.storage.events import StoredEvent
@@ -118,7 +118,7 @@ class Inbox:
                     return await self._receive(room, pdus)
                 except Superseded:
                     # What it was built upon could not be written; what has been is not taken twice.
-                    room = await self._known_room(room_id)
+                    room = await self._hot.find(room_id)
             raise Unavailable("The room changes too quickly.")
 
     async def receive_with_state(self, room_id: RoomId, pdu: bytes, state: Mapping[Pair, EventId]) -> Receipt:
@@ -127,7 +127,7 @@ class Inbox:
         Raises `NotFound` if the room is not known, or an event of the state.
         """
         async with self._turns.hold(room_id):
-            room = await self._known_room(room_id)
+            room = await self._hot.find(room_id)
             checked, receipts = await self._check(room, [pdu])
             if not checked:
                 return receipts[0]
@@ -142,7 +142,7 @@ class Inbox:
     async def receive_outliers(self, room_id: RoomId, pdus: Sequence[bytes]) -> list[Receipt]:
         """Take events that others cite in `auth_events`, or that are part of a state; they are in no timeline."""
         async with self._turns.hold(room_id):
-            room = await self._known_room(room_id)
+            room = await self._hot.find(room_id)
             checked, receipts = await self._check(room, pdus)
             load = await self._database.snapshot(self._begin, room, checked)
             for event in _ordered({one: event for one, event in checked.items() if one not in load.receipts}):
@@ -157,22 +157,14 @@ class Inbox:
 
     async def missing(self, room_id: RoomId) -> set[EventId]:
         """What the events of a room wait for, and does not wait itself: what has to be asked for."""
-        room = await self._known_room(room_id)
+        room = await self._hot.find(room_id)
         return await self._database.snapshot(_missing, room.room_nid)
 
     async def _room(self, room_id: RoomId, pdus: Sequence[bytes]) -> HotRoom:
         try:
-            return await self._known_room(room_id)
+            return await self._hot.find(room_id)
         except NotFound:
             return await self._found(room_id, pdus)
-
-    async def _known_room(self, room_id: RoomId) -> HotRoom:
-        room_nid = self._hot.nid_of(room_id)
-        if room_nid is None:
-            room_nid = await self._database.read(rooms.find_nid, room_id)
-        if room_nid is None:
-            raise NotFound("This server does not know the room.")
-        return await self._hot.get(room_nid)
 
     async def _found(self, room_id: RoomId, pdus: Sequence[bytes]) -> HotRoom:
         """Begin a room by its create event."""
@@ -212,7 +204,7 @@ class Inbox:
                 with suppress(Conflict, Superseded):  # The next event that can do it will.
                     await self._merger.merge(room)
             if room.is_stale:
-                room = await self._known_room(room.room_id)
+                room = await self._hot.find(room.room_id)
         await self._end(room, load)
         for event_id in checked.keys() - load.receipts.keys():
             # Only where servers choose the ids of events can these name each other.
@@ -267,7 +259,7 @@ class Inbox:
                     try:
                         self._hand_over(room, placed, load)
                     except Superseded:
-                        room = await self._known_room(room.room_id)
+                        room = await self._hot.find(room.room_id)
                         continue
                     return True
             await self._settle(load)
@@ -279,7 +271,7 @@ class Inbox:
                         return False
                     self._hand_over(room, placed, load)
                     return True
-            room = await self._known_room(room.room_id)
+            room = await self._hot.find(room.room_id)
         raise Unavailable("The room changes too quickly.")
 
     def _hand_over(self, room: HotRoom, placed: Placed, load: _Load) -> None:

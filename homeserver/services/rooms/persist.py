@@ -142,6 +142,7 @@ class EventWriter:
             room.root, room.tips = line.root, line.tips
             _take_over(handed.batch, stored)
             self._settle(handed, stored)
+            self._rooms.weigh(room)
         crash.point("K5")
 
     @staticmethod

@@ -21,7 +21,7 @@ from homeserver.services.rooms.merge import Merger
 from homeserver.services.rooms.persist import EventWriter, Superseded
 from homeserver.services.rooms.placement import Batch, Redaction
 from homeserver.services.rooms.power import may_act
-from homeserver.storage import events, rooms, transactions, users
+from homeserver.storage import events, transactions, users
 from homeserver.storage.engine import Database, ReadTx, WriteTx
 from homeserver.storage.events import StoredEvent
 from homeserver.storage.transactions import Repeated
@@ -56,16 +56,11 @@ class Sender:
 
     async def nid_of(self, room_id: RoomId) -> int:
         """The room's number. Raises `NotFound`."""
-        if (known := self._hot.nid_of(room_id)) is not None:
-            return known
-        room_nid = await self._database.read(rooms.find_nid, room_id)
-        if room_nid is None:
-            raise NotFound("This server does not know the room.")
-        return room_nid
+        return await self._hot.nid_of(room_id)
 
     async def room(self, room_id: RoomId) -> HotRoom:
         """The room as it is now. Raises `NotFound`."""
-        return await self._hot.get(await self.nid_of(room_id))
+        return await self._hot.find(room_id)
 
     def begin(self, room: HotRoom) -> Drafts:
         """Drafts for a room that is being made."""
