@@ -25,6 +25,7 @@ from homeserver.services.auth.limits import Limits
 from homeserver.services.auth.passwords import Passwords
 from homeserver.services.auth.servers import ServerAuth
 from homeserver.services.auth.sessions import Sessions
+from homeserver.services.federation.edus import Edus
 from homeserver.services.federation.server_keys import PublishedKeys
 from homeserver.services.live.counter import LiveCounter
 from homeserver.services.live.presence import Presence
@@ -85,6 +86,7 @@ class Container:
     federation: FederationClient
     server_auth: ServerAuth
     published_keys: PublishedKeys
+    edus: Edus
     sessions: Sessions
     passwords: Passwords
     limits: Limits
@@ -230,6 +232,7 @@ async def build(
             federation=client,
             server_auth=ServerAuth(keys, clock, config.server_name),
             published_keys=PublishedKeys(database, clock, keys, config.server_name, author.key, {}),
+            edus=Edus({}, metrics),
             sessions=sessions,
             passwords=passwords,
             limits=limits,
