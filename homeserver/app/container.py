@@ -180,7 +180,7 @@ async def build(
         author = Author(config.server_name, signing_key.ensure(config, randomness), clock, randomness)
         trees = StateTrees()
         hot = HotRooms(database, trees, config.room_memory_mib << 20)
-        writer = EventWriter(database, hot, trees, background)
+        writer = EventWriter(database, hot, trees, background, config.server_name)
         resolver = Resolver(database, trees)
         graph = Graph(database, trees, hot, resolver)
         client = FederationClient(transport or Nowhere(), config.server_name, author.key)
