@@ -8,6 +8,7 @@ from pathlib import Path
 from homeserver.app import signing_key
 from homeserver.config.model import Config
 from homeserver.consumers.effects import RoomEffects
+from homeserver.consumers.federation_sender import FederationSender
 from homeserver.consumers.housekeeping import Housekeeping, Purging
 from homeserver.consumers.loop import running
 from homeserver.kit import crash
@@ -17,6 +18,8 @@ from homeserver.kit.logs import report
 from homeserver.kit.metrics import Metrics
 from homeserver.kit.randomness import Randomness
 from homeserver.outbound.blobs import DiskBlobs
+from homeserver.outbound.destinations import Destinations
+from homeserver.outbound.ephemeral import Ephemeral
 from homeserver.outbound.federation import FederationClient
 from homeserver.outbound.keyring import KeyRing
 from homeserver.outbound.transport import Nowhere, Transport
@@ -84,6 +87,8 @@ class Container:
     metrics: Metrics
     database: Database
     notifier: Notifier
+    destinations: Destinations
+    ephemeral: Ephemeral
     federation: FederationClient
     server_auth: ServerAuth
     published_keys: PublishedKeys
@@ -183,7 +188,8 @@ async def build(
         writer = EventWriter(database, hot, trees, background, config.server_name)
         resolver = Resolver(database, trees)
         graph = Graph(database, trees, hot, resolver)
-        client = FederationClient(transport or Nowhere(), config.server_name, author.key)
+        destinations, ephemeral = Destinations(clock, randomness), Ephemeral()
+        client = FederationClient(transport or Nowhere(), destinations, config.server_name, author.key)
         keys = KeyRing(database, clock, client, config.server_name, author.key)
         server_acls = ServerAcls(hot)
         merger = Merger(clock, hot, writer, graph, author, config.server_name)
@@ -223,8 +229,12 @@ async def build(
             database, clock, trees, hot, resolver, sender, server_name=config.server_name, holder=randomness.letters(16)
         )
         purging = Purging(notifier, purge)
+        federation_sender = FederationSender(
+            database, clock, randomness, notifier, client, destinations, ephemeral, metrics, config.server_name
+        )
         if is_server:
-            await stack.enter_async_context(running([housekeeping.run, effects.run, purging.run], clock))
+            works = [housekeeping.run, effects.run, purging.run, federation_sender.run]
+            await stack.enter_async_context(running(works, clock))
         yield Container(
             config=config,
             clock=clock,
@@ -232,8 +242,10 @@ async def build(
             metrics=metrics,
             database=database,
             notifier=notifier,
+            destinations=destinations,
+            ephemeral=ephemeral,
             federation=client,
-            server_auth=ServerAuth(keys, clock, config.server_name),
+            server_auth=ServerAuth(keys, destinations, clock, config.server_name),
             published_keys=PublishedKeys(database, clock, keys, config.server_name, author.key, {}),
             edus=Edus({}, metrics),
             sessions=sessions,

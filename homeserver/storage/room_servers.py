@@ -80,6 +80,12 @@ _OPEN = select(room_servers.c.server_name).where(
     room_servers.c.room_nid == bindparam("nid"), room_servers.c.until.is_(None)
 )
 _REMOVE_SOME = some_of_room(room_servers)
+_NEIGHBOURS = select(room_servers.c.server_name).where(text("until IS NULL")).distinct()
+
+
+def list_neighbours(tx: ReadTx) -> set[ServerName]:
+    """The other servers that are in any room."""
+    return {ServerName(name) for name in tx.connection.execute(_NEIGHBOURS).scalars()}
 
 
 def list_open(tx: ReadTx, room_nid: int) -> set[ServerName]:
