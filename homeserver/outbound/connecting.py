@@ -370,7 +370,7 @@ def _words(error: Exception) -> str:
         return (error.reason or "it broke off").lower().replace("_", " ")
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
-    return str(error).rstrip(".").lower() or "no reason was given"
+    return str(error).rstrip(".").lower() or "the other side hung up"
 
 
 def _read_proxy(url: str) -> _Proxy:

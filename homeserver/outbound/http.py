@@ -148,6 +148,8 @@ class _Connection:
             self.wire.abort()
 
     async def _read(self, response: httpcore2.Response, largest: int) -> Reply:
+        if not 200 <= response.status <= 599:
+            raise Unreachable(f"Its answer has the status {response.status}, which means nothing.")
         headers: dict[str, str] = {}
         for raw_name, raw_value in response.headers:
             name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
