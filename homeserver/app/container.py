@@ -16,10 +16,13 @@ from homeserver.kit.concurrency import Background
 from homeserver.kit.logs import report
 from homeserver.kit.metrics import Metrics
 from homeserver.kit.randomness import Randomness
+from homeserver.matrix.server_keys import PublishedKey
 from homeserver.outbound.blobs import DiskBlobs
 from homeserver.outbound.federation import FederationClient
+from homeserver.outbound.http import opened
 from homeserver.outbound.keyring import KeyRing
-from homeserver.outbound.transport import Nowhere, Transport
+from homeserver.outbound.partners import Partners
+from homeserver.outbound.transport import Transport
 from homeserver.services.auth.interactive import InteractiveAuth
 from homeserver.services.auth.limits import Limits
 from homeserver.services.auth.passwords import Passwords
@@ -183,8 +186,12 @@ async def build(
         writer = EventWriter(database, hot, trees, background, config.server_name)
         resolver = Resolver(database, trees)
         graph = Graph(database, trees, hot, resolver)
-        client = FederationClient(transport or Nowhere(), config.server_name, author.key)
-        keys = KeyRing(database, clock, client, config.server_name, author.key)
+        if transport is None:
+            transport = await stack.enter_async_context(opened(config.federation, clock, randomness))
+        client = FederationClient(transport, config.server_name, author.key)
+        notaries = config.federation.notaries
+        keys = KeyRing(database, clock, client, config.server_name, author.key, notaries=notaries)
+        old_keys = {one.key_id: PublishedKey(one.public_key, one.expired_ts) for one in config.federation.old_keys}
         server_acls = ServerAcls(hot)
         merger = Merger(clock, hot, writer, graph, author, config.server_name)
         inbox = Inbox(database, clock, hot, writer, graph, merger, Signatures(keys))
@@ -233,8 +240,8 @@ async def build(
             database=database,
             notifier=notifier,
             federation=client,
-            server_auth=ServerAuth(keys, clock, config.server_name),
-            published_keys=PublishedKeys(database, clock, keys, config.server_name, author.key, {}),
+            server_auth=ServerAuth(keys, clock, Partners(config.federation), config.server_name),
+            published_keys=PublishedKeys(database, clock, keys, config.server_name, author.key, old_keys),
             edus=Edus({}, metrics),
             sessions=sessions,
             passwords=passwords,
