@@ -25,6 +25,7 @@ from homeserver.services.auth.limits import Limits
 from homeserver.services.auth.passwords import Passwords
 from homeserver.services.auth.servers import ServerAuth
 from homeserver.services.auth.sessions import Sessions
+from homeserver.services.federation.edus import Edus
 from homeserver.services.federation.room_reads import RoomReads
 from homeserver.services.federation.server_keys import PublishedKeys
 from homeserver.services.live.counter import LiveCounter
@@ -88,6 +89,7 @@ class Container:
     federation: FederationClient
     server_auth: ServerAuth
     published_keys: PublishedKeys
+    edus: Edus
     sessions: Sessions
     passwords: Passwords
     limits: Limits
@@ -180,7 +182,7 @@ async def build(
         author = Author(config.server_name, signing_key.ensure(config, randomness), clock, randomness)
         trees = StateTrees()
         hot = HotRooms(database, trees, config.room_memory_mib << 20)
-        writer = EventWriter(database, hot, trees, background)
+        writer = EventWriter(database, hot, trees, background, config.server_name)
         resolver = Resolver(database, trees)
         graph = Graph(database, trees, hot, resolver)
         client = FederationClient(transport or Nowhere(), config.server_name, author.key)
@@ -236,6 +238,7 @@ async def build(
             federation=client,
             server_auth=ServerAuth(keys, clock, config.server_name),
             published_keys=PublishedKeys(database, clock, keys, config.server_name, author.key, {}),
+            edus=Edus({}, metrics),
             sessions=sessions,
             passwords=passwords,
             limits=limits,
