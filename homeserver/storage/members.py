@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from sqlalchemy import BigInteger, Boolean, Column, Index, Table, bindparam, delete, false, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
-from homeserver.matrix.identifiers import RoomId, ServerName, UserId
+from homeserver.matrix.identifiers import RoomId, UserId
 from homeserver.storage.engine import ReadTx, WriteTx
 from homeserver.storage.rooms import rooms
 from homeserver.storage.tables import Text, among, chunks, domain, metadata, some_of_room
@@ -132,13 +132,6 @@ _ROOMS_OF_SERVER = (
         memberships.c.membership.in_(bindparam("kinds", expanding=True)),
         domain(memberships.c.user_id) == bindparam("server_name"),
     )
-)
-_SERVERS = (
-    select(domain(memberships.c.user_id).label("server"))
-    .where(memberships.c.room_nid == bindparam("room_nid"), memberships.c.membership == "join")
-    .group_by("server")
-    .order_by(func.count().desc(), "server")
-    .limit(bindparam("limit"))
 )
 _LOCAL_USERS = select(memberships.c.user_id).where(memberships.c.room_nid == bindparam("room_nid"), OF_SERVER)
 _REMOVE_LOCAL = delete(memberships).where(memberships.c.room_nid == bindparam("room_nid"), OF_SERVER)
@@ -275,21 +268,10 @@ def list_local(tx: ReadTx, room_nid: int, server_name: str, kinds: Iterable[str]
     return [Member(*row) for row in tx.connection.execute(_LOCAL, values)]
 
 
-def is_server_in(tx: ReadTx, room_nid: int, server_name: str) -> bool:
-    """Whether a user of this server is in the room."""
-    return bool(find_rooms_of_server(tx, [room_nid], server_name, ["join"]))
-
-
 def find_rooms_of_server(tx: ReadTx, room_nids: Iterable[int], server_name: str, kinds: Iterable[str]) -> set[int]:
     """Those of the rooms in which a user of this server has one of these memberships."""
     values = {"room_nids": list(room_nids), "server_name": server_name, "kinds": list(kinds)}
     return set(tx.connection.execute(_ROOMS_OF_SERVER, values).scalars())
-
-
-def list_servers(tx: ReadTx, room_nid: int, *, limit: int) -> list[ServerName]:
-    """The servers that have users in the room, those with the most of them first."""
-    found = tx.connection.execute(_SERVERS, {"room_nid": room_nid, "limit": limit}).scalars()
-    return [ServerName(name) for name in found]
 
 
 def list_of_server(tx: ReadTx, room_nid: int, server_name: str) -> list[Member]:

@@ -16,7 +16,7 @@ from homeserver.services.rooms.hot import HotRoom
 from homeserver.services.rooms.power import may_set
 from homeserver.services.rooms.send import Sender
 from homeserver.services.rooms.summaries import Summaries
-from homeserver.storage import aliases, members, rooms
+from homeserver.storage import aliases, members, room_servers, rooms
 from homeserver.storage.aliases import Alias
 from homeserver.storage.engine import Database, ReadTx
 
@@ -89,8 +89,8 @@ class Directory:
 
     async def resolve_own(self, alias: RoomAlias) -> tuple[RoomId, list[ServerName]]:
         """The same of this server's aliases only."""
-        room_id, servers = await self._database.snapshot(_resolve, alias)
-        return room_id, [ServerName(self.server_name), *(name for name in servers if name != self.server_name)]
+        room_id, others = await self._database.snapshot(_resolve, alias)
+        return room_id, [ServerName(self.server_name), *others]
 
     async def add(self, who: Requester, alias: RoomAlias, room_id: RoomId) -> None:
         """Point a new alias to a room that one is in. Raises `Conflict` if it is taken."""
@@ -256,7 +256,7 @@ def _resolve(tx: ReadTx, alias: RoomAlias) -> tuple[RoomId, list[ServerName]]:
     if found is None:
         raise NotFound("There is no room of this alias.")
     room = rooms.find_many(tx, [found.room_nid])[found.room_nid]
-    return room.room_id, members.list_servers(tx, room.room_nid, limit=MOST_SERVERS)
+    return room.room_id, room_servers.list_longest(tx, room.room_nid, limit=MOST_SERVERS)
 
 
 def _may_name(room: HotRoom, user_id: UserId) -> bool:
