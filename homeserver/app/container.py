@@ -39,6 +39,7 @@ from homeserver.services.media.store import MediaStore
 from homeserver.services.media.thumbnails import Thumbnails
 from homeserver.services.rooms.author import Author
 from homeserver.services.rooms.create import RoomCreation
+from homeserver.services.rooms.directories_elsewhere import DirectoriesElsewhere
 from homeserver.services.rooms.directory import Directory
 from homeserver.services.rooms.graph import Graph
 from homeserver.services.rooms.hierarchy import Hierarchy
@@ -69,6 +70,7 @@ from homeserver.services.users.devices import Devices
 from homeserver.services.users.e2e_keys import E2eKeys
 from homeserver.services.users.key_backups import KeyBackups
 from homeserver.services.users.profiles import Profiles
+from homeserver.services.users.profiles_elsewhere import ProfilesElsewhere
 from homeserver.services.users.push_rules import Pushers, PushRules
 from homeserver.services.users.registration import Registration
 from homeserver.services.users.to_device import ToDevice
@@ -200,7 +202,8 @@ async def build(
         room_creation = RoomCreation(clock, sender, members, author, default_version=config.default_room_version)
         room_reader = RoomReader(database, clock, trees)
         summaries = Summaries(trees)
-        directory = Directory(database, clock, sender, summaries, config.server_name)
+        elsewhere = DirectoriesElsewhere(client)
+        directory = Directory(database, clock, sender, summaries, elsewhere, config.server_name)
 
         blobs = DiskBlobs(Path(config.data_dir) / "media")
         thumbnails = Thumbnails(blobs)
@@ -251,7 +254,7 @@ async def build(
             accounts=accounts,
             confirmation=Confirmation(interactive, accounts),
             registration=registration,
-            profiles=Profiles(database),
+            profiles=Profiles(database, ProfilesElsewhere(client, clock), config.server_name),
             user_data=UserData(database),
             push_rules=push_rules,
             pushers=Pushers(database, clock),

@@ -8,12 +8,12 @@ from typing import Protocol, TypeVar
 
 from homeserver.matrix import visibility
 from homeserver.matrix.events import Event
-from homeserver.matrix.identifiers import UserId, domain_of
+from homeserver.matrix.identifiers import ServerName, UserId, domain_of
 from homeserver.matrix.visibility import Moment
 from homeserver.services.rooms.hot import parse
 from homeserver.services.rooms.state import StateTrees
 from homeserver.services.rooms.stays import last_end
-from homeserver.storage import events, members, places, users
+from homeserver.storage import events, members, places, room_servers, users
 from homeserver.storage.engine import ReadTx
 from homeserver.storage.events import StoredEvent
 from homeserver.storage.members import Member
@@ -197,7 +197,7 @@ class OnlookingServer:
     state of which nothing is known but that others cite it.
     """
 
-    def __init__(self, tx: ReadTx, trees: StateTrees, room: Room, server_name: str) -> None:
+    def __init__(self, tx: ReadTx, trees: StateTrees, room: Room, server_name: ServerName) -> None:
         self.room = room
         self.server_name = server_name
         self._tx = tx
@@ -208,7 +208,7 @@ class OnlookingServer:
     @cached_property
     def is_in_room(self) -> bool:
         """Whether a user of the server is in the room now."""
-        return members.is_server_in(self._tx, self.room.room_nid, self.server_name)
+        return bool(room_servers.find_rooms(self._tx, self.server_name, [self.room.room_nid]))
 
     def shown(self, stored: Sequence[StoredEvent]) -> list[Shown]:
         """Those of the room's events that were not rejected, as the server may have them, in the order given."""
