@@ -12,6 +12,7 @@ HomeserverError
 │   ├── MethodNotAllowed         the endpoint exists, the method does not
 │   ├── Unsupported              any other refusal with an error code of its own (`errcode`)
 │   ├── Unauthenticated          who is calling is not proven
+│   │   ├── NotSigned              a server's request bears no good signature
 │   │   ├── MissingToken
 │   │   ├── UnknownToken
 │   │   └── InteractiveAuthNeeded  the answer is the user-interactive authentication object
@@ -19,6 +20,9 @@ HomeserverError
 │   │   └── GuestForbidden
 │   ├── NotFound                 absent, or not to be seen: both look the same
 │   └── Conflict                 a name is taken, or a state forbids the change
+├── RemoteFailure                another server did not do what it was asked
+│   ├── Unreachable              it gave no answer that can be used
+│   └── Refused                  it answered with an error
 ├── ConfigError                  the settings are wrong; carries every fault found
 └── Unavailable                  our own trouble, worth a retry
 
@@ -90,6 +94,10 @@ class Unauthenticated(RequestError):
     """Who is calling is not proven."""
 
 
+class NotSigned(Unauthenticated):
+    """The request of a server bears no good signature."""
+
+
 class MissingToken(Unauthenticated):
     """No access token was sent."""
 
@@ -123,6 +131,25 @@ class NotFound(RequestError):
 
 class Conflict(RequestError):
     """Taken already, or impossible as things stand."""
+
+
+class RemoteFailure(HomeserverError):
+    """Another server did not do what it was asked. Clients are never told its words, nor its status."""
+
+
+class Unreachable(RemoteFailure):
+    """The server gave no answer that can be used; the message says, for an operator, which step failed."""
+
+
+class Refused(RemoteFailure):
+    """The server answered with an error. `body` is its JSON object, empty if it was none."""
+
+    def __init__(self, status: int, errcode: str, message: str, body: Mapping[str, object]) -> None:
+        super().__init__(f"It answered {status} {errcode}: {message}")
+        self.status = status
+        self.errcode = errcode
+        self.message = message
+        self.body = body
 
 
 class ConfigError(HomeserverError):

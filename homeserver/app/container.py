@@ -17,11 +17,17 @@ from homeserver.kit.logs import report
 from homeserver.kit.metrics import Metrics
 from homeserver.kit.randomness import Randomness
 from homeserver.outbound.blobs import DiskBlobs
+from homeserver.outbound.federation import FederationClient
 from homeserver.outbound.keyring import KeyRing
+from homeserver.outbound.transport import Nowhere, Transport
 from homeserver.services.auth.interactive import InteractiveAuth
 from homeserver.services.auth.limits import Limits
 from homeserver.services.auth.passwords import Passwords
+from homeserver.services.auth.servers import ServerAuth
 from homeserver.services.auth.sessions import Sessions
+from homeserver.services.federation.edus import Edus
+from homeserver.services.federation.room_reads import RoomReads
+from homeserver.services.federation.server_keys import PublishedKeys
 from homeserver.services.live.counter import LiveCounter
 from homeserver.services.live.presence import Presence
 from homeserver.services.live.receipts import Receipts
@@ -43,6 +49,7 @@ from homeserver.services.rooms.read import RoomReader
 from homeserver.services.rooms.relations import Relations
 from homeserver.services.rooms.resolution import Resolver
 from homeserver.services.rooms.send import Sender
+from homeserver.services.rooms.server_acl import ServerAcls
 from homeserver.services.rooms.signatures import Signatures
 from homeserver.services.rooms.state import StateTrees
 from homeserver.services.rooms.state_events import StateEvents
@@ -77,6 +84,10 @@ class Container:
     metrics: Metrics
     database: Database
     notifier: Notifier
+    federation: FederationClient
+    server_auth: ServerAuth
+    published_keys: PublishedKeys
+    edus: Edus
     sessions: Sessions
     passwords: Passwords
     limits: Limits
@@ -93,6 +104,7 @@ class Container:
     e2e_keys: E2eKeys
     to_device: ToDevice
     key_backups: KeyBackups
+    server_acls: ServerAcls
     inbox: Inbox
     sender: Sender
     members: Members
@@ -102,6 +114,7 @@ class Container:
     directory: Directory
     relations: Relations
     hierarchy: Hierarchy
+    room_reads: RoomReads
     state_events: StateEvents
     purge: Purge
     receipts: Receipts
@@ -113,7 +126,13 @@ class Container:
 
 @asynccontextmanager
 async def build(
-    config: Config, *, clock: Clock, randomness: Randomness, metrics: Metrics, is_server: bool = True
+    config: Config,
+    *,
+    clock: Clock,
+    randomness: Randomness,
+    metrics: Metrics,
+    is_server: bool = True,
+    transport: Transport | None = None,
 ) -> AsyncIterator[Container]:
     """Open everything; what was opened is closed when the block ends.
 
@@ -161,10 +180,12 @@ async def build(
         author = Author(config.server_name, signing_key.ensure(config, randomness), clock, randomness)
         trees = StateTrees()
         hot = HotRooms(database, trees, config.room_memory_mib << 20)
-        writer = EventWriter(database, hot, trees, background)
+        writer = EventWriter(database, hot, trees, background, config.server_name)
         resolver = Resolver(database, trees)
         graph = Graph(database, trees, hot, resolver)
-        keys = KeyRing(database, config.server_name, author.key)
+        client = FederationClient(transport or Nowhere(), config.server_name, author.key)
+        keys = KeyRing(database, clock, client, config.server_name, author.key)
+        server_acls = ServerAcls(hot)
         merger = Merger(clock, hot, writer, graph, author, config.server_name)
         inbox = Inbox(database, clock, hot, writer, graph, merger, Signatures(keys))
         sender = Sender(database, clock, hot, writer, merger, author)
@@ -211,6 +232,10 @@ async def build(
             metrics=metrics,
             database=database,
             notifier=notifier,
+            federation=client,
+            server_auth=ServerAuth(keys, clock, config.server_name),
+            published_keys=PublishedKeys(database, clock, keys, config.server_name, author.key, {}),
+            edus=Edus({}, metrics),
             sessions=sessions,
             passwords=passwords,
             limits=limits,
@@ -227,6 +252,7 @@ async def build(
             e2e_keys=E2eKeys(database, config.server_name),
             to_device=ToDevice(database, clock),
             key_backups=KeyBackups(database),
+            server_acls=server_acls,
             inbox=inbox,
             sender=sender,
             members=members,
@@ -236,6 +262,7 @@ async def build(
             room_upgrade=RoomUpgrade(database, sender, members, room_creation, author),
             directory=directory,
             hierarchy=Hierarchy(database, trees, summaries),
+            room_reads=RoomReads(database, trees, server_acls),
             state_events=StateEvents(sender, members, directory),
             purge=purge,
             receipts=Receipts(database, clock),
