@@ -29,6 +29,7 @@ from homeserver.api.client.v3 import (
     sync,
 )
 from homeserver.api.federation.v1 import events, query, version
+from homeserver.api.federation.v1 import send as federation_send
 from homeserver.api.federation.v1 import state as federation_state
 from homeserver.api.keys.v2 import server
 from homeserver.http.endpoint import Endpoint
@@ -68,6 +69,7 @@ _V1 = [
 _FEDERATION_V1 = [
     *events.ENDPOINTS,
     *query.ENDPOINTS,
+    *federation_send.ENDPOINTS,
     *federation_state.ENDPOINTS,
     *version.ENDPOINTS,
 ]
