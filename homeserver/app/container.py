@@ -37,6 +37,7 @@ from homeserver.services.live.receipts import Receipts
 from homeserver.services.live.typing import Typing
 from homeserver.services.media.store import MediaStore
 from homeserver.services.media.thumbnails import Thumbnails
+from homeserver.services.rooms.arrival import Arrivals
 from homeserver.services.rooms.author import Author
 from homeserver.services.rooms.create import RoomCreation
 from homeserver.services.rooms.directories_elsewhere import DirectoriesElsewhere
@@ -51,12 +52,15 @@ from homeserver.services.rooms.persist import EventWriter
 from homeserver.services.rooms.purge import Purge
 from homeserver.services.rooms.read import RoomReader
 from homeserver.services.rooms.relations import Relations
+from homeserver.services.rooms.remote_members import RemoteMembers
+from homeserver.services.rooms.resident import Resident
 from homeserver.services.rooms.resolution import Resolver
 from homeserver.services.rooms.send import Sender
 from homeserver.services.rooms.server_acl import ServerAcls
 from homeserver.services.rooms.signatures import Signatures
 from homeserver.services.rooms.state import StateTrees
 from homeserver.services.rooms.state_events import StateEvents
+from homeserver.services.rooms.stripped import Stripper
 from homeserver.services.rooms.succession import Succession
 from homeserver.services.rooms.summaries import Summaries
 from homeserver.services.rooms.upgrade import RoomUpgrade
@@ -110,6 +114,7 @@ class Container:
     to_device: ToDevice
     key_backups: KeyBackups
     server_acls: ServerAcls
+    resident: Resident
     inbox: Inbox
     sender: Sender
     members: Members
@@ -196,9 +201,12 @@ async def build(
         old_keys = {one.key_id: PublishedKey(one.public_key, one.expired_ts) for one in config.federation.old_keys}
         server_acls = ServerAcls(hot)
         merger = Merger(clock, hot, writer, graph, author, config.server_name)
-        inbox = Inbox(database, clock, hot, writer, graph, merger, Signatures(keys))
+        signatures = Signatures(keys)
+        inbox = Inbox(database, clock, hot, writer, graph, merger, signatures)
         sender = Sender(database, clock, hot, writer, merger, author)
-        members = Members(database, sender, Succession(database, trees), config.server_name)
+        stripper = Stripper(signatures)
+        remote_members = RemoteMembers(database, clock, client, author, signatures, Arrivals(inbox), stripper)
+        members = Members(database, sender, inbox, Succession(database, trees), remote_members, config.server_name)
         room_creation = RoomCreation(clock, sender, members, author, default_version=config.default_room_version)
         room_reader = RoomReader(database, clock, trees)
         summaries = Summaries(trees)
@@ -262,6 +270,7 @@ async def build(
             e2e_keys=E2eKeys(database, config.server_name),
             to_device=ToDevice(database, clock),
             key_backups=KeyBackups(database),
+            resident=Resident(database, sender, inbox, server_acls, signatures, author, trees),
             server_acls=server_acls,
             inbox=inbox,
             sender=sender,

@@ -8,7 +8,7 @@ rooms do not wait for each other.
 from collections import deque
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 import msgspec
@@ -20,7 +20,7 @@ from homeserver.matrix import event_auth
 from homeserver.matrix.canonical import CanonicalJsonError
 from homeserver.matrix.event_auth import AuthError
 from homeserver.matrix.events import Event, MalformedEvent
-from homeserver.matrix.identifiers import EventId, RoomId
+from homeserver.matrix.identifiers import EventId, RoomId, ServerName
 from homeserver.matrix.room_versions import ROOM_VERSIONS
 from homeserver.services.rooms.graph import Graph, Placed
 from homeserver.services.rooms.hot import HotRoom, HotRooms, NotLoaded
@@ -28,7 +28,7 @@ from homeserver.services.rooms.merge import Merger
 from homeserver.services.rooms.persist import EventWriter, Superseded
 from homeserver.services.rooms.placement import Batch, NewEvent
 from homeserver.services.rooms.signatures import Signatures
-from homeserver.storage import event_graph, events
+from homeserver.storage import event_graph, events, outgoing
 from homeserver.storage.engine import Database, ReadTx, WriteTx
 from homeserver.storage.event_graph import Waiting
 from homeserver.storage.events import StoredEvent
@@ -82,6 +82,8 @@ class _Load:
     """What earlier events wait for."""
     staged: set[EventId]
     """What waits in the database."""
+    relayed: dict[EventId, ServerName] = field(default_factory=dict)
+    """What is to be sent on, with the server that has it already."""
 
 
 class Inbox:
@@ -106,16 +108,19 @@ class Inbox:
         self._signatures = signatures
         self._turns: KeyedLocks[RoomId] = KeyedLocks()
 
-    async def receive(self, room_id: RoomId, pdus: Sequence[bytes]) -> list[Receipt]:
+    async def receive(
+        self, room_id: RoomId, pdus: Sequence[bytes], *, relay_to_all_but: ServerName | None = None
+    ) -> list[Receipt]:
         """Take events of a room, in any order; what became of each, in the order given.
 
-        A room that is not known begins with its create event. Raises `NotFound` if that is not among them.
+        A room that is not known begins with its create event. Raises `NotFound` if that is not among them. Events that
+        came through this server are sent on to all servers in the room, but for the one that has them.
         """
         async with self._turns.hold(room_id):
             room = await self._room(room_id, pdus)
             for _ in range(_ATTEMPTS):
                 try:
-                    return await self._receive(room, pdus)
+                    return await self._receive(room, pdus, relay_to_all_but)
                 except Superseded:
                     # What it was built upon could not be written; what has been is not taken twice.
                     room = await self._hot.find(room_id)
@@ -185,9 +190,13 @@ class Inbox:
                 return room
         raise NotFound("This server does not know the room, and its create event is not here.")
 
-    async def _receive(self, room: HotRoom, pdus: Sequence[bytes]) -> list[Receipt]:
+    async def _receive(
+        self, room: HotRoom, pdus: Sequence[bytes], relay_to_all_but: ServerName | None
+    ) -> list[Receipt]:
         checked, receipts = await self._check(room, pdus)
         load = await self._database.snapshot(self._begin, room, checked)
+        if relay_to_all_but is not None:
+            load.relayed.update(dict.fromkeys(checked, relay_to_all_but))
         coming: deque[Event] = deque(
             _ordered({one: event for one, event in checked.items() if one not in load.receipts})
         )
@@ -290,8 +299,12 @@ class Inbox:
                 event_graph.add_pending_redactions(tx, [(room_nid, unapplied, row.position)])
             if new.redacted_by is not None:
                 event_graph.remove_pending_redactions(tx, [event_id])
+            if but is not None and new.is_accepted:
+                for position in events.find_positions(tx, [event_id]).values():
+                    outgoing.forward(tx, position, but)
 
-        is_plain = new.placement is None and unapplied is None and event_id not in load.staged
+        but = load.relayed.get(event_id)
+        is_plain = new.placement is None and unapplied is None and but is None and event_id not in load.staged
         batch = Batch(room, [new], also=None if is_plain else also, now=self._clock.now())
         load.writing.append(self._writer.write(batch))
         load.receipts[event_id] = _receipt(event, placed)
