@@ -28,8 +28,9 @@ from homeserver.api.client.v3 import (
     state,
     sync,
 )
-from homeserver.api.federation.v1 import events, join, knock, leave, openid, public_rooms, query, version
+from homeserver.api.federation.v1 import events, invite, join, knock, leave, openid, public_rooms, query, version
 from homeserver.api.federation.v1 import state as federation_state
+from homeserver.api.federation.v2 import invite as invite_v2
 from homeserver.api.federation.v2 import join as join_v2
 from homeserver.api.federation.v2 import leave as leave_v2
 from homeserver.api.keys.v2 import server
@@ -68,6 +69,7 @@ _V1 = [
 ]
 
 _FEDERATION_V1 = [
+    *invite.ENDPOINTS,
     *join.ENDPOINTS,
     *knock.ENDPOINTS,
     *leave.ENDPOINTS,
@@ -80,6 +82,7 @@ _FEDERATION_V1 = [
 ]
 
 _FEDERATION_V2 = [
+    *invite_v2.ENDPOINTS,
     *join_v2.ENDPOINTS,
     *leave_v2.ENDPOINTS,
 ]

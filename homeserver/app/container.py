@@ -46,6 +46,7 @@ from homeserver.services.rooms.graph import Graph
 from homeserver.services.rooms.hierarchy import Hierarchy
 from homeserver.services.rooms.hot import HotRooms
 from homeserver.services.rooms.inbox import Inbox
+from homeserver.services.rooms.invitations import Invitations
 from homeserver.services.rooms.members import Members
 from homeserver.services.rooms.merge import Merger
 from homeserver.services.rooms.persist import EventWriter
@@ -115,6 +116,7 @@ class Container:
     key_backups: KeyBackups
     server_acls: ServerAcls
     resident: Resident
+    invitations: Invitations
     inbox: Inbox
     sender: Sender
     members: Members
@@ -270,6 +272,7 @@ async def build(
             e2e_keys=E2eKeys(database, config.server_name),
             to_device=ToDevice(database, clock),
             key_backups=KeyBackups(database),
+            invitations=Invitations(database, sender, members, server_acls, signatures, stripper, author),
             resident=Resident(database, sender, inbox, server_acls, signatures, author, trees),
             server_acls=server_acls,
             inbox=inbox,

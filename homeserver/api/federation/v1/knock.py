@@ -27,5 +27,7 @@ async def send_knock(
 
 ENDPOINTS = [
     Endpoint("GET", "/make_knock/{room_id}/{user_id}", make_knock, auth=SERVER, limit=None, body=None),
-    Endpoint("PUT", "/send_knock/{room_id}/{event_id}", send_knock, auth=SERVER, limit=None, body=JsonObject),
+    Endpoint(
+        "PUT", "/send_knock/{room_id}/{event_id}", send_knock, auth=SERVER, limit="join_by_server", body=JsonObject
+    ),
 ]

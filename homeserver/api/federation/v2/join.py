@@ -20,5 +20,5 @@ async def send_join(
 
 
 ENDPOINTS = [
-    Endpoint("PUT", "/send_join/{room_id}/{event_id}", send_join, auth=SERVER, limit=None, body=JsonObject),
+    Endpoint("PUT", "/send_join/{room_id}/{event_id}", send_join, auth=SERVER, limit="join_by_server", body=JsonObject),
 ]
