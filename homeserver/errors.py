@@ -19,6 +19,7 @@ HomeserverError
 │   │   └── GuestForbidden
 │   ├── NotFound                 absent, or not to be seen: both look the same
 │   └── Conflict                 a name is taken, or a state forbids the change
+├── BadAnswer                    what another server answered cannot be used
 ├── ConfigError                  the settings are wrong; carries every fault found
 └── Unavailable                  our own trouble, worth a retry
 
@@ -123,6 +124,10 @@ class NotFound(RequestError):
 
 class Conflict(RequestError):
     """Taken already, or impossible as things stand."""
+
+
+class BadAnswer(HomeserverError):
+    """What another server answered is not what it should be."""
 
 
 class ConfigError(HomeserverError):

@@ -28,7 +28,9 @@ from homeserver.services.live.receipts import Receipts
 from homeserver.services.live.typing import Typing
 from homeserver.services.media.store import MediaStore
 from homeserver.services.media.thumbnails import Thumbnails
+from homeserver.services.rooms.arrival import Arrivals
 from homeserver.services.rooms.author import Author
+from homeserver.services.rooms.checks import Checks
 from homeserver.services.rooms.create import RoomCreation
 from homeserver.services.rooms.directory import Directory
 from homeserver.services.rooms.graph import Graph
@@ -37,6 +39,7 @@ from homeserver.services.rooms.hot import HotRooms
 from homeserver.services.rooms.inbox import Inbox
 from homeserver.services.rooms.members import Members
 from homeserver.services.rooms.merge import Merger
+from homeserver.services.rooms.outliers import Outliers
 from homeserver.services.rooms.persist import EventWriter
 from homeserver.services.rooms.purge import Purge
 from homeserver.services.rooms.read import RoomReader
@@ -94,6 +97,7 @@ class Container:
     to_device: ToDevice
     key_backups: KeyBackups
     inbox: Inbox
+    arrivals: Arrivals
     sender: Sender
     members: Members
     room_creation: RoomCreation
@@ -166,7 +170,9 @@ async def build(
         graph = Graph(database, trees, hot, resolver)
         keys = KeyRing(database, config.server_name, author.key)
         merger = Merger(clock, hot, writer, graph, author, config.server_name)
-        inbox = Inbox(database, clock, hot, writer, graph, merger, Signatures(keys))
+        checks, outliers = Checks(Signatures(keys)), Outliers(database, clock, writer)
+        inbox = Inbox(database, clock, hot, writer, graph, merger, checks, outliers)
+        arrivals = Arrivals(database, clock, hot, trees, writer, inbox, checks, outliers, config.server_name)
         sender = Sender(database, clock, hot, writer, merger, author)
         members = Members(database, sender, Succession(database, trees), config.server_name)
         room_creation = RoomCreation(clock, sender, members, author, default_version=config.default_room_version)
@@ -228,6 +234,7 @@ async def build(
             to_device=ToDevice(database, clock),
             key_backups=KeyBackups(database),
             inbox=inbox,
+            arrivals=arrivals,
             sender=sender,
             members=members,
             room_creation=room_creation,

@@ -8,6 +8,7 @@ from homeserver.storage.engine import ReadTx
 from homeserver.storage.event_graph import backward_extremities, pending_redactions, waiting_events
 from homeserver.storage.events import events
 from homeserver.storage.members import memberships
+from homeserver.storage.partial_rooms import partial_rooms
 from homeserver.storage.relations import relations
 from homeserver.storage.resolutions import resolutions
 from homeserver.storage.rooms import forward_extremities, rooms
@@ -24,6 +25,7 @@ _OF_ROOMS = (
     relations,
     resolutions,
     aliases,
+    partial_rooms,
 )
 
 

@@ -102,18 +102,6 @@ class Graph:
         placement = await self._accept(room, event, around, before, outlier)
         return Placed(NewEvent(event, redaction, status, placement, redacted_by))
 
-    async def outlier(self, room: HotRoom, event: Event) -> Placed:
-        """An event that is wanted only because others cite it: checked by its own auth events."""
-        around = await self._database.snapshot(self._look_around, room, event)
-        missing = frozenset(EventId(one) for one in event.auth_events) - {row.event_id for row in around.auth}
-        if missing:
-            return Placed(None, missing=missing)
-        cited = [parse(row, room.version.identifier) for row in around.auth]
-        rejected = {row.event_id for row in around.auth if row.status == events.REJECTED}
-        reason = _refusal(event, cited, None, room.create, rejected)
-        status = events.REJECTED if reason else events.OUTLIER
-        return Placed(NewEvent(event, status=status, placement=Placement(None)), reason)
-
     async def state_after(self, room: HotRoom, ends: Sequence[Event], pairs: Sequence[Pair]) -> dict[Pair, Event]:
         """The events of these pairs in the state that comes of all these events together."""
         ids = [EventId(event.event_id) for event in ends]

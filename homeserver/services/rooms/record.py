@@ -113,6 +113,9 @@ class Recorder:
                 self._note_change(line, row, new.event)
             return row
         if not new.is_accepted:
+            if line.root is None and new.event.type == "m.room.create" and row.pair_id is not None:
+                # A room that is about to be joined begins with what is known of it for certain.
+                line.root = self.written.states.change(None, {row.pair_id: position}, page)
             return row
         line.tips = [*placement.tips, position] if placement.is_end else list(placement.tips)
         line.forked_at = page  # Which is where it happened: an outlier was stored before.
