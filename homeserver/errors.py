@@ -12,6 +12,7 @@ HomeserverError
 │   ├── MethodNotAllowed         the endpoint exists, the method does not
 │   ├── Unsupported              any other refusal with an error code of its own (`errcode`)
 │   ├── Unauthenticated          who is calling is not proven
+│   │   ├── NotSigned              a server's request bears no good signature
 │   │   ├── MissingToken
 │   │   ├── UnknownToken
 │   │   └── InteractiveAuthNeeded  the answer is the user-interactive authentication object
@@ -19,7 +20,10 @@ HomeserverError
 │   │   └── GuestForbidden
 │   ├── NotFound                 absent, or not to be seen: both look the same
 │   └── Conflict                 a name is taken, or a state forbids the change
-├── BadAnswer                    what another server answered cannot be used
+├── RemoteFailure                another server did not do what it was asked
+│   ├── Unreachable              it gave no answer that can be used
+│   │   └── BadAnswer              it answered something that does not hold
+│   └── Refused                  it answered with an error
 ├── ConfigError                  the settings are wrong; carries every fault found
 └── Unavailable                  our own trouble, worth a retry
 
@@ -91,6 +95,10 @@ class Unauthenticated(RequestError):
     """Who is calling is not proven."""
 
 
+class NotSigned(Unauthenticated):
+    """The request of a server bears no good signature."""
+
+
 class MissingToken(Unauthenticated):
     """No access token was sent."""
 
@@ -126,8 +134,27 @@ class Conflict(RequestError):
     """Taken already, or impossible as things stand."""
 
 
-class BadAnswer(HomeserverError):
-    """What another server answered is not what it should be."""
+class RemoteFailure(HomeserverError):
+    """Another server did not do what it was asked. Clients are never told its words, nor its status."""
+
+
+class Unreachable(RemoteFailure):
+    """The server gave no answer that can be used; the message says, for an operator, which step failed."""
+
+
+class BadAnswer(Unreachable):
+    """What the server answered is not what it should be, or does not hold."""
+
+
+class Refused(RemoteFailure):
+    """The server answered with an error. `body` is its JSON object, empty if it was none."""
+
+    def __init__(self, status: int, errcode: str, message: str, body: Mapping[str, object]) -> None:
+        super().__init__(f"It answered {status} {errcode}: {message}")
+        self.status = status
+        self.errcode = errcode
+        self.message = message
+        self.body = body
 
 
 class ConfigError(HomeserverError):

@@ -15,6 +15,7 @@ from homeserver.app.application import Application
 from homeserver.app.container import Container
 from homeserver.config.model import Config, Limits, Passwords
 from homeserver.kit.clock import Clock
+from homeserver.outbound.transport import Nowhere, Transport
 from homeserver.services.rooms import consistency
 from homeserver.services.users.accounts import NewDevice
 from tests.client import Client, client_of
@@ -165,10 +166,12 @@ def settings(database_url: str, data_dir: str, **more: Any) -> Config:
 
 
 @asynccontextmanager
-async def running(config: Config) -> AsyncIterator[World]:
-    """A server with these settings."""
-    clock = StoppedClock()
-    application = Application(config, clock=clock)
+async def running(
+    config: Config, *, clock: StoppedClock | None = None, transport: Transport | None = None
+) -> AsyncIterator[World]:
+    """A server with these settings, alone in the world unless there is a transport."""
+    clock = clock or StoppedClock()
+    application = Application(config, clock=clock, transport=transport or Nowhere())
     container = await application.start()
     try:
         async with client_of(application) as client:

@@ -2,7 +2,7 @@ from typing import Any, final
 
 from homeserver._rust.events import Event
 
-__all__ = ["Outcome", "Ruleset", "evaluate"]
+__all__ = ["Outcome", "Ruleset", "ServerAcl", "evaluate"]
 
 @final
 class Outcome:
@@ -17,6 +17,11 @@ class Outcome:
 class Ruleset:
     def __new__(cls, rules: bytes) -> Ruleset: ...
     def __len__(self) -> int: ...
+
+@final
+class ServerAcl:
+    def __new__(cls, content: bytes) -> ServerAcl: ...
+    def allows(self, server_name: str) -> bool: ...
 
 def evaluate(
     event: Event,

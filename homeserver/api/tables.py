@@ -28,6 +28,8 @@ from homeserver.api.client.v3 import (
     state,
     sync,
 )
+from homeserver.api.federation.v1 import query, version
+from homeserver.api.keys.v2 import server
 from homeserver.http.endpoint import Endpoint
 
 _V3 = [
@@ -62,6 +64,13 @@ _V1 = [
     *rooms.ENDPOINTS_V1,
 ]
 
+_FEDERATION_V1 = [
+    *query.ENDPOINTS,
+    *version.ENDPOINTS,
+]
+
+_FEDERATION_V2: list[Endpoint] = []
+
 
 def _below(prefix: str, endpoints: list[Endpoint]) -> list[Endpoint]:
     return [replace(endpoint, path=prefix + endpoint.path) for endpoint in endpoints]
@@ -73,6 +82,9 @@ ENDPOINTS = [
     *_below("/_matrix/client/v3", _V3),
     *_below("/_matrix/client/r0", _V3),  # The older name of the same operations.
     *_below("/_matrix/client/v1", _V1),
+    *_below("/_matrix/federation/v1", _FEDERATION_V1),
+    *_below("/_matrix/federation/v2", _FEDERATION_V2),
+    *_below("/_matrix/key/v2", server.ENDPOINTS),
     *_below("/_synapse/admin/v1", register.ENDPOINTS_ADMIN),
     *_below("/_matrix/static/client", fallback.ENDPOINTS_STATIC),
     *_below("/_matrix/media", media.ENDPOINTS_MEDIA),

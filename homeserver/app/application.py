@@ -19,6 +19,7 @@ from homeserver.kit import crash
 from homeserver.kit.clock import Clock
 from homeserver.kit.metrics import Metrics
 from homeserver.kit.randomness import Randomness
+from homeserver.outbound.transport import Transport
 
 
 class Application:
@@ -29,8 +30,17 @@ class Application:
     starts it and the end of the event loop cancels it, which closes everything in order all the same.
     """
 
-    def __init__(self, config: Config, *, clock: Clock | None = None, randomness: Randomness | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        clock: Clock | None = None,
+        randomness: Randomness | None = None,
+        transport: Transport | None = None,
+    ) -> None:
+        """`transport` carries requests to other servers in the place of the network."""
         self._config = config
+        self._transport = transport
         self._clock = clock or Clock()
         self._randomness = randomness or Randomness()
         self._metrics = Metrics()
@@ -79,7 +89,13 @@ class Application:
             self._owner = self._stop = self._ready = None
 
     async def _own(self, ready: "asyncio.Future[Container]", stop: asyncio.Event) -> None:
-        opening = build(self._config, clock=self._clock, randomness=self._randomness, metrics=self._metrics)
+        opening = build(
+            self._config,
+            clock=self._clock,
+            randomness=self._randomness,
+            metrics=self._metrics,
+            transport=self._transport,
+        )
         try:
             container = await opening.__aenter__()
         except Exception as error:  # it is handed to whoever waits for the start
@@ -115,7 +131,8 @@ class Application:
     async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             method = "GET" if scope["method"] == "HEAD" else scope["method"]
-            (path, bound), parameters = self._router.find(method, _path_below_mount(scope))
+            scope["path_below_mount"] = _path_below_mount(scope)
+            (path, bound), parameters = self._router.find(method, scope["path_below_mount"])
             scope["endpoint"] = path
             scope["homeserver"] = self._open() or await self.start()
             response = await bound(Request(scope, receive), parameters)

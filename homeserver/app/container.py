@@ -17,11 +17,15 @@ from homeserver.kit.logs import report
 from homeserver.kit.metrics import Metrics
 from homeserver.kit.randomness import Randomness
 from homeserver.outbound.blobs import DiskBlobs
+from homeserver.outbound.federation import FederationClient
 from homeserver.outbound.keyring import KeyRing
+from homeserver.outbound.transport import Nowhere, Transport
 from homeserver.services.auth.interactive import InteractiveAuth
 from homeserver.services.auth.limits import Limits
 from homeserver.services.auth.passwords import Passwords
+from homeserver.services.auth.servers import ServerAuth
 from homeserver.services.auth.sessions import Sessions
+from homeserver.services.federation.server_keys import PublishedKeys
 from homeserver.services.live.counter import LiveCounter
 from homeserver.services.live.presence import Presence
 from homeserver.services.live.receipts import Receipts
@@ -46,6 +50,7 @@ from homeserver.services.rooms.read import RoomReader
 from homeserver.services.rooms.relations import Relations
 from homeserver.services.rooms.resolution import Resolver
 from homeserver.services.rooms.send import Sender
+from homeserver.services.rooms.server_acl import ServerAcls
 from homeserver.services.rooms.signatures import Signatures
 from homeserver.services.rooms.state import StateTrees
 from homeserver.services.rooms.state_events import StateEvents
@@ -80,6 +85,9 @@ class Container:
     metrics: Metrics
     database: Database
     notifier: Notifier
+    federation: FederationClient
+    server_auth: ServerAuth
+    published_keys: PublishedKeys
     sessions: Sessions
     passwords: Passwords
     limits: Limits
@@ -96,6 +104,7 @@ class Container:
     e2e_keys: E2eKeys
     to_device: ToDevice
     key_backups: KeyBackups
+    server_acls: ServerAcls
     inbox: Inbox
     arrivals: Arrivals
     sender: Sender
@@ -117,7 +126,13 @@ class Container:
 
 @asynccontextmanager
 async def build(
-    config: Config, *, clock: Clock, randomness: Randomness, metrics: Metrics, is_server: bool = True
+    config: Config,
+    *,
+    clock: Clock,
+    randomness: Randomness,
+    metrics: Metrics,
+    is_server: bool = True,
+    transport: Transport | None = None,
 ) -> AsyncIterator[Container]:
     """Open everything; what was opened is closed when the block ends.
 
@@ -168,7 +183,8 @@ async def build(
         writer = EventWriter(database, hot, trees, background)
         resolver = Resolver(database, trees)
         graph = Graph(database, trees, hot, resolver)
-        keys = KeyRing(database, config.server_name, author.key)
+        client = FederationClient(transport or Nowhere(), config.server_name, author.key)
+        keys = KeyRing(database, clock, client, config.server_name, author.key)
         merger = Merger(clock, hot, writer, graph, author, config.server_name)
         checks, outliers = Checks(Signatures(keys)), Outliers(database, clock, writer)
         inbox = Inbox(database, clock, hot, writer, graph, merger, checks, outliers)
@@ -217,6 +233,9 @@ async def build(
             metrics=metrics,
             database=database,
             notifier=notifier,
+            federation=client,
+            server_auth=ServerAuth(keys, clock, config.server_name),
+            published_keys=PublishedKeys(database, clock, keys, config.server_name, author.key, {}),
             sessions=sessions,
             passwords=passwords,
             limits=limits,
@@ -233,6 +252,7 @@ async def build(
             e2e_keys=E2eKeys(database, config.server_name),
             to_device=ToDevice(database, clock),
             key_backups=KeyBackups(database),
+            server_acls=ServerAcls(hot),
             inbox=inbox,
             arrivals=arrivals,
             sender=sender,

@@ -1,8 +1,10 @@
-"""Who is calling (client-server API, Client Authentication)."""
+"""Who is calling (client-server API, Client Authentication; server-server API, Request Authentication)."""
 
 from starlette.requests import Request
 
 from homeserver.errors import GuestForbidden, MissingToken
+from homeserver.matrix.identifiers import Origin
+from homeserver.services.auth.servers import ServerAuth
 from homeserver.services.auth.sessions import Requester, Sessions
 
 
@@ -31,3 +33,15 @@ def token_of(request: Request) -> str:
     if not token:
         raise MissingToken("The request needs an access token.")
     return token
+
+
+async def origin(request: Request, servers: ServerAuth, body: bytes) -> Origin:
+    """The server that signed the request with this body. Raises `NotSigned`."""
+    query = request.scope["query_string"]
+    target: bytes = request.scope["path_below_mount"] + (b"?" + query if query else b"")
+    return await servers.check(
+        [header for header in request.headers.getlist("authorization") if header[:1] in ("X", "x")],
+        method=request.method,
+        target=target.decode("latin-1"),
+        content=body if body.strip(b" \t\r\n") else None,
+    )

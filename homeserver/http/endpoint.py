@@ -13,7 +13,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from homeserver.http.auth import has_token, requester
+from homeserver.http.auth import has_token, origin, requester
 from homeserver.http.bodies import (
     Body,
     JsonObject,
@@ -26,7 +26,9 @@ from homeserver.http.bodies import (
 )
 from homeserver.kit import crash
 from homeserver.matrix import identifiers
+from homeserver.matrix.identifiers import Origin
 from homeserver.services.auth.limits import RATES, Limits
+from homeserver.services.auth.servers import ServerAuth
 from homeserver.services.auth.sessions import Requester, Sessions
 
 Handler = Callable[..., Awaitable[Any]]
@@ -48,6 +50,15 @@ USER = Auth("user")
 USER_OR_GUEST = Auth("user or guest")
 ANYBODY = Auth("none, or user or guest")
 """Somebody who may say who they are; the handler takes a `Requester | None`."""
+SERVER = Auth("server")
+"""Another server; the handler takes an `Origin`."""
+
+_CALLERS: dict[Auth, Any] = {
+    USER: Requester,
+    USER_OR_GUEST: Requester,
+    ANYBODY: Requester | None,
+    SERVER: Origin,
+}
 
 
 @dataclass(frozen=True)
@@ -89,8 +100,12 @@ def bind(endpoint: Endpoint, services: Callable[[Request], Any], provided: Mappi
     wants_request = False
     decode = _decoder(endpoint.body)
     sessions_field = provided.get(Sessions)
-    if endpoint.auth is not NOBODY and sessions_field is None:
+    servers_field = provided.get(ServerAuth)
+    is_for_users = endpoint.auth not in (NOBODY, SERVER)
+    if is_for_users and sessions_field is None:
         raise TypeError(f"{endpoint.method} {endpoint.path}: nothing provides {Sessions}")
+    if endpoint.auth is SERVER and servers_field is None:
+        raise TypeError(f"{endpoint.method} {endpoint.path}: nothing provides {ServerAuth}")
     limits_field = provided.get(Limits)
     caller: str | None = None
     for name in inspect.signature(endpoint.handler).parameters:
@@ -103,7 +118,7 @@ def bind(endpoint: Endpoint, services: Callable[[Request], Any], provided: Mappi
             query = kind
         elif kind is Request:
             wants_request = True
-        elif endpoint.auth is not NOBODY and kind == (Requester | None if endpoint.auth is ANYBODY else Requester):
+        elif kind is not None and kind == _CALLERS.get(endpoint.auth):
             caller = name
         elif kind in provided:
             from_services.append((name, provided[kind]))
@@ -114,7 +129,14 @@ def bind(endpoint: Endpoint, services: Callable[[Request], Any], provided: Mappi
         arguments: dict[str, Any] = {name: identifier(parser, path[name]) for name, parser in from_path}
         container = services(request)
         key = address = _address(request)
-        if endpoint.auth is ANYBODY and not has_token(request):
+        raw: bytes | None = None
+        if endpoint.auth is SERVER:
+            assert servers_field is not None
+            raw = b"" if decode is None else await read_capped(request, cap)
+            key = await origin(request, getattr(container, servers_field), raw)
+            if caller is not None:
+                arguments[caller] = key
+        elif endpoint.auth is ANYBODY and not has_token(request):
             assert caller is not None
             arguments[caller] = None
         elif endpoint.auth is not NOBODY:
@@ -129,7 +151,7 @@ def bind(endpoint: Endpoint, services: Callable[[Request], Any], provided: Mappi
             limits: Limits = getattr(container, limits_field)
             limits.take(endpoint.limit, key)
         if decode is not None:
-            arguments["body"] = decode(await read_capped(request, cap))
+            arguments["body"] = decode(await read_capped(request, cap) if raw is None else raw)
         if query is not None:
             arguments["query"] = decode_query(request.query_params.multi_items(), query)
         if wants_request:
@@ -157,6 +179,7 @@ _PARSERS: dict[Any, Callable[[str], Any]] = {
     identifiers.EventId: identifiers.event_id,
     identifiers.RoomAlias: identifiers.room_alias,
     identifiers.DeviceId: identifiers.device_id,
+    identifiers.ServerName: identifiers.server_name,
 }
 
 

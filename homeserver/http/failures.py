@@ -17,6 +17,7 @@ _CODES: dict[type[errors.HomeserverError], tuple[int, str]] = {
     errors.LimitExceeded: (429, "M_LIMIT_EXCEEDED"),
     errors.Unrecognized: (404, "M_UNRECOGNIZED"),
     errors.MethodNotAllowed: (405, "M_UNRECOGNIZED"),
+    errors.NotSigned: (401, "M_UNAUTHORIZED"),
     errors.MissingToken: (401, "M_MISSING_TOKEN"),
     errors.UnknownToken: (401, "M_UNKNOWN_TOKEN"),
     errors.GuestForbidden: (403, "M_GUEST_ACCESS_FORBIDDEN"),
@@ -34,6 +35,8 @@ def answer(error: Exception) -> Response:
         return _respond(401, dict(error.body))
     if isinstance(error, errors.Unsupported):
         return _respond(error.status, {"errcode": error.errcode, "error": error.message, **error.details})
+    if isinstance(error, errors.RemoteFailure):
+        return _respond(502, {"errcode": "M_UNKNOWN", "error": "Another server could not be asked, or refused."})
     for kind in type(error).__mro__:
         if kind in _CODES:
             status, errcode = _CODES[kind]

@@ -8,6 +8,9 @@ RoomId = NewType("RoomId", str)
 EventId = NewType("EventId", str)
 RoomAlias = NewType("RoomAlias", str)
 DeviceId = NewType("DeviceId", str)
+ServerName = NewType("ServerName", str)
+Origin = NewType("Origin", ServerName)
+"""The server that makes a request, as its signature proves."""
 
 LONGEST = 255  # bytes
 
@@ -49,6 +52,13 @@ def device_id(text: str) -> DeviceId:
     if not text or len(text.encode()) > LONGEST or "\0" in text:
         raise InvalidIdentifier("A device id has 1 to 255 bytes.")
     return DeviceId(text)
+
+
+def server_name(text: str) -> ServerName:
+    """The text as a server name. Raises `InvalidIdentifier`."""
+    if not is_server_name(text):
+        raise InvalidIdentifier("A server name is a host, and a port if need be.")
+    return ServerName(text)
 
 
 def is_new_localpart(text: str) -> bool:

@@ -1,27 +1,159 @@
-"""Public keys of servers, by which their events are checked."""
+"""Public keys of servers, by which their events and requests are checked.
 
-from collections.abc import Collection
+A key that is known and still good for its purpose costs one read of the database. Otherwise its server is asked, all
+who want it at the same time waiting for one answer; and where it does not answer, the notaries are. Whoever was asked
+is left alone for a while, longer each time that it did not answer: nobody can make this server ask without end.
+"""
 
+import asyncio
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+from homeserver.errors import RemoteFailure
+from homeserver.kit.caching import Lru
+from homeserver.kit.clock import Clock
+from homeserver.kit.concurrency import SingleFlight
+from homeserver.matrix.identifiers import ServerName, is_server_name
+from homeserver.matrix.server_keys import BadKeys, KeyDocument, check_signature, server_named_in, signers_of
 from homeserver.matrix.signing import SigningKey
+from homeserver.outbound.federation import FederationClient
 from homeserver.storage import server_keys
-from homeserver.storage.engine import Database
-from homeserver.storage.server_keys import KeyName, ServerKey
+from homeserver.storage.engine import Database, WriteTx
+from homeserver.storage.server_keys import KeyName, ServerKey, StoredDocument
 
 _FOR_EVER = 2**53 - 1
+_AT_ONCE = 64
+_AGAIN_MS = 60_000
+_MOST_PATIENT_MS = 60 * 60 * 1000
+_REMEMBERED = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """When a server may be asked again, and how often it has failed in a row."""
+
+    again_ts: int
+    failures: int = 0
 
 
 class KeyRing:
-    """Finds keys: this server's own, and those of others that were kept."""
+    """Finds keys: this server's own, those that are kept, and those that have to be asked for."""
 
-    def __init__(self, database: Database, server_name: str, key: SigningKey) -> None:
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        client: FederationClient,
+        server_name: str,
+        key: SigningKey,
+        *,
+        notaries: Collection[str] = (),
+    ) -> None:
         self._database = database
+        self._clock = clock
+        self._client = client
         self._own = ServerKey(server_name, key.key_id, key.public_key, _FOR_EVER)
+        self._notaries = [ServerName(one) for one in notaries]
+        self._asked: Lru[str, _Asked] = Lru(_REMEMBERED)
+        self._asking: SingleFlight[str, bool] = SingleFlight()
+        self._turns = asyncio.Semaphore(_AT_ONCE)
 
-    async def find(self, names: Collection[KeyName]) -> dict[KeyName, ServerKey]:
-        """Those of the keys that can be had."""
+    async def find(self, wanted: Mapping[KeyName, int]) -> dict[KeyName, ServerKey]:
+        """Those of the keys that can be had, by what they have to be good for: a time, 0 for any.
+
+        A key whose validity ends earlier is looked for anew, and given all the same if nothing newer is known.
+        """
         own = (self._own.server_name, self._own.key_id)
-        found = {own: self._own} if own in names else {}
-        others = [name for name in names if name != own]
-        if others:
+        found = {own: self._own} if own in wanted else {}
+        others = [name for name in wanted if name[0] != self._own.server_name]
+        if not others:
+            return found
+        found |= await self._database.read(server_keys.find_many, others)
+        lacking = {
+            server
+            for server, key_id in others
+            if (key := found.get((server, key_id))) is None or key.valid_until_ts < wanted[server, key_id]
+        }
+        if lacking and await self.refresh(lacking):
             found |= await self._database.read(server_keys.find_many, others)
         return found
+
+    async def refresh(self, servers: Collection[str]) -> bool:
+        """Ask servers for their keys, unless they were asked a short while ago; whether any has answered."""
+        due = [server for server in servers if is_server_name(server) and self._may_ask(server)]
+        answers = await asyncio.gather(*(self._asking.run(server, partial(self._ask, server)) for server in due))
+        silent = [server for server, answered in zip(due, answers, strict=True) if not answered]
+        asked = await self._ask_notaries(silent) if silent and self._notaries else False
+        return asked or any(answers)
+
+    def _may_ask(self, server: str) -> bool:
+        asked = self._asked.get(server)
+        return asked is None or asked.again_ts <= self._clock.now()
+
+    async def _ask(self, server: str) -> bool:
+        """Ask a server for its keys, and keep them; whether it gave any."""
+        async with self._turns:
+            now = self._clock.now()
+            try:
+                raw = await self._client.keys(ServerName(server))
+                document = KeyDocument.parse(raw, server, now=now)
+            except (RemoteFailure, BadKeys):
+                asked = self._asked.get(server) or _Asked(0)
+                pause = min(_AGAIN_MS * 2**asked.failures, _MOST_PATIENT_MS)
+                self._asked.put(server, _Asked(now + pause, min(asked.failures + 1, 10)))
+                return False
+        self._asked.put(server, _Asked(now + _AGAIN_MS))
+        await self._database.write(_keep, [document], now)
+        return True
+
+    async def _ask_notaries(self, servers: Collection[str]) -> bool:
+        """Ask the notaries about servers that do not answer themselves; whether one has an answer."""
+        now = self._clock.now()
+        for notary in self._notaries:
+            try:
+                answer = await self._client.query_server_keys(notary, {server: {} for server in servers})
+            except RemoteFailure:
+                continue
+            kept = []
+            for raw in answer.server_keys:
+                document = await self._vouched_for(bytes(raw), notary, servers, now)
+                if document is not None:
+                    kept.append(document)
+            if kept:
+                await self._database.write(_keep, kept, now)
+                return True
+        return False
+
+    async def _vouched_for(
+        self, raw: bytes, notary: ServerName, servers: Collection[str], now: int
+    ) -> KeyDocument | None:
+        """The document, if it is signed by its server and by the notary."""
+        server = server_named_in(raw)
+        if server is None or server not in servers:
+            return None
+        try:
+            document = KeyDocument.parse(raw, server, now=now)
+            for name, key in (await self._keys_of(notary, raw)).items():
+                check_signature(raw, notary, name[1], key.public_key)
+                return document
+        except BadKeys:
+            return None
+        return None
+
+    async def _keys_of(self, signer: ServerName, raw: bytes) -> dict[KeyName, ServerKey]:
+        """The keys by which the signer says it has signed, as far as they are known and good now."""
+        now = self._clock.now()
+        wanted = {(str(signer), key_id): now for key_id in signers_of(raw).get(signer, {})}
+        return {name: key for name, key in (await self.find(wanted)).items() if key.valid_until_ts >= now}
+
+
+def _keep(tx: WriteTx, documents: Collection[KeyDocument], now: int) -> None:
+    keys = [
+        ServerKey(document.server_name, key_id, key.public_key, key.valid_until_ts)
+        for document in documents
+        for key_id, key in document.keys.items()
+    ]
+    server_keys.put_many(tx, keys)
+    stored = [StoredDocument(one.server_name, now, one.valid_until_ts, one.raw) for one in documents]
+    server_keys.put_documents(tx, stored)

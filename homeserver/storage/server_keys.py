@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import BigInteger, Column, Table, bindparam, select, tuple_
+from sqlalchemy import BigInteger, Column, LargeBinary, Table, bindparam, select, tuple_
 from sqlalchemy.dialects.postgresql import insert
 
 from homeserver.storage.engine import ReadTx, WriteTx
@@ -21,6 +21,26 @@ server_keys = Table(
     Column("valid_until_ts", BigInteger, nullable=False),
 )
 
+# What servers published last, as they signed it: for those who ask this server about their keys.
+server_key_documents = Table(
+    "server_key_documents",
+    metadata,
+    Column("server_name", Text, primary_key=True),
+    Column("fetched_ts", BigInteger, nullable=False),
+    Column("valid_until_ts", BigInteger, nullable=False),
+    Column("document", LargeBinary, nullable=False),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredDocument:
+    """What a server published, and when it was fetched."""
+
+    server_name: str
+    fetched_ts: int
+    valid_until_ts: int
+    document: bytes
+
 
 @dataclass(frozen=True, slots=True)
 class ServerKey:
@@ -36,6 +56,14 @@ _INSERT = insert(server_keys)
 _UPSERT = _INSERT.on_conflict_do_update(
     index_elements=["server_name", "key_id"],
     set_={"public_key": _INSERT.excluded.public_key, "valid_until_ts": _INSERT.excluded.valid_until_ts},
+)
+_INSERT_DOCUMENT = insert(server_key_documents)
+_UPSERT_DOCUMENT = _INSERT_DOCUMENT.on_conflict_do_update(
+    index_elements=["server_name"],
+    set_={name: _INSERT_DOCUMENT.excluded[name] for name in ("fetched_ts", "valid_until_ts", "document")},
+)
+_FIND_DOCUMENTS = select(server_key_documents).where(
+    server_key_documents.c.server_name.in_(bindparam("servers", expanding=True))
 )
 _FIND = select(server_keys).where(
     tuple_(server_keys.c.server_name, server_keys.c.key_id).in_(bindparam("names", expanding=True))
@@ -64,4 +92,29 @@ def find_many(tx: ReadTx, names: Iterable[KeyName]) -> dict[KeyName, ServerKey]:
     for part in chunks(names):
         rows = tx.connection.execute(_FIND, {"names": part})
         found.update(((row.server_name, row.key_id), ServerKey(*row)) for row in rows)
+    return found
+
+
+def put_documents(tx: WriteTx, documents: Sequence[StoredDocument]) -> None:
+    """Keep what servers published, in the place of what they published before."""
+    tx.connection.execute(
+        _UPSERT_DOCUMENT,
+        [
+            {
+                "server_name": one.server_name,
+                "fetched_ts": one.fetched_ts,
+                "valid_until_ts": one.valid_until_ts,
+                "document": one.document,
+            }
+            for one in documents
+        ],
+    )
+
+
+def find_documents(tx: ReadTx, servers: Iterable[str]) -> dict[str, StoredDocument]:
+    """What these servers published last, as far as it is known."""
+    found: dict[str, StoredDocument] = {}
+    for part in chunks(servers):
+        rows = tx.connection.execute(_FIND_DOCUMENTS, {"servers": part})
+        found.update((row.server_name, StoredDocument(*row)) for row in rows)
     return found

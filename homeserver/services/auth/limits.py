@@ -33,6 +33,7 @@ RATES = {
     "profile": Rate(1, 30),
     "media": Rate(20, 300),
     "devices": Rate(1, 30),
+    "keys": Rate(5, 200),
 }
 
 

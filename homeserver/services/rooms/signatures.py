@@ -30,8 +30,12 @@ class Signatures:
         Signatures by keys that are not known, or had expired, count for nothing; one that is known must be good.
         """
         signed = [_signed(event) for event in events]
-        names = {(signer, key_id) for one in signed for signer, key_ids in one.items() for key_id in key_ids}
-        keys = await self._keys.find(names) if names else {}
+        wanted: dict[KeyName, int] = {}
+        for event, signers in zip(events, signed, strict=True):
+            ts = _must_be_good_at(event)
+            for signer, key_ids in signers.items():
+                wanted.update({(signer, one): max(ts, wanted.get((signer, one), 0)) for one in key_ids})
+        keys = await self._keys.find(wanted) if wanted else {}
         reasons: list[str | None] = [None] * len(events)
         checks: list[tuple[int, Check]] = []
         for index, (event, signers) in enumerate(zip(events, signed, strict=True)):
@@ -76,10 +80,12 @@ def _signers(event: Event) -> set[str]:
 def _usable(keys: dict[KeyName, ServerKey], name: KeyName, event: Event) -> ServerKey | None:
     """The key, if it was good when the event says it was made (since room version 5)."""
     key = keys.get(name)
-    enforced = ROOM_VERSIONS[event.room_version].signing_key_validity_enforced
-    if key is None or (enforced and key.valid_until_ts < event.origin_server_ts):
-        return None
-    return key
+    return None if key is None or key.valid_until_ts < _must_be_good_at(event) else key
+
+
+def _must_be_good_at(event: Event) -> int:
+    """The time at which a key must be good to sign the event; 0 where that does not matter (before room version 5)."""
+    return event.origin_server_ts if ROOM_VERSIONS[event.room_version].signing_key_validity_enforced else 0
 
 
 def _object(value: object) -> dict[str, Any]:

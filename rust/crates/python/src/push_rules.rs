@@ -63,6 +63,24 @@ impl Ruleset {
     }
 }
 
+#[pyclass(frozen, module = "homeserver._rust.push")]
+struct ServerAcl {
+    inner: core::ServerAcl,
+}
+
+#[pymethods]
+impl ServerAcl {
+    #[new]
+    fn new(content: &[u8]) -> PyResult<Self> {
+        let content = parse_object(content, Numbers::Lenient).map_err(errors::json)?;
+        Ok(Self { inner: core::ServerAcl::new(&content) })
+    }
+
+    fn allows(&self, server_name: &str) -> bool {
+        self.inner.allows(server_name)
+    }
+}
+
 #[pyfunction]
 #[pyo3(signature = (event, readers, *, member_count, power_levels, create))]
 fn evaluate(
@@ -96,5 +114,6 @@ fn evaluate(
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Outcome>()?;
     module.add_class::<Ruleset>()?;
+    module.add_class::<ServerAcl>()?;
     module.add_function(wrap_pyfunction!(evaluate, module)?)
 }

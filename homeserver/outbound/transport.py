@@ -1,0 +1,57 @@
+"""What carries a request to another server, and brings the answer."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from homeserver.errors import Unreachable
+from homeserver.matrix.identifiers import ServerName
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer as it came. Names of headers are in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Transport(Protocol):
+    """Over TLS to where the name leads, or, in tests, from one server to the next within one process."""
+
+    async def exchange(
+        self,
+        destination: ServerName,
+        method: str,
+        target: str,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        *,
+        timeout_s: float,
+        largest: int,
+    ) -> Reply:
+        """The answer of a server to a request. `target` is the path and the query, as they are to be sent.
+
+        Raises `Unreachable` where there is none: no address, no connection, no trust, no answer in time, or one of
+        more than `largest` bytes.
+        """
+        ...
+
+
+class Nowhere:
+    """A transport for servers that are alone in the world."""
+
+    async def exchange(
+        self,
+        destination: ServerName,
+        method: str,
+        target: str,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        *,
+        timeout_s: float,
+        largest: int,
+    ) -> Reply:
+        """Raise `Unreachable`."""
+        raise Unreachable("This server does not speak to others.")

@@ -1,0 +1,70 @@
+"""Which server makes a request (server-server API, Request Authentication)."""
+
+from collections.abc import Sequence
+
+from homeserver.errors import NotSigned
+from homeserver.kit.clock import Clock
+from homeserver.matrix.canonical import CanonicalJsonError
+from homeserver.matrix.identifiers import Origin, ServerName, is_server_name
+from homeserver.matrix.request_signing import MalformedHeader, XMatrix, verify_request
+from homeserver.matrix.signing import SignatureError
+from homeserver.outbound.keyring import KeyRing
+
+_MOST_HEADERS = 4
+
+
+class ServerAuth:
+    """Checks the signatures of requests."""
+
+    def __init__(self, keys: KeyRing, clock: Clock, server_name: str) -> None:
+        self._keys = keys
+        self._clock = clock
+        self._server_name = server_name
+
+    async def check(self, headers: Sequence[str], *, method: str, target: str, content: bytes | None) -> Origin:
+        """The server that signed the request, by its Authorization headers, one for each key that it signed with.
+
+        One good signature is enough. `target` is the path and query as they came, `content` the body, if there is one.
+        Raises `NotSigned`.
+        """
+        said = self._parse(headers)
+        origin = said[0].origin
+        now = self._clock.now()
+        keys = await self._keys.find({(origin, one.key_id): now for one in said})
+        reason = "The key that signed the request is not known."
+        for one in said:
+            key = keys.get((origin, one.key_id))
+            # "Old keys" sign no requests, nor do those whose server does not vouch for them any more.
+            if key is None or key.valid_until_ts < now:
+                continue
+            try:
+                verify_request(
+                    one,
+                    key.public_key,
+                    method=method,
+                    target=target,
+                    content=content,
+                    destination=self._server_name,
+                )
+            except (SignatureError, CanonicalJsonError) as error:
+                reason = f"The request is not signed as it should be: {error}"
+            else:
+                return Origin(ServerName(origin))
+        raise NotSigned(reason)
+
+    def _parse(self, headers: Sequence[str]) -> list[XMatrix]:
+        if not headers:
+            raise NotSigned("The request needs an Authorization header of the scheme X-Matrix.")
+        if len(headers) > _MOST_HEADERS:
+            raise NotSigned("The request has too many Authorization headers.")
+        try:
+            said = [XMatrix.parse(header) for header in headers]
+        except MalformedHeader as error:
+            raise NotSigned(str(error)) from None
+        if len({one.origin for one in said}) > 1 or not is_server_name(said[0].origin):
+            raise NotSigned("The Authorization header names no server.")
+        if said[0].origin == self._server_name:
+            raise NotSigned("The request says that it comes from this server.")
+        if any(one.destination not in (None, self._server_name) for one in said):
+            raise NotSigned("The request was made for another server.")
+        return said

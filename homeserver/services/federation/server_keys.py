@@ -1,0 +1,59 @@
+"""What this server says of its own keys, and, as a notary, of those of others (server-server API, Server keys)."""
+
+from collections.abc import Mapping
+
+from homeserver.kit.clock import Clock
+from homeserver.matrix.identifiers import is_server_name
+from homeserver.matrix.server_keys import PublishedKey, publish
+from homeserver.matrix.signing import SigningKey, sign_json
+from homeserver.outbound.keyring import KeyRing
+from homeserver.storage import server_keys
+from homeserver.storage.engine import Database
+from homeserver.storage.server_keys import StoredDocument
+
+_VALID_MS = 24 * 60 * 60 * 1000
+_MOST_SERVERS = 100
+
+
+class PublishedKeys:
+    """Key documents for whoever asks."""
+
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        keys: KeyRing,
+        server_name: str,
+        key: SigningKey,
+        old: Mapping[str, PublishedKey],
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self._keys = keys
+        self._server_name = server_name
+        self._key = key
+        self._old = dict(old)
+
+    def own(self) -> bytes:
+        """The keys of this server."""
+        return publish(self._server_name, self._key, self._old, valid_until_ts=self._clock.now() + _VALID_MS)
+
+    async def vouch(self, wanted: Mapping[str, int]) -> list[bytes]:
+        """What is known of the keys of servers, signed by this one too.
+
+        `wanted` tells, by server, the time at which the keys should be good. Servers are asked anew where half of the
+        lifetime is over, or it is too short; of those that do not answer, the last thing they said is told.
+        """
+        others = [server for server in wanted if server != self._server_name and is_server_name(server)]
+        others = others[:_MOST_SERVERS]
+        found = await self._database.read(server_keys.find_documents, others)
+        old = [server for server in others if not self._is_fresh(found.get(server), wanted[server])]
+        if old and await self._keys.refresh(old):
+            found = await self._database.read(server_keys.find_documents, others)
+        documents = [sign_json(one.document, self._server_name, self._key) for one in found.values()]
+        return [self.own(), *documents] if self._server_name in wanted else documents
+
+    def _is_fresh(self, document: StoredDocument | None, wanted_ts: int) -> bool:
+        if document is None or document.valid_until_ts < wanted_ts:
+            return False
+        return self._clock.now() < (document.fetched_ts + document.valid_until_ts) // 2

@@ -1,0 +1,173 @@
+"""Keys of servers: published, fetched, vouched for, and what they are good for."""
+
+import json
+from typing import Any
+
+import pytest
+
+from homeserver.matrix.request_signing import sign_request
+from homeserver.matrix.server_keys import PublishedKey, publish
+from homeserver.matrix.signing import SigningKey, verify_json
+from homeserver.outbound.transport import Reply
+from tests.federation.network import Network, Peer
+from tests.room_graphs import key_of
+
+pytestmark = pytest.mark.anyio
+
+DAY = 24 * 60 * 60 * 1000
+PROBE = "/_matrix/federation/v1/query/%6Eothing?a=%62&c=+d"
+"""Somewhere that only servers may ask."""
+
+
+async def is_believed(peer: Peer, target: str = PROBE) -> bool:
+    answer = await peer.call("a.test", "GET", target)
+    return answer.status_code != 401
+
+
+@pytest.mark.behaviours("SS-KEY-01", "SS-KEY-02")
+async def test_own_keys_are_published_and_signed_with_themselves(network: Network) -> None:
+    a = await network.server("a.test")
+    answer = await a.client.get("/_matrix/key/v2/server")
+    document = answer.json()
+    assert document["server_name"] == "a.test"
+    assert document["valid_until_ts"] >= network.clock.now() + 3_600_000
+    [(key_id, key)] = document["verify_keys"].items()
+    verify_json(answer.content, "a.test", key_id, key["key"])
+
+
+@pytest.mark.behaviours("SS-KEY-05")
+async def test_notary_vouches_for_the_last_answer_of_a_server_that_is_gone(network: Network) -> None:
+    a = await network.server("a.test")
+    network.peer("p.test")
+    first = (await a.client.get("/_matrix/key/v2/query/p.test")).json()["server_keys"]
+    network.cut("p.test")
+    network.clock.time += 30 * DAY
+    again = (await a.client.get("/_matrix/key/v2/query/p.test")).json()["server_keys"]
+    assert [one["verify_keys"] for one in again] == [one["verify_keys"] for one in first]
+    own = (await a.client.get("/_matrix/key/v2/server")).json()["verify_keys"]
+    for key_id, key in own.items():
+        verify_json(json.dumps(again[0]).encode(), "a.test", key_id, key["key"])
+
+
+@pytest.mark.behaviours("SS-KEY-05", "SS-KEY-06")
+async def test_notary_knows_nothing_of_servers_that_never_answered(network: Network) -> None:
+    a = await network.server("a.test")
+    answer = await a.client.get("/_matrix/key/v2/query/nowhere.test")
+    assert answer.json() == {"server_keys": []}
+    answer = await a.client.send("POST", "/_matrix/key/v2/query", json={"server_keys": {}})
+    assert answer.json() == {"server_keys": []}
+    answer = await a.client.send("POST", "/_matrix/key/v2/query", json={"server_keys": {"a.test": {}}})
+    assert [one["server_name"] for one in answer.json()["server_keys"]] == ["a.test"]
+
+
+@pytest.mark.behaviours("SS-AUTH-01")
+async def test_request_signed_by_a_server_is_believed(network: Network) -> None:
+    await network.server("a.test")
+    peer = network.peer("p.test")
+    assert await is_believed(peer)
+    assert await is_believed(peer)
+    assert [seen.target for seen in peer.seen] == ["/_matrix/key/v2/server"]
+
+
+@pytest.mark.behaviours("SS-KEY-04")
+async def test_old_keys_sign_no_requests(network: Network) -> None:
+    await network.server("a.test")
+    peer = network.peer("p.test")
+    new = SigningKey.generate("2", b"2" * 32)
+    old = {key_of("p.test").key_id: PublishedKey(key_of("p.test").public_key, network.clock.now() - DAY)}
+    document = publish("p.test", new, old, valid_until_ts=network.clock.now() + DAY)
+    peer.on("GET", "/_matrix/key/v2/server", lambda seen: Reply(200, {}, document))
+    assert not await is_believed(peer)
+
+
+@pytest.mark.behaviours("SS-KEY-03")
+async def test_keys_are_asked_for_again_when_their_time_is_over(network: Network) -> None:
+    await network.server("a.test")
+    peer = network.peer("p.test")
+    far = publish("p.test", key_of("p.test"), {}, valid_until_ts=network.clock.now() + 1000 * DAY)
+    peer.on("GET", "/_matrix/key/v2/server", lambda seen: Reply(200, {}, far))
+    assert await is_believed(peer)
+    network.clock.time += 8 * DAY
+    assert await is_believed(peer)
+    assert len(peer.seen) == 2
+
+
+@pytest.mark.trust("F29")
+async def test_server_whose_keys_cannot_be_had_is_refused_and_not_asked_each_time(network: Network) -> None:
+    await network.server("a.test")
+    peer = network.peer("p.test")
+    peer.on("GET", "/_matrix/key/v2/server", lambda seen: Reply(500, {}, b"<html>"))
+    for _ in range(5):
+        assert not await is_believed(peer)
+    assert len(peer.seen) == 1
+    del peer.answers["GET", "/_matrix/key/v2/server"]
+    network.clock.time += 61_000
+    assert await is_believed(peer)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda document: {**document, "server_name": "q.test"},
+        lambda document: {**document, "signatures": {}},
+        lambda document: {**document, "valid_until_ts": document["valid_until_ts"] + 1},
+        lambda document: {**document, "valid_until_ts": "soon"},
+        lambda document: {**document, "verify_keys": {"ed25519:1": {"key": "AAAA"}}},
+        lambda document: [document],
+    ],
+)
+async def test_keys_that_are_not_as_they_were_signed_are_not_kept(network: Network, spoil: Any) -> None:
+    await network.server("a.test")
+    peer = network.peer("p.test")
+    document = spoil(json.loads(peer.keys()))
+    peer.on("GET", "/_matrix/key/v2/server", lambda seen: document)
+    assert not await is_believed(peer)
+
+
+@pytest.mark.trust("C01")
+@pytest.mark.behaviours("SS-AUTH-03")
+@pytest.mark.parametrize("destination", ["b.test", "A.TEST", "", None])
+async def test_request_for_another_server_is_refused(network: Network, destination: str | None) -> None:
+    await network.server("a.test")
+    peer = network.peer("p.test")
+    header = sign_request(
+        key_of("p.test"), origin="p.test", destination=destination or "", method="GET", target=PROBE, content=None
+    )
+    text = str(header)
+    if destination is None:
+        text = text.replace('destination="",', "")  # Signed for nobody, and said so to nobody.
+    answer = await peer.call("a.test", "GET", PROBE, header=text)
+    assert answer.status_code == 401
+    assert answer.json()["errcode"] == "M_UNAUTHORIZED"
+
+
+@pytest.mark.trust("C02")
+@pytest.mark.behaviours("SS-AUTH-04")
+@pytest.mark.parametrize(
+    ("spell", "is_good"),
+    [
+        (lambda o, d, k, s: f'X-Matrix origin="{o}",destination="{d}",key="{k}",sig="{s}"', True),
+        (lambda o, d, k, s: f"X-Matrix origin={o},destination={d},key={k},sig={s}", True),
+        (lambda o, d, k, s: f'x-matrix  ORIGIN={o} , Destination="{d}"\t,\tkey="{k}",sig="{s}",more="1"', True),
+        (lambda o, d, k, s: f'X-Matrix sig="{s}",key="\\{k}",origin={o},destination={d}', True),
+        (lambda o, d, k, s: f'X-Matrix origin={o},origin={o},destination={d},key="{k}",sig="{s}"', False),
+        (lambda o, d, k, s: f'X-Matrix origin={o},destination={d},key="{k}"', False),
+        (lambda o, d, k, s: f'X-Matrix origin={o} destination={d} key="{k}" sig="{s}"', False),
+        (lambda o, d, k, s: f'X-Matrix origin="{o},destination={d},key="{k}",sig="{s}"', False),
+        (lambda o, d, k, s: f'X-Matrix origin={o},destination={d},key="ed25519:9",sig="{s}"', False),
+        (lambda o, d, k, s: f'X-Matrix origin=a.test,destination={d},key="{k}",sig="{s}"', False),
+        (lambda o, d, k, s: f'X-Matrix origin="x y",destination={d},key="{k}",sig="{s}"', False),
+        (lambda o, d, k, s: f'X-Matrix origin={o},destination={d},key="{k}",sig="{s[:-2]}AA"', False),
+        (lambda o, d, k, s: f'X-Matrix origin={o},destination={d},key="{k}",sig="{s}",x="{"y" * 65536}"', False),
+        (lambda o, d, k, s: f"Bearer {s}", False),
+        (lambda o, d, k, s: "X-Matrix", False),
+        (lambda o, d, k, s: "", False),
+    ],
+)
+async def test_spelling_of_the_header(network: Network, spell: Any, is_good: bool) -> None:
+    await network.server("a.test")
+    peer = network.peer("p.test")
+    right = peer.sign("a.test", "GET", PROBE, None)
+    header = spell("p.test", "a.test", right.key_id, right.signature)
+    answer = await peer.call("a.test", "GET", PROBE, header=header)
+    assert (answer.status_code != 401) == is_good, answer.text
