@@ -1,10 +1,11 @@
 """Rooms whose state is known in part: joined a moment ago, most members are still to come."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
-from sqlalchemy import BigInteger, Column, Integer, LargeBinary, Table, bindparam, delete, select, update
+from sqlalchemy import BigInteger, Column, Integer, LargeBinary, Row, Table, bindparam, delete, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from homeserver.storage.engine import ReadTx, WriteTx
@@ -86,13 +87,13 @@ def find_many(tx: ReadTx, room_nids: Iterable[int]) -> dict[int, PartialRoom]:
     """Those of these rooms that are known in part."""
     found: dict[int, PartialRoom] = {}
     for part in chunks(room_nids):
-        found.update((row.room_nid, _room(*row)) for row in tx.connection.execute(_FIND, {"room_nids": part}))
+        found.update((row.room_nid, _room(row)) for row in tx.connection.execute(_FIND, {"room_nids": part}))
     return found
 
 
 def list_all(tx: ReadTx) -> list[PartialRoom]:
     """All rooms that are known in part, the one that was joined first in front."""
-    return [_room(*row) for row in tx.connection.execute(_LIST)]
+    return [_room(row) for row in tx.connection.execute(_LIST)]
 
 
 def set_progress(tx: WriteTx, room_nid: int, done: int, total: int) -> None:
@@ -110,6 +111,6 @@ def remove(tx: WriteTx, room_nid: int) -> None:
     tx.connection.execute(_REMOVE, {"nid": room_nid})
 
 
-def _room(room_nid: int, position: int, given_root: int, via: str, servers: bytes, *rest: int) -> PartialRoom:
-    names: Collection[str] = msgspec.json.decode(servers, type=list[str])
-    return PartialRoom(room_nid, position, given_root, via, frozenset(names), *rest)
+def _room(row: Row[Any]) -> PartialRoom:
+    servers = frozenset(msgspec.json.decode(row.servers, type=list[str]))
+    return PartialRoom(**{**row._mapping, "servers": servers})

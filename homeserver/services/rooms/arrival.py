@@ -275,9 +275,7 @@ def _look(tx: ReadTx, room: HotRoom, join: Event) -> _Ground:
     )
 
 
-def _judge(
-    room: HotRoom, answer: _Answer, ground: _Ground, given: dict[Pair, _Given], *, fill_in: bool
-) -> None:
+def _judge(room: HotRoom, answer: _Answer, ground: _Ground, given: dict[Pair, _Given], *, fill_in: bool) -> None:
     """Check the join by its auth events and by the state before it. Raises `BadAnswer`.
 
     With `fill_in`, members that were left out of the state are taken from the auth events, into the state as well.

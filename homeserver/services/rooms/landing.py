@@ -56,9 +56,7 @@ class Landing:
     now: int = 0
 
 
-def land(
-    tx: WriteTx, trees: StateTrees, landing: Landing, server_name: str, commit: Callable[[], None]
-) -> StoredEvent:
+def land(tx: WriteTx, trees: StateTrees, landing: Landing, server_name: str, commit: Callable[[], None]) -> StoredEvent:
     """Write it; `commit` is called after the commit, before anybody is woken."""
     event, nid = landing.event, landing.room_nid
     assert event.state_key is not None

@@ -133,11 +133,14 @@ def _in_history(room: Room, since: int | None) -> int | None:
 def _timeline(tx: ReadTx, eye: Onlooker, view: View, *, base: int | None, upto: int) -> Timeline:
     wanted, room = view.filter.timeline, eye.room
     limit = wanted.limit_or(DEFAULT_TIMELINE) if wanted.admits_room(room.room_id) else 0
+    # Between what was known when this server came (back) into the room, and then, lies what it never heard of.
+    after = max(base or 0, room.arrived_at - 1)
+    is_cut = after > (base or 0)
     seen: list[Seen] = []
     end, more, skipped, is_empty = upto, True, False, True
     for _ in range(_PAGES):
         size = limit + 1 if wanted.admits_all else _PAGE
-        rows = events.list_backwards(tx, room.room_nid, after=base or 0, upto=end, limit=size)
+        rows = events.list_backwards(tx, room.room_nid, after=after, upto=end, limit=size)
         heard = [one for one in eye.seen(rows) if eye.hears(one.event)]
         admitted = heard if wanted.admits_all else [one for one in heard if wanted.admits_event(one.event)]
         is_empty = is_empty and not rows
@@ -147,7 +150,7 @@ def _timeline(tx: ReadTx, eye: Onlooker, view: View, *, base: int | None, upto: 
         if not more or len(seen) > limit:
             break
         end = rows[-1].position - 1
-    limited = more or len(seen) > limit
+    limited = more or len(seen) > limit or is_cut
     chosen = seen[:limit][::-1]
     before = chosen[0].stored.position - 1 if chosen else upto
     return Timeline(chosen, limited, skipped or limited, is_empty, before)

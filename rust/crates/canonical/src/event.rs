@@ -88,7 +88,8 @@ fn references(event: &Object, key: &str, version: &RoomVersion) -> Result<Vec<St
 }
 
 fn has_content_hash(event: &Object) -> bool {
-    let claimed = event.get_object("hashes").and_then(|hashes| hashes.get_str("sha256")).and_then(base64::decode);
+    let claimed =
+        event.get_object("hashes").and_then(|hashes| hashes.get_str("sha256")).and_then(base64::decode);
     claimed.is_some_and(|claimed| claimed == hash::content_hash(event))
 }
 

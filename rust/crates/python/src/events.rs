@@ -264,14 +264,11 @@ fn event_id_of(pdu: &[u8], version: &str) -> PyResult<String> {
 #[pyfunction]
 fn receive_events(py: Python<'_>, pdus: Vec<PyBackedBytes>, version: &str) -> PyResult<Vec<Py<PyAny>>> {
     let version = room_version(version)?;
-    let received: Vec<_> =
-        py.detach(|| pdus.iter().map(|pdu| core::Event::receive(pdu, version)).collect());
+    let received: Vec<_> = py.detach(|| pdus.iter().map(|pdu| core::Event::receive(pdu, version)).collect());
     received
         .into_iter()
         .map(|event| match event {
-            Ok((event, matches)) => {
-                Ok((Event::from(event), matches).into_pyobject(py)?.into_any().unbind())
-            },
+            Ok((event, matches)) => Ok((Event::from(event), matches).into_pyobject(py)?.into_any().unbind()),
             Err(error) => Ok(error.to_string().into_pyobject(py)?.into_any().unbind()),
         })
         .collect()
