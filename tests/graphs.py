@@ -89,7 +89,9 @@ class _Graph:
         hot = HotRooms(database, trees, 1 << 20)
         nid = await database.read(rooms.find_nid, RoomId(room_id))
         assert nid is not None
-        return cls(await hot.get(nid), EventWriter(database, hot, trees, background), database, config)
+        return cls(
+            await hot.get(nid), EventWriter(database, hot, trees, background, config.server_name), database, config
+        )
 
     async def fork(self) -> dict[str, StoredEvent]:
         """Two topics that know nothing of each other, what comes of that, and what else can happen."""

@@ -25,6 +25,8 @@ from homeserver.services.auth.limits import Limits
 from homeserver.services.auth.passwords import Passwords
 from homeserver.services.auth.servers import ServerAuth
 from homeserver.services.auth.sessions import Sessions
+from homeserver.services.federation.edus import Edus
+from homeserver.services.federation.room_reads import RoomReads
 from homeserver.services.federation.server_keys import PublishedKeys
 from homeserver.services.live.counter import LiveCounter
 from homeserver.services.live.presence import Presence
@@ -88,6 +90,7 @@ class Container:
     federation: FederationClient
     server_auth: ServerAuth
     published_keys: PublishedKeys
+    edus: Edus
     sessions: Sessions
     passwords: Passwords
     limits: Limits
@@ -115,6 +118,7 @@ class Container:
     directory: Directory
     relations: Relations
     hierarchy: Hierarchy
+    room_reads: RoomReads
     state_events: StateEvents
     purge: Purge
     receipts: Receipts
@@ -180,11 +184,12 @@ async def build(
         author = Author(config.server_name, signing_key.ensure(config, randomness), clock, randomness)
         trees = StateTrees()
         hot = HotRooms(database, trees, config.room_memory_mib << 20)
-        writer = EventWriter(database, hot, trees, background)
+        writer = EventWriter(database, hot, trees, background, config.server_name)
         resolver = Resolver(database, trees)
         graph = Graph(database, trees, hot, resolver)
         client = FederationClient(transport or Nowhere(), config.server_name, author.key)
         keys = KeyRing(database, clock, client, config.server_name, author.key)
+        server_acls = ServerAcls(hot)
         merger = Merger(clock, hot, writer, graph, author, config.server_name)
         checks, outliers = Checks(Signatures(keys)), Outliers(database, clock, writer)
         inbox = Inbox(database, clock, hot, writer, graph, merger, checks, outliers)
@@ -236,6 +241,7 @@ async def build(
             federation=client,
             server_auth=ServerAuth(keys, clock, config.server_name),
             published_keys=PublishedKeys(database, clock, keys, config.server_name, author.key, {}),
+            edus=Edus({}, metrics),
             sessions=sessions,
             passwords=passwords,
             limits=limits,
@@ -252,7 +258,7 @@ async def build(
             e2e_keys=E2eKeys(database, config.server_name),
             to_device=ToDevice(database, clock),
             key_backups=KeyBackups(database),
-            server_acls=ServerAcls(hot),
+            server_acls=server_acls,
             inbox=inbox,
             arrivals=arrivals,
             sender=sender,
@@ -263,6 +269,7 @@ async def build(
             room_upgrade=RoomUpgrade(database, sender, members, room_creation, author),
             directory=directory,
             hierarchy=Hierarchy(database, trees, summaries),
+            room_reads=RoomReads(database, trees, server_acls),
             state_events=StateEvents(sender, members, directory),
             purge=purge,
             receipts=Receipts(database, clock),

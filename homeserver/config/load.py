@@ -5,6 +5,7 @@ import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
@@ -17,6 +18,7 @@ from homeserver.errors import ConfigError
 PREFIX = "HOMESERVER_"
 FILE_VARIABLE = "HOMESERVER_CONFIG"
 # Server names: DNS name, IPv4 address or [IPv6 address], and a port if any (appendices, Server Name).
+_PROXY = re.compile(r"http://([^/@:]+(:[^/@]*)?@)?([0-9A-Za-z.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?/?")
 _SERVER_NAME = re.compile(r"(?:[0-9A-Za-z.-]{1,230}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 
 Faults = list[tuple[str, str]]
@@ -123,7 +125,8 @@ def _leaves(model: type[msgspec.Struct], prefix: str) -> Iterator[tuple[str, Any
         if _is_section(hints[info.name]):
             yield from _leaves(hints[info.name], f"{prefix}{info.name}.")
         else:
-            yield f"{prefix}{info.name}", hints[info.name], info.default
+            default = info.default if info.default_factory is msgspec.NODEFAULT else info.default_factory()
+            yield f"{prefix}{info.name}", hints[info.name], default
 
 
 def _is_section(kind: Any) -> bool:
@@ -141,4 +144,32 @@ def _contradictions(config: Config) -> Faults:
         faults.append(("redis_url", "must begin with redis://, rediss:// or unix://"))
     if config.public_base_url is not None and not config.public_base_url.startswith(("https://", "http://")):
         faults.append(("public_base_url", "must begin with https:// or http://"))
+    for listener in config.extra_listeners:
+        if (listener.certificate is None) != (listener.private_key is None):
+            faults.append(("extra_listeners", "a certificate and its private_key are named together"))
+    return faults + _federation_contradictions(config)
+
+
+def _federation_contradictions(config: Config) -> Faults:
+    faults: Faults = []
+    federation, well_known = config.federation, config.well_known
+    for name, address in federation.addresses.items():
+        if not _SERVER_NAME.fullmatch(name):
+            faults.append(("federation.addresses", f"{name} is no server name"))
+        if not _SERVER_NAME.fullmatch(address) or not re.search(r":[0-9]+$", address):
+            faults.append(("federation.addresses", f"{address} is no address with a port, like 10.0.0.5:8448"))
+    for cidr in federation.allowed_ranges:
+        try:
+            ip_network(cidr)
+        except ValueError:
+            faults.append(("federation.allowed_ranges", f"{cidr} is no range of addresses, like 10.1.0.0/16"))
+    if federation.proxy is not None and not _PROXY.fullmatch(federation.proxy):
+        faults.append(("federation.proxy", "must be like http://host:3128"))
+    for notary in federation.notaries:
+        if not _SERVER_NAME.fullmatch(notary):
+            faults.append(("federation.notaries", f"{notary} is no server name"))
+    if well_known.server is not None and not _SERVER_NAME.fullmatch(well_known.server):
+        faults.append(("well_known.server", "must be a host name or address, with a port if any"))
+    if any(contact.matrix_id is None and contact.email_address is None for contact in well_known.contacts):
+        faults.append(("well_known.contacts", "each needs a matrix_id or an email_address"))
     return faults

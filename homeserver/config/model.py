@@ -10,6 +10,9 @@ from msgspec import Meta, Struct, field
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Positive = Annotated[int, Meta(ge=1)]
+PublicKey = Annotated[str, Meta(pattern=r"^[A-Za-z0-9+/_-]{43}$")]
+UserName = Annotated[str, Meta(pattern=r"^@.*:")]
+EmailAddress = Annotated[str, Meta(pattern=r"^[^@]+@[^@]+$")]
 CrashPoint = Annotated[str, Meta(pattern=r"^K[1-7](:[1-9][0-9]{0,5})?$")]
 
 
@@ -62,10 +65,108 @@ class Log(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class Listener(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One more address to listen on."""
+    """One more address to listen on; with TLS if it has a certificate."""
 
     host: Annotated[str, Meta(description="Address to bind.")]
     port: Annotated[Port, Meta(description="Port to bind.")]
+    certificate: Annotated[str | None, Meta(description="PEM file: the certificate and its chain.")] = None
+    private_key: Annotated[str | None, Meta(description="PEM file: the key of the certificate.")] = None
+
+
+class OldKey(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A signing key that this server used before: its old events still bear its signature."""
+
+    key_id: Annotated[str, Meta(description="Its id.", pattern=r"^ed25519:[a-zA-Z0-9_]+$")]
+    public_key: Annotated[PublicKey, Meta(description="In unpadded base64.")]
+    expired_ts: Annotated[int, Meta(description="When it was last used, in milliseconds since 1970.", ge=0)]
+
+
+class Federation(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Speaking to other servers."""
+
+    enabled: Annotated[bool, Meta(description="Whether this server speaks to others at all.")] = True
+    addresses: Annotated[
+        dict[str, str],
+        Meta(
+            description='Where servers are, if not where their names lead: `{"example.org": "10.0.0.5:8448"}`. TLS is '
+            "still checked against the name. Such an address may be a private one."
+        ),
+    ] = field(default_factory=dict)
+    ca_files: Annotated[
+        tuple[str, ...],
+        Meta(description="PEM files of authorities to trust besides those of the system, for closed networks."),
+    ] = ()
+    allowed_ranges: Annotated[
+        tuple[str, ...],
+        Meta(description='Private addresses that names may lead to, like `["10.1.0.0/16", "fd00::/8"]`.'),
+    ] = ()
+    allow: Annotated[
+        tuple[str, ...] | None,
+        Meta(
+            description='Speak to these servers only, like `["example.org", "*.example.com"]`. Left out: to all that '
+            "are not denied."
+        ),
+    ] = None
+    deny: Annotated[tuple[str, ...], Meta(description="Never speak to these servers; stands above `allow`.")] = ()
+    proxy: Annotated[
+        str | None,
+        Meta(description="HTTP proxy for requests to other servers (CONNECT), as `http://user:password@host:3128`."),
+    ] = None
+    no_proxy: Annotated[
+        tuple[str, ...],
+        Meta(description='Hosts and ranges that are reached without it, like `["*.internal", "10.0.0.0/8"]`.'),
+    ] = ()
+    connect_timeout_s: Annotated[
+        int, Meta(ge=1, le=120, description="How long a connection, TLS included, may take to come about, in seconds.")
+    ] = 10
+    connections: Annotated[
+        int, Meta(ge=10, le=60_000, description="Requests under way to all other servers together, at most.")
+    ] = 500
+    connections_per_server: Annotated[
+        int, Meta(ge=1, le=1000, description="Requests under way to one server, at most.")
+    ] = 8
+    idle_connections: Annotated[int, Meta(ge=0, le=60_000, description="Unused connections that are kept open.")] = 200
+    http2: Annotated[bool, Meta(description="Use HTTP/2 with servers that offer it.")] = True
+    notaries: Annotated[
+        tuple[str, ...],
+        Meta(description="Servers that are trusted to say which keys other servers had, in this order."),
+    ] = ()
+    old_keys: Annotated[
+        tuple[OldKey, ...],
+        Meta(
+            description='Former signing keys of this server: `[{"key_id": "ed25519:a_1", "public_key": "…", '
+            '"expired_ts": 1700000000000}]`.'
+        ),
+    ] = ()
+
+
+class Contact(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Whom to turn to."""
+
+    role: Annotated[str, Meta(description="`m.role.admin` or `m.role.security`.")] = "m.role.admin"
+    matrix_id: Annotated[UserName | None, Meta(description="User id.")] = None
+    email_address: Annotated[EmailAddress | None, Meta(description="Email address.")] = None
+
+
+class WellKnown(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What is served below `/.well-known/matrix/`, besides `public_base_url` for clients."""
+
+    server: Annotated[
+        str | None,
+        Meta(description="Where other servers find this one, as `matrix.example.org:443` (delegation)."),
+    ] = None
+    support_page: Annotated[str | None, Meta(description="Page on which people find help.")] = None
+    contacts: Annotated[
+        tuple[Contact, ...],
+        Meta(
+            description="Administrators: "
+            '`[{"role": "m.role.admin", "matrix_id": "@alice:example.org", "email_address": "alice@example.org"}]`.'
+        ),
+    ] = ()
+    policy_server_key: Annotated[
+        PublicKey | None,
+        Meta(description="Public ed25519 key of the policy server of this name, in unpadded base64."),
+    ] = None
 
 
 class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -85,7 +186,13 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     redis_url: Annotated[str | None, Meta(description="Redis, for several processes.")] = None
     host: Annotated[str, Meta(description="Address that `homeserver serve` listens on.")] = "127.0.0.1"
     port: Annotated[Port, Meta(description="Port that `homeserver serve` listens on.")] = 8008
-    extra_listeners: Annotated[tuple[Listener, ...], Meta(description="Further addresses to listen on.")] = ()
+    extra_listeners: Annotated[
+        tuple[Listener, ...],
+        Meta(
+            description="Further addresses to listen on; with TLS where a certificate is named: "
+            '`[{"host": "0.0.0.0", "port": 8448, "certificate": "chain.pem", "private_key": "key.pem"}]`.'
+        ),
+    ] = ()
     public_base_url: Annotated[
         str | None, Meta(description="Address at which clients reach the server; served at `.well-known`.")
     ] = None
@@ -110,6 +217,8 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     registration: Registration = field(default_factory=Registration)
     passwords: Passwords = field(default_factory=Passwords)
     limits: Limits = field(default_factory=Limits)
+    federation: Federation = field(default_factory=Federation)
+    well_known: WellKnown = field(default_factory=WellKnown)
     log: Log = field(default_factory=Log)
 
     @property

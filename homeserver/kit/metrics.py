@@ -32,6 +32,12 @@ class Metrics:
             buckets=(1, 2, 5, 10, 20, 50, 100, 200),
             registry=self.registry,
         )
+        self.edus_received = Counter(
+            "homeserver_federation_edus_received",
+            "What other servers told besides events.",
+            ["edu_type", "outcome"],
+            registry=self.registry,
+        )
         self.waiting = Gauge("homeserver_waiting_requests", "Long polls held open now.", registry=self.registry)
 
     def answered(self, method: str, endpoint: str, status: int, seconds: float) -> None:

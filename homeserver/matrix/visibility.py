@@ -4,7 +4,9 @@ from dataclasses import dataclass
 
 SHARED = "shared"
 WORLD_READABLE = "world_readable"
-_KNOWN = {WORLD_READABLE, SHARED, "invited", "joined"}
+MEMBERS_ONLY = frozenset({"invited", "joined"})
+"""Who may see depends on who was there, and on nothing that came later."""
+_KNOWN = {WORLD_READABLE, SHARED, *MEMBERS_ONLY}
 
 
 def history_visibility(value: object) -> str:

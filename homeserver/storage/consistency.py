@@ -8,9 +8,11 @@ from homeserver.storage.engine import ReadTx
 from homeserver.storage.event_graph import backward_extremities, pending_redactions, waiting_events
 from homeserver.storage.events import events
 from homeserver.storage.members import memberships
+from homeserver.storage.outgoing import outgoing_events
 from homeserver.storage.partial_rooms import partial_rooms
 from homeserver.storage.relations import relations
 from homeserver.storage.resolutions import resolutions
+from homeserver.storage.room_servers import room_servers
 from homeserver.storage.rooms import forward_extremities, rooms
 from homeserver.storage.stream_rows import stream_position
 from homeserver.storage.transactions import transactions
@@ -25,7 +27,9 @@ _OF_ROOMS = (
     relations,
     resolutions,
     aliases,
+    outgoing_events,
     partial_rooms,
+    room_servers,
 )
 
 

@@ -29,7 +29,7 @@ from sqlalchemy import (
 from homeserver.matrix.identifiers import EventId
 from homeserver.storage.engine import ReadTx, WriteTx
 from homeserver.storage.pdus import Pdu
-from homeserver.storage.tables import Text, chunks, metadata
+from homeserver.storage.tables import Text, among, chunks, metadata
 
 OK = 0
 """The event is part of the room's history as everybody sees it."""
@@ -179,6 +179,8 @@ _UNTIL_TIME = (
 _PLACES = select(events.c.event_id, events.c.position).where(
     events.c.event_id.in_(bindparam("event_ids", expanding=True))
 )
+_IDS = select(events.c.position, events.c.event_id).where(among(events.c.position, "positions"))
+_PDUS = select(events.c.position, events.c.pdu).where(among(events.c.position, "positions"))
 _STANDINGS = select(events.c.position, events.c.room_nid, events.c.event_id, events.c.pair_id, events.c.status)
 _STANDINGS_AT = _STANDINGS.where(events.c.position.in_(bindparam("positions", expanding=True)))
 _STANDINGS_OF = _STANDINGS.where(events.c.event_id.in_(bindparam("event_ids", expanding=True)))
@@ -191,7 +193,7 @@ _EVERY_BACKWARDS = (
 )
 _COUNT = select(func.count()).select_from(events)
 _AUTH = select(events.c.position, events.c.pair_id, events.c.auth)
-_AUTH_BY_POSITIONS = _AUTH.where(events.c.position.in_(bindparam("positions", expanding=True)))
+_AUTH_BY_POSITIONS = _AUTH.where(among(events.c.position, "positions"), text("pair_id IS NOT NULL"))
 _AUTH_ABOVE = _AUTH.where(
     events.c.room_nid == bindparam("room_nid"),
     events.c.position > bindparam("after"),
@@ -313,6 +315,16 @@ def find_positions(tx: ReadTx, event_ids: Iterable[EventId]) -> dict[EventId, in
     return found
 
 
+def find_ids(tx: ReadTx, positions: Iterable[int]) -> dict[int, EventId]:
+    """The ids of the events at these positions."""
+    return dict(tx.connection.execute(_IDS, {"positions": list(positions)}).all())
+
+
+def find_pdus(tx: ReadTx, positions: Iterable[int]) -> dict[int, bytes]:
+    """The federation format of the events at these positions, redacted if they are."""
+    return dict(tx.connection.execute(_PDUS, {"positions": list(positions)}).all())
+
+
 def find_standings(tx: ReadTx, positions: Iterable[int]) -> dict[int, Standing]:
     """What is at these positions, in whatever room."""
     found: dict[int, Standing] = {}
@@ -333,11 +345,8 @@ def find_standings_by_id(tx: ReadTx, event_ids: Iterable[EventId]) -> dict[Event
 
 def find_auth(tx: ReadTx, positions: Iterable[int]) -> list[AuthRow]:
     """The state events at these positions, as nodes of the auth graph."""
-    found: list[AuthRow] = []
-    for part in chunks(positions):
-        rows = tx.connection.execute(_AUTH_BY_POSITIONS, {"positions": part})
-        found.extend(AuthRow(row.position, row.pair_id, row.auth or b"") for row in rows)
-    return found
+    rows = tx.connection.execute(_AUTH_BY_POSITIONS, {"positions": list(positions)})
+    return [AuthRow(row.position, row.pair_id, row.auth or b"") for row in rows]
 
 
 def list_auth(tx: ReadTx, room_nid: int, *, after: int) -> list[AuthRow]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from sqlalchemy import BigInteger, Boolean, Column, Index, Table, bindparam, delete, false, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
-from homeserver.matrix.identifiers import RoomId, UserId
+from homeserver.matrix.identifiers import RoomId, UserId, domain_of
 from homeserver.storage.engine import ReadTx, WriteTx
 from homeserver.storage.rooms import rooms
 from homeserver.storage.tables import Text, chunks, metadata, some_of_room
@@ -120,6 +120,10 @@ _LOCAL = (
     )
     .order_by(memberships.c.position)
     .limit(bindparam("limit"))
+)
+_ALL_OF_SERVER = select(memberships).where(memberships.c.room_nid == bindparam("room_nid"), OF_SERVER)
+_JOINED_OF_SERVER = select(memberships.c.user_id).where(
+    memberships.c.room_nid == bindparam("room_nid"), memberships.c.membership == "join", OF_SERVER
 )
 _LOCAL_USERS = select(memberships.c.user_id).where(memberships.c.room_nid == bindparam("room_nid"), OF_SERVER)
 _REMOVE_LOCAL = delete(memberships).where(memberships.c.room_nid == bindparam("room_nid"), OF_SERVER)
@@ -254,6 +258,21 @@ def list_local(tx: ReadTx, room_nid: int, server_name: str, kinds: Iterable[str]
     """Some users of this server with these memberships of the room."""
     values = {"room_nid": room_nid, "of_server": of_server(server_name), "kinds": list(kinds), "limit": limit}
     return [Member(*row) for row in tx.connection.execute(_LOCAL, values)]
+
+
+def is_server_in(tx: ReadTx, room_nid: int, server_name: str) -> bool:
+    """Whether a user of this server is in the room."""
+    values = {"room_nid": room_nid, "of_server": of_server(server_name)}
+    # What ends in the name, in whatever case, may still be of another server.
+    found = tx.connection.execute(_JOINED_OF_SERVER, values).scalars()
+    return any(domain_of(user_id) == server_name for user_id in found)
+
+
+def list_of_server(tx: ReadTx, room_nid: int, server_name: str) -> list[Member]:
+    """Everybody of this server who ever had to do with the room."""
+    values = {"room_nid": room_nid, "of_server": of_server(server_name)}
+    found = [Member(*row) for row in tx.connection.execute(_ALL_OF_SERVER, values)]
+    return [member for member in found if domain_of(member.user_id) == server_name]
 
 
 def remove_local(tx: WriteTx, room_nid: int, server_name: str) -> list[UserId]:

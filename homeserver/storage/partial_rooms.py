@@ -2,10 +2,8 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
-import msgspec
-from sqlalchemy import BigInteger, Column, Integer, LargeBinary, Row, Table, bindparam, delete, select, update
+from sqlalchemy import BigInteger, Column, Integer, Table, bindparam, delete, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from homeserver.storage.engine import ReadTx, WriteTx
@@ -18,7 +16,6 @@ partial_rooms = Table(
     Column("position", BigInteger, nullable=False),  # Of the join event.
     Column("given_root", BigInteger, nullable=False),  # The state before it, as far as it was given.
     Column("via", Text, nullable=False),
-    Column("servers", LargeBinary, nullable=False),  # JSON: those that were in the room, as the resident said.
     Column("since_ts", BigInteger, nullable=False),
     Column("done", BigInteger, nullable=False),  # Events of the state that were taken in, of how many.
     Column("total", BigInteger, nullable=False),
@@ -36,7 +33,6 @@ class PartialRoom:
     position: int
     given_root: int
     via: str
-    servers: frozenset[str]
     since_ts: int
     done: int = 0
     total: int = 0
@@ -72,7 +68,6 @@ def put(tx: WriteTx, room: PartialRoom) -> None:
         "position": room.position,
         "given_root": room.given_root,
         "via": room.via,
-        "servers": msgspec.json.encode(sorted(room.servers)),
         "since_ts": room.since_ts,
         "done": room.done,
         "total": room.total,
@@ -87,13 +82,13 @@ def find_many(tx: ReadTx, room_nids: Iterable[int]) -> dict[int, PartialRoom]:
     """Those of these rooms that are known in part."""
     found: dict[int, PartialRoom] = {}
     for part in chunks(room_nids):
-        found.update((row.room_nid, _room(row)) for row in tx.connection.execute(_FIND, {"room_nids": part}))
+        found.update((row.room_nid, PartialRoom(*row)) for row in tx.connection.execute(_FIND, {"room_nids": part}))
     return found
 
 
 def list_all(tx: ReadTx) -> list[PartialRoom]:
     """All rooms that are known in part, the one that was joined first in front."""
-    return [_room(row) for row in tx.connection.execute(_LIST)]
+    return [PartialRoom(*row) for row in tx.connection.execute(_LIST)]
 
 
 def set_progress(tx: WriteTx, room_nid: int, done: int, total: int) -> None:
@@ -109,8 +104,3 @@ def set_failed(tx: WriteTx, room_nid: int, failure: str, *, retry_ts: int) -> No
 def remove(tx: WriteTx, room_nid: int) -> None:
     """From now on the room is known whole, or not at all."""
     tx.connection.execute(_REMOVE, {"nid": room_nid})
-
-
-def _room(row: Row[Any]) -> PartialRoom:
-    servers = frozenset(msgspec.json.decode(row.servers, type=list[str]))
-    return PartialRoom(**{**row._mapping, "servers": servers})

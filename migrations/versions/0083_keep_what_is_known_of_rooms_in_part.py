@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0083"
-down_revision = "0087"
+down_revision = "0082"
 branch_labels = None
 depends_on = None
 
@@ -19,7 +19,6 @@ def upgrade() -> None:
         sa.Column("position", sa.BigInteger(), nullable=False),
         sa.Column("given_root", sa.BigInteger(), nullable=False),
         sa.Column("via", sa.Text(), nullable=False),
-        sa.Column("servers", sa.LargeBinary(), nullable=False),
         sa.Column("since_ts", sa.BigInteger(), nullable=False),
         sa.Column("done", sa.BigInteger(), nullable=False),
         sa.Column("total", sa.BigInteger(), nullable=False),

@@ -51,6 +51,15 @@ def test_load_reports_all_faults_each_with_its_key(tmp_path: Path) -> None:
         ("HOMESERVER_REDIS_URL", "http://x", "redis_url"),
         ("HOMESERVER_DEFAULT_ROOM_VERSION", "99", "default_room_version"),
         ("HOMESERVER_PORT", "0", "port"),
+        ("HOMESERVER_EXTRA_LISTENERS", '[{"host": "::1", "port": 1, "certificate": "a.pem"}]', "extra_listeners"),
+        ("HOMESERVER_FEDERATION_ADDRESSES", '{"not a name": "10.0.0.5:8448"}', "federation.addresses"),
+        ("HOMESERVER_FEDERATION_ADDRESSES", '{"example.org": "10.0.0.5"}', "federation.addresses"),
+        ("HOMESERVER_FEDERATION_ALLOWED_RANGES", '["10.0.0.5/8"]', "federation.allowed_ranges"),
+        ("HOMESERVER_FEDERATION_PROXY", "socks5://127.0.0.1", "federation.proxy"),
+        ("HOMESERVER_FEDERATION_NOTARIES", '["not a name"]', "federation.notaries"),
+        ("HOMESERVER_FEDERATION_OLD_KEYS", '[{"key_id": "a"}]', "federation.old_keys"),
+        ("HOMESERVER_WELL_KNOWN_SERVER", "https://example.org", "well_known.server"),
+        ("HOMESERVER_WELL_KNOWN_CONTACTS", '[{"role": "m.role.admin"}]', "well_known.contacts"),
     ],
 )
 def test_load_refuses_values_out_of_range(variable: str, value: str, key: str) -> None:
@@ -65,3 +74,16 @@ def test_load_says_when_the_file_is_missing_or_not_toml(tmp_path: Path) -> None:
         with pytest.raises(ConfigError) as caught:
             load.load({"HOMESERVER_CONFIG": str(tmp_path / name)})
         assert caught.value.faults[0][0] == "HOMESERVER_CONFIG"
+
+
+def test_load_takes_tables_and_lists_from_the_environment() -> None:
+    config = load.load(
+        {
+            "HOMESERVER_FEDERATION_ADDRESSES": '{"a.example": "127.0.0.2:8448", "b.example:1": "[::1]:2"}',
+            "HOMESERVER_FEDERATION_ALLOW": '["*.example"]',
+            "HOMESERVER_FEDERATION_PROXY": "http://me:secret@proxy.internal:3128",
+        }
+    )
+    assert config.federation.addresses == {"a.example": "127.0.0.2:8448", "b.example:1": "[::1]:2"}
+    assert config.federation.allow == ("*.example",)
+    assert config.federation.proxy == "http://me:secret@proxy.internal:3128"

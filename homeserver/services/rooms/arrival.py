@@ -15,7 +15,7 @@ from homeserver.kit.clock import Clock
 from homeserver.matrix import event_auth
 from homeserver.matrix.event_auth import AuthError
 from homeserver.matrix.events import Event
-from homeserver.matrix.identifiers import EventId, RoomId, UserId
+from homeserver.matrix.identifiers import EventId, RoomId, ServerName, UserId
 from homeserver.matrix.room_versions import ROOM_VERSIONS, RoomVersion
 from homeserver.services.rooms.checks import Checks, Unfit
 from homeserver.services.rooms.hot import HotRoom, HotRooms, parse
@@ -106,7 +106,7 @@ class Arrivals:
         state: Sequence[bytes],
         auth_chain: Sequence[bytes],
         *,
-        partial: Collection[str] | None,
+        partial: Collection[ServerName] | None,
         via: str,
     ) -> EventId:
         """Take a join event of a user of this server, as the resident server gave it back, with all that it stands on.
@@ -171,7 +171,7 @@ class Arrivals:
         if new:
             await self._outliers.take(room, await asyncio.to_thread(by_auth, new))
 
-    async def _land(self, room: HotRoom, answer: _Answer, partial: Collection[str] | None, via: str) -> bool:
+    async def _land(self, room: HotRoom, answer: _Answer, partial: Collection[ServerName] | None, via: str) -> bool:
         """Write the join event; False if the room has become another meanwhile."""
         given = await self._given(room, answer)
         async with room.alone():
@@ -211,7 +211,7 @@ class Arrivals:
         join: Event,
         ground: _Ground,
         given: Mapping[Pair, _Given],
-        partial: Collection[str] | None,
+        partial: Collection[ServerName] | None,
         via: str,
     ) -> Landing:
         assert room.room_nid is not None
@@ -229,9 +229,8 @@ class Arrivals:
                 if one.member is not None
             },
             missing=ground.missing,
-            is_partial=partial is not None,
+            partial=partial,
             via=via,
-            servers=partial or (),
             now=self._clock.now(),
         )
 

@@ -6,7 +6,7 @@ the lock. A room whose commit failed is marked stale, dropped, and read again fr
 """
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 from homeserver.errors import HomeserverError, NotFound
 from homeserver.kit.concurrency import SingleFlight
 from homeserver.matrix.events import Event
-from homeserver.matrix.identifiers import DeviceId, RoomId, UserId
+from homeserver.matrix.identifiers import DeviceId, RoomId, ServerName, UserId, domain_of
 from homeserver.matrix.room_versions import ROOM_VERSIONS, RoomVersion
 from homeserver.services.rooms.state import StateTrees
-from homeserver.storage import events, members, rooms, stream_rows
+from homeserver.storage import events, members, room_servers, rooms, stream_rows
 from homeserver.storage.engine import Database, ReadTx
 from homeserver.storage.events import StoredEvent
 from homeserver.storage.state import Pair
@@ -61,13 +61,28 @@ class Recent:
 class RoomState:
     """The current state of a room: all of it, but for the member events of large rooms, which come when needed."""
 
-    def __init__(self, loaded: Mapping[Pair, Event], memberships: Mapping[UserId, str]) -> None:
-        """`memberships` are those of everybody who has a member event."""
+    def __init__(
+        self, loaded: Mapping[Pair, Event], memberships: Mapping[UserId, str], unseen: Iterable[ServerName] = ()
+    ) -> None:
+        """`memberships` are those of everybody who has a member event.
+
+        `unseen` are servers which are known to be in the room, although it is not known by which users.
+        """
         self._loaded = dict(loaded)
         self._memberships = dict(memberships)
         self.joined: set[UserId] = {user_id for user_id, kind in memberships.items() if kind == "join"}
+        self._by_server = Counter(domain_of(user_id) for user_id in self.joined)
+        self._by_server.update(unseen)  # As one user each, who is never seen to leave.
+        self._servers: frozenset[ServerName] | None = None
         self.size = sum(_weight(event) for event in loaded.values()) + _MEMBER_BYTES * len(memberships)
         """In bytes, about."""
+
+    @property
+    def servers(self) -> frozenset[ServerName]:
+        """The servers whose users are in the room, this one included; the same object as long as they are the same."""
+        if self._servers is None:
+            self._servers = frozenset(map(ServerName, self._by_server))
+        return self._servers
 
     def get(self, pair: Pair) -> Event | None:
         """The event, or None if the state has none. Raises `NotLoaded`."""
@@ -131,10 +146,22 @@ class RoomState:
         else:
             self._memberships[user_id] = event.membership or "leave"
         self.size += _MEMBER_BYTES * len(self._memberships)
-        if event is not None and event.membership == "join":
+        is_joined = event is not None and event.membership == "join"
+        if is_joined and user_id not in self.joined:
             self.joined.add(user_id)
-        else:
-            self.joined.discard(user_id)
+            self._count(domain_of(user_id), 1)
+        elif not is_joined and user_id in self.joined:
+            self.joined.remove(user_id)
+            self._count(domain_of(user_id), -1)
+
+    def _count(self, server: str, change: int) -> None:
+        """So many more users of a server are in the room. What all of its users are is never gone through again."""
+        before = self._by_server[server]
+        self._by_server[server] = before + change
+        if before + change == 0:
+            del self._by_server[server]
+        if before == 0 or before + change == 0:
+            self._servers = None
 
 
 class HotRoom:
@@ -179,6 +206,11 @@ class HotRoom:
     def joined(self) -> set[UserId]:
         """The users who are in the room."""
         return self.state.joined
+
+    @property
+    def servers(self) -> frozenset[ServerName]:
+        """The servers whose users are in the room, this one included."""
+        return self.state.servers
 
     @property
     def size(self) -> int:
@@ -323,6 +355,7 @@ class HotRooms:
         positions = self._trees.items(tx, room.state_root)
         tips = rooms.list_extremities(tx, room_nid)
         memberships = {member.user_id: member.membership for member in members.list_in_room(tx, room_nid)}
+        joined_servers = {domain_of(user_id) for user_id, kind in memberships.items() if kind == "join"}
         if len(memberships) > _FEW:
             positions = {pair: position for pair, position in positions.items() if pair[0] != "m.room.member"}
         stored = events.find_many(tx, {*positions.values(), *tips})
@@ -333,7 +366,11 @@ class HotRooms:
             room_nid=room_nid,
             root=room.state_root,
             known_since=stream_rows.current(tx),
-            state=RoomState({pair: parsed[position] for pair, position in positions.items()}, memberships),
+            state=RoomState(
+                {pair: parsed[position] for pair, position in positions.items()},
+                memberships,
+                unseen=room_servers.list_open(tx, room_nid) - joined_servers,
+            ),
             tips=[(position, parsed[position]) for position in sorted(tips)],
         )
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from homeserver.kit import crash
 from homeserver.matrix import auth_graph
 from homeserver.matrix.events import Event
-from homeserver.matrix.identifiers import EventId, RoomId, UserId, domain_of
+from homeserver.matrix.identifiers import EventId, RoomId, ServerName, UserId, domain_of
 from homeserver.services.rooms.state import StateTrees, StateWriter
-from homeserver.storage import event_graph, events, members, partial_rooms, rooms, stream_rows
+from homeserver.storage import event_graph, events, members, partial_rooms, room_servers, rooms, stream_rows
 from homeserver.storage.engine import WriteTx
 from homeserver.storage.events import StoredEvent
 from homeserver.storage.members import Member
@@ -50,9 +50,9 @@ class Landing:
     """The members by this state."""
     missing: Sequence[EventId]
     """The events before it that are not known."""
-    is_partial: bool = False
+    partial: Collection[ServerName] | None = None
+    """The servers in the room, where members are missing from the state."""
     via: str = ""
-    servers: Collection[str] = ()
     now: int = 0
 
 
@@ -93,11 +93,13 @@ def land(tx: WriteTx, trees: StateTrees, landing: Landing, server_name: str, com
     rooms.replace_extremities(tx, [(nid, tip) for tip in landing.tips], [(nid, position)])
     own = Standing("join", UserId(event.sender), position)
     changed = write_members(tx, nid, {**landing.members, UserId(event.state_key): own}, position)
-    if landing.is_partial:
-        servers = frozenset(landing.servers)
-        partial_rooms.put(tx, PartialRoom(nid, position, before, landing.via, servers, landing.now))
-    else:
+    servers = servers_by(landing.members, server_name)
+    if landing.partial is None:
         partial_rooms.remove(tx, nid)
+    else:
+        servers.update(one for one in landing.partial if one != server_name)
+        partial_rooms.put(tx, PartialRoom(nid, position, before, landing.via, landing.now))
+    room_servers.replace(tx, nid, servers, position)
     tx.wake([landing.room_id, *(user_id for user_id in changed if domain_of(user_id) == server_name)])
 
     def settle() -> None:
@@ -119,6 +121,12 @@ def change_to(states: StateWriter, root: int | None, state: Mapping[int, int], p
     if not changes and root is not None:
         return root
     return states.change(root, changes, page)
+
+
+def servers_by(members_: Mapping[UserId, Standing], server_name: str) -> set[ServerName]:
+    """The other servers of those who are in the room."""
+    servers = {ServerName(domain_of(user_id)) for user_id, one in members_.items() if one.membership == "join"}
+    return servers - {server_name}
 
 
 def write_members(tx: WriteTx, room_nid: int, now: Mapping[UserId, Standing], position: int) -> set[UserId]:

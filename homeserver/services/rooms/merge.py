@@ -50,7 +50,7 @@ class Merger:
                 placed = await self._graph.place(room, event)
                 if placed.new is None or not placed.new.is_accepted:
                     raise Conflict("The branches of the room cannot be brought together.")
-                writing = self._writer.write(Batch(room, [placed.new], now=self._clock.now()))
+                writing = self._writer.write(Batch(room, [placed.new], now=self._clock.now(), is_local=True))
             await writing
 
     async def _tie(self, room: HotRoom) -> Event:

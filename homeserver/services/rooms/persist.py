@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from homeserver.errors import HomeserverError, Unavailable
 from homeserver.kit import crash
 from homeserver.kit.concurrency import Background
-from homeserver.matrix.identifiers import EventId
-from homeserver.services.rooms.hot import HotRooms, Recent
-from homeserver.services.rooms.placement import Batch, NewEvent
+from homeserver.matrix.events import Event
+from homeserver.matrix.identifiers import EventId, ServerName, domain_of
+from homeserver.services.rooms.hot import HotRoom, HotRooms, Recent
+from homeserver.services.rooms.placement import Audience, Batch, NewEvent
 from homeserver.services.rooms.record import Written, write_group
 from homeserver.services.rooms.state import StateTrees
 from homeserver.storage import events
@@ -44,7 +45,10 @@ class _Handed:
 class EventWriter:
     """Writes events."""
 
-    def __init__(self, database: Database, rooms: HotRooms, trees: StateTrees, background: Background) -> None:
+    def __init__(
+        self, database: Database, rooms: HotRooms, trees: StateTrees, background: Background, server_name: str
+    ) -> None:
+        self._server_name = ServerName(server_name)
         self._database = database
         self._rooms = rooms
         self._trees = trees
@@ -121,7 +125,9 @@ class EventWriter:
     async def _try(self, group: list[_Handed]) -> BaseException | None:
         """Write the group; None if that went well."""
         batches = [handed.batch for handed in group]
-        work = self._database.write(write_group, self._trees, batches, lambda written: self._commit(group, written))
+        work = self._database.write(
+            write_group, self._trees, self._server_name, batches, lambda written: self._commit(group, written)
+        )
         [outcome] = await asyncio.gather(work, return_exceptions=True)
         return outcome
 
@@ -165,19 +171,34 @@ def _build_on(batch: Batch) -> None:
     """Take the batch into its hot room: what follows may be built upon it."""
     room = batch.room
     for new in batch.events:
-        if not new.is_accepted:
-            continue
-        placement = new.placement
-        if placement is None:
-            room.build_on(new.event)
-        else:
-            kept = {tip: event for tip, event in zip(room.tips, room.latest, strict=True) if tip in placement.tips}
-            room.latest = [*kept.values(), new.event] if placement.is_end else list(kept.values())
-            for change in placement.changes:
-                room.state.set(change.pair, change.event)
+        before, removed = room.servers, _removed(room, new.event)
+        _build_event_on(room, new)
+        batch.audiences.append(Audience(before, room.servers, removed))
     redacted = {new.redaction.redacted.event_id: new.redaction.redacted for new in batch.events if new.redaction}
     if redacted:
         room.state.replace(redacted)
+
+
+def _build_event_on(room: HotRoom, new: NewEvent) -> None:
+    if not new.is_accepted:
+        return
+    placement = new.placement
+    if placement is None:
+        room.build_on(new.event)
+    else:
+        kept = {tip: event for tip, event in zip(room.tips, room.latest, strict=True) if tip in placement.tips}
+        room.latest = [*kept.values(), new.event] if placement.is_end else list(kept.values())
+        for change in placement.changes:
+            room.state.set(change.pair, change.event)
+
+
+def _removed(room: HotRoom, event: Event) -> ServerName | None:
+    """The server of the one who is turned away by this event without having been in the room."""
+    if event.type != "m.room.member" or event.state_key is None or event.membership not in ("leave", "ban"):
+        return None
+    return (
+        ServerName(domain_of(event.state_key)) if room.membership_of(event.state_key) in ("invite", "knock") else None
+    )
 
 
 def _take_over(batch: Batch, stored: Sequence[StoredEvent]) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from homeserver.matrix.events import Event
+from homeserver.matrix.identifiers import ServerName
 from homeserver.services.rooms.hot import HotRoom, Transaction
 from homeserver.storage import events
 from homeserver.storage.engine import WriteTx
@@ -87,6 +88,16 @@ class NewEvent:
         return self.status == events.OK
 
 
+@dataclass(frozen=True, slots=True)
+class Audience:
+    """The servers that had users in the room before an event, and that have some after it."""
+
+    before: frozenset[ServerName]
+    after: frozenset[ServerName]
+    removed: ServerName | None = None
+    """The server of somebody whom the event turns away who was not in the room: invited, or knocking."""
+
+
 @dataclass(slots=True)
 class Batch:
     """Events for one room, written together or not at all."""
@@ -97,3 +108,7 @@ class Batch:
     also: Callable[[WriteTx, int], None] | None = None
     """Further statements of the same transaction, called with the room's number; what they raise undoes the batch."""
     now: int = 0
+    is_local: bool = False
+    """The events were made here just now: the other servers in the room are to have them."""
+    audiences: list[Audience] = field(default_factory=list)
+    """By event; found out by the writer when it takes the batch over."""

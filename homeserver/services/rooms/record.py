@@ -10,16 +10,18 @@ from dataclasses import dataclass, field, replace
 from homeserver.kit import crash
 from homeserver.matrix import auth_graph
 from homeserver.matrix.events import Event
-from homeserver.matrix.identifiers import EventId, UserId
+from homeserver.matrix.identifiers import EventId, ServerName, UserId
 from homeserver.matrix.relations import RelatesTo, relates_to
-from homeserver.services.rooms.placement import UNSTORED, Batch, NewEvent, Placement, Resolved, State
+from homeserver.services.rooms.placement import UNSTORED, Audience, Batch, NewEvent, Placement, Resolved, State
 from homeserver.services.rooms.state import StateTrees, StateWriter
 from homeserver.storage import (
     event_graph,
     events,
     members,
+    outgoing,
     relations,
     resolutions,
+    room_servers,
     rooms,
     stream_rows,
     transactions,
@@ -27,6 +29,7 @@ from homeserver.storage import (
 from homeserver.storage.engine import WriteTx
 from homeserver.storage.events import StoredEvent
 from homeserver.storage.members import Member
+from homeserver.storage.outgoing import OutgoingEvent
 from homeserver.storage.relations import Relation
 from homeserver.storage.resolutions import Resolution
 
@@ -58,8 +61,9 @@ class Written:
 class Recorder:
     """Writes one group, in the transaction given."""
 
-    def __init__(self, tx: WriteTx, trees: StateTrees, group: Sequence[Batch]) -> None:
+    def __init__(self, tx: WriteTx, trees: StateTrees, own: ServerName, group: Sequence[Batch]) -> None:
         self._tx = tx
+        self._own = own
         self._group = group
         new = [one for batch in group for one in batch.events]
         pairs = {(one.event.type, one.event.state_key) for one in new if one.event.state_key is not None}
@@ -69,6 +73,9 @@ class Recorder:
         self._places = self._places_of_auth(new)
         self._changed: dict[tuple[int, UserId], Member | None] = {}
         self._resolutions: list[Resolution] = []
+        self._come: list[tuple[ServerName, int, int]] = []
+        self._gone: list[tuple[ServerName, int, int]] = []
+        self._outgoing: list[OutgoingEvent] = []
 
     def record(self) -> Written:
         """Write all of it."""
@@ -78,7 +85,12 @@ class Recorder:
             nid = batch.room.room_nid or made.setdefault(id(batch.room), self._next)
             line = self.written.lines.setdefault(nid, Line(nid, batch.room.root, list(batch.room.tips)))
             self.written.nids.append(nid)
-            self.written.stored.append([self._place(line, one) for one in batch.events])
+            self.written.stored.append(
+                [
+                    self._place_for(line, one, audience, batch.is_local)
+                    for one, audience in zip(batch.events, batch.audiences, strict=True)
+                ]
+            )
         self._store_rooms(old_tips)
         self._store_events()
         self._store_members()
@@ -99,6 +111,19 @@ class Recorder:
     def _take(self) -> int:
         self._next += 1
         return self._next - 1
+
+    def _place_for(self, line: Line, new: NewEvent, audience: Audience, is_local: bool) -> StoredEvent:
+        row = self._place(line, new)
+        if audience.before is not audience.after:
+            at = self._next - 1  # An outlier was stored before.
+            come, gone = audience.after - audience.before, audience.before - audience.after
+            self._come.extend((server, line.room_nid, at) for server in come if server != self._own)
+            self._gone.extend((server, line.room_nid, at) for server in gone if server != self._own)
+        if is_local and new.is_accepted:
+            removed = audience.removed if audience.removed not in (self._own, *audience.before) else None
+            if removed is not None or len(audience.before) > (self._own in audience.before):
+                self._outgoing.append(OutgoingEvent(row.position, line.room_nid, also_to=removed))
+        return row
 
     def _place(self, line: Line, new: NewEvent) -> StoredEvent:
         placement = new.placement
@@ -260,6 +285,9 @@ class Recorder:
         if gone:
             members.remove_many(self._tx, gone)
         self._tx.wake(user_id for _, user_id in self._changed)
+        # A server may come and go within a group: in the order of what happened.
+        if self._come or self._gone:
+            room_servers.change(self._tx, self._come, self._gone)
 
     def _store_rest(self) -> None:
         done = [
@@ -276,15 +304,19 @@ class Recorder:
         ]
         if done:
             transactions.record_many(self._tx, done)
+        if self._outgoing:
+            outgoing.add_events(self._tx, self._outgoing)
         for batch, nid in zip(self._group, self.written.nids, strict=True):
             if batch.also is not None:
                 batch.also(self._tx, nid)
         self._tx.wake(batch.room.room_id for batch in self._group)
 
 
-def write_group(tx: WriteTx, trees: StateTrees, group: Sequence[Batch], commit: Callable[[Written], None]) -> None:
+def write_group(
+    tx: WriteTx, trees: StateTrees, own: ServerName, group: Sequence[Batch], commit: Callable[[Written], None]
+) -> None:
     """The transaction of a group; `commit` takes over what was written, before anybody is woken."""
-    written = Recorder(tx, trees, group).record()
+    written = Recorder(tx, trees, own, group).record()
     tx.on_commit(lambda: commit(written))
     crash.point("K3")
 

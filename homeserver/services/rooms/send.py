@@ -73,7 +73,7 @@ class Sender:
         also: Callable[[WriteTx, int], None] | None = None,
     ) -> list[StoredEvent]:
         """Write the drafts. No await may lie between building and this. Raises `Superseded`."""
-        return await self._writer.write(Batch(drafts.room, drafts.events, transaction, also, now=self._clock.now()))
+        return await self._writer.write(_of_ours(drafts, transaction, also, now=self._clock.now()))
 
     async def write_both(self, old: Drafts, new: Drafts, *, also: Callable[[WriteTx, int], None]) -> None:
         """Write drafts for a room and for the new one that follows it; neither is written without the other.
@@ -90,8 +90,8 @@ class Sender:
         now = self._clock.now()
         # Handed over one behind the other, they are in one group and so in one transaction.
         waiting = [
-            self._writer.write(Batch(old.room, old.events, now=now)),
-            self._writer.write(Batch(new.room, new.events, also=only_together, now=now)),
+            self._writer.write(_of_ours(old, now=now)),
+            self._writer.write(_of_ours(new, also=only_together, now=now)),
         ]
         for outcome in await asyncio.gather(*waiting, return_exceptions=True):
             if isinstance(outcome, BaseException):
@@ -221,6 +221,16 @@ def _check_redaction(drafts: Drafts, sender: UserId, target: Event) -> None:
     assert create is not None
     if not may_act(sender, "redact", power_levels, create):
         raise Forbidden("You may only redact your own events in this room.")
+
+
+def _of_ours(
+    drafts: Drafts,
+    transaction: Transaction | None = None,
+    also: Callable[[WriteTx, int], None] | None = None,
+    *,
+    now: int,
+) -> Batch:
+    return Batch(drafts.room, drafts.events, transaction, also, now=now, is_local=True)
 
 
 def _redacts_in(content: bytes) -> str:

@@ -1,6 +1,6 @@
-"""The one place where everybody who reads a room learns which of its events a user may see."""
+"""The one place where everybody who reads a room learns which of its events a user, or another server, may see."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import inf
@@ -8,12 +8,12 @@ from typing import Protocol, TypeVar
 
 from homeserver.matrix import visibility
 from homeserver.matrix.events import Event
-from homeserver.matrix.identifiers import UserId
+from homeserver.matrix.identifiers import UserId, domain_of
 from homeserver.matrix.visibility import Moment
 from homeserver.services.rooms.hot import parse
 from homeserver.services.rooms.state import StateTrees
 from homeserver.services.rooms.stays import last_end
-from homeserver.storage import events, users
+from homeserver.storage import events, members, users
 from homeserver.storage.engine import ReadTx
 from homeserver.storage.events import StoredEvent
 from homeserver.storage.members import Member
@@ -22,6 +22,8 @@ from homeserver.storage.state import Pair
 
 _VISIBILITY = ("m.room.history_visibility", "")
 _NOTHING = Moment(visibility.SHARED, "leave")
+_FIRST_LOOK = 20
+"""So many users of a server are looked for at once, and ten times as many where none of them was there."""
 
 
 class Placed(Protocol):
@@ -173,3 +175,130 @@ class Onlooker:
             else one
             for one in seen
         ]
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """An event as another server is given it: whole, or redacted where none of its users may see it."""
+
+    stored: StoredEvent
+    pdu: bytes
+    is_whole: bool
+
+
+class OnlookingServer:
+    """Another server that looks at a room, within one unit of work (server-server API; room history visibility).
+
+    A server that nobody of is in the room is shown nothing. To one that is in it, an event is whole if the history
+    visibility where it was sent lets any of its users see it; and so is the present state, which it has anyway, and
+    state of which nothing is known but that others cite it.
+    """
+
+    def __init__(self, tx: ReadTx, trees: StateTrees, room: Room, server_name: str) -> None:
+        self.room = room
+        self.server_name = server_name
+        self._tx = tx
+        self._trees = trees
+        self._rules: dict[int, str] = {}
+        self._memberships: dict[int, frozenset[str]] = {}
+
+    @cached_property
+    def is_in_room(self) -> bool:
+        """Whether a user of the server is in the room now."""
+        return members.is_server_in(self._tx, self.room.room_nid, self.server_name)
+
+    def shown(self, stored: Sequence[StoredEvent]) -> list[Shown]:
+        """Those of the room's events that were not rejected, as the server may have them, in the order given."""
+        if not self.is_in_room:
+            return []
+        parsed = [(row, parse(row, self.room.version)) for row in stored if row.status != events.REJECTED]
+        considered = {row.position: self._considered(row, event) for row, event in parsed}
+        self._learn({root for roots in considered.values() for root in roots})
+        erased = users.find_erased(self._tx, {UserId(event.sender) for _, event in parsed})
+        self._look_for_users(
+            {
+                root
+                for row, event in parsed
+                for root in considered[row.position]
+                if self._rules[root] in visibility.MEMBERS_ONLY or event.sender in erased
+            }
+        )
+        present = self._in_present_state(row for row, _ in parsed if row.pair_id is not None)
+        shown = []
+        for row, event in parsed:
+            roots = considered[row.position]
+            is_whole = row.position in present or any(self._may_see(root) for root in roots)
+            if not roots:
+                is_whole = event.is_state
+            if event.sender in erased and row.position not in present:
+                # What was said by somebody who is erased is for those servers that heard it.
+                is_whole = is_whole and any("join" in self._memberships[root] for root in roots)
+            shown.append(Shown(row, row.pdu if is_whole else event.redacted().pdu, is_whole))
+        return shown
+
+    def _considered(self, row: StoredEvent, event: Event) -> list[int]:
+        """The states that say whether the event may be seen; an event that changes that is seen by either."""
+        is_own = event.type == "m.room.member" and domain_of(event.state_key or "") == self.server_name
+        is_turning = is_own or (event.type, event.state_key) == _VISIBILITY
+        roots = [row.state_after, row.state_before] if is_turning else [row.state_after]
+        return [root for root in roots if root is not None]
+
+    def _may_see(self, root: int) -> bool:
+        found = self._memberships.get(root, frozenset())
+        return any(
+            # The server has users in the room now, which is after whatever was sent.
+            visibility.may_see(Moment(self._rules[root], membership), joined_later=True)
+            for membership in found | {"leave"}
+        )
+
+    def _in_present_state(self, rows: Iterable[StoredEvent]) -> set[int]:
+        """Those of the state events, by position, that are in the room's present state."""
+        asked = {row.position: row.pair_id for row in rows if row.pair_id is not None}
+        if not asked:
+            return set()
+        root = self.room.state_root
+        found = self._trees.find_ids(self._tx, [root], set(asked.values()))[root]
+        return {position for position, pair_id in asked.items() if found.get(pair_id) == position}
+
+    def _learn(self, roots: Collection[int]) -> None:
+        """Look up the history visibility in these states."""
+        new = [root for root in roots if root not in self._rules]
+        if not new:
+            return
+        found = self._trees.find_many(self._tx, new, [_VISIBILITY])
+        parsed = self._parsed(position for of_root in found.values() for position in of_root.values())
+        for root, positions in found.items():
+            at = positions.get(_VISIBILITY)
+            content = {} if at is None else parsed[at].content
+            self._rules[root] = visibility.history_visibility(content.get("history_visibility"))
+
+    def _look_for_users(self, roots: Collection[int]) -> None:
+        """Look up which memberships users of the server have in these states, up to one of somebody who is joined."""
+        open_ = {root for root in roots if "join" not in self._memberships.get(root, frozenset())}
+        if not open_:
+            return
+        found: dict[int, set[str]] = {root: set() for root in open_}
+        known = members.list_of_server(self._tx, self.room.room_nid, self.server_name)
+        # Who came first was there most of the time.
+        waiting = sorted(known, key=lambda member: (member.membership != "join", member.position))
+        size = _FIRST_LOOK
+        while waiting and open_:
+            part, waiting = waiting[:size], waiting[size:]
+            for root, memberships in self._memberships_in(open_, part).items():
+                found[root] |= memberships
+            open_ = {root for root in open_ if "join" not in found[root]}
+            size *= 10
+        self._memberships |= {root: frozenset(kinds) for root, kinds in found.items()}
+
+    def _memberships_in(self, roots: Collection[int], asked: Sequence[Member]) -> Mapping[int, set[str]]:
+        pairs = [("m.room.member", member.user_id) for member in asked]
+        positions = self._trees.find_many(self._tx, roots, pairs)
+        # Most are what they are by the event by which they were it then.
+        kinds = {member.event: member.membership for member in asked}
+        other = {at for of_root in positions.values() for at in of_root.values()} - kinds.keys()
+        kinds |= {at: event.membership or "leave" for at, event in self._parsed(other).items()}
+        return {root: {kinds[at] for at in of_root.values()} for root, of_root in positions.items()}
+
+    def _parsed(self, positions: Iterable[int]) -> dict[int, Event]:
+        rows = events.find_many(self._tx, set(positions))
+        return {position: parse(row, self.room.version) for position, row in rows.items()}

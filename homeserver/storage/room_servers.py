@@ -1,0 +1,97 @@
+"""Since when which other servers have users in which rooms, and until when: who is to have an event of a room.
+
+It is written with the memberships, in the same transaction. A server is to have the events with positions in
+(since, until]: its own first join it has, and the event by which its last user was removed is still for it.
+"""
+
+from collections.abc import Collection, Iterable
+
+from sqlalchemy import BigInteger, Column, Index, Table, bindparam, select, text, update
+from sqlalchemy.dialects.postgresql import insert
+
+from homeserver.matrix.identifiers import ServerName
+from homeserver.storage.engine import ReadTx, WriteTx
+from homeserver.storage.tables import Text, metadata, some_of_room
+
+room_servers = Table(
+    "room_servers",
+    metadata,
+    Column("server_name", Text, primary_key=True),
+    Column("room_nid", BigInteger, primary_key=True, autoincrement=False),
+    Column("since", BigInteger, primary_key=True, autoincrement=False),
+    Column("until", BigInteger),  # Null: to this day.
+    Index("ix_room_servers_room_nid", "room_nid"),
+    # A server is in a room once at a time.
+    Index(
+        "ix_room_servers_open",
+        "server_name",
+        "room_nid",
+        unique=True,
+        postgresql_where=text("until IS NULL"),
+        sqlite_where=text("until IS NULL"),
+    ),
+)
+
+Passage = tuple[ServerName, int, int]
+"""A server, a room, and the position at which it came there or left."""
+
+_INSERT = insert(room_servers).on_conflict_do_nothing()
+_CLOSE = (
+    update(room_servers)
+    .where(
+        room_servers.c.server_name == bindparam("server"),
+        room_servers.c.room_nid == bindparam("nid"),
+        room_servers.c.until.is_(None),
+    )
+    .values(until=bindparam("position"))
+)
+_OPEN = select(room_servers.c.server_name).where(
+    room_servers.c.room_nid == bindparam("nid"), room_servers.c.until.is_(None)
+)
+_REMOVE_SOME = some_of_room(room_servers)
+
+
+def list_open(tx: ReadTx, room_nid: int) -> set[ServerName]:
+    """The other servers that are in the room."""
+    return {ServerName(name) for name in tx.connection.execute(_OPEN, {"nid": room_nid}).scalars()}
+
+
+def change(tx: WriteTx, come: Iterable[Passage], gone: Iterable[Passage]) -> None:
+    """Note that servers have come to rooms and left them, each perhaps several times."""
+    steps = sorted(
+        [(position, True, server, nid) for server, nid, position in come]
+        + [(position, False, server, nid) for server, nid, position in gone]
+    )
+    begun: dict[tuple[ServerName, int], int] = {}
+    new: list[dict[str, object]] = []
+    ended: list[dict[str, object]] = []
+    for position, has_come, server, nid in steps:
+        if has_come:
+            begun[server, nid] = position
+        elif (since := begun.pop((server, nid), None)) is not None:
+            new.append({"server_name": server, "room_nid": nid, "since": since, "until": position})
+        else:
+            ended.append({"server": server, "nid": nid, "position": position})
+    new += [
+        {"server_name": server, "room_nid": nid, "since": since, "until": None}
+        for (server, nid), since in begun.items()
+    ]
+    if ended:
+        tx.connection.execute(_CLOSE, ended)
+    if new:
+        tx.connection.execute(_INSERT, new)
+
+
+def replace(tx: WriteTx, room_nid: int, servers: Collection[ServerName], position: int) -> None:
+    """Say which other servers are in a room, as of this position, where that does not follow from memberships.
+
+    For a room that is known in part, whose members are yet to be told; a hot room has to be read again after this.
+    """
+    known = list_open(tx, room_nid)
+    come = [(server, room_nid, position) for server in set(servers) - known]
+    change(tx, come, [(server, room_nid, position) for server in known - set(servers)])
+
+
+def remove_some(tx: WriteTx, room_nid: int, *, limit: int) -> int:
+    """Remove some of the rows of a room that is not known any more; how many."""
+    return tx.connection.execute(_REMOVE_SOME, {"nid": room_nid, "limit": limit}).rowcount
