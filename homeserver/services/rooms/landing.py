@@ -12,7 +12,7 @@ from homeserver.matrix import auth_graph
 from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import EventId, RoomId, ServerName, UserId, domain_of
 from homeserver.services.rooms.state import StateTrees, StateWriter
-from homeserver.storage import event_graph, events, members, partial_rooms, room_servers, rooms, stream_rows
+from homeserver.storage import event_graph, events, members, partial_rooms, places, room_servers, rooms, stream_rows
 from homeserver.storage.engine import WriteTx
 from homeserver.storage.events import StoredEvent
 from homeserver.storage.members import Member
@@ -67,6 +67,7 @@ def land(tx: WriteTx, trees: StateTrees, landing: Landing, server_name: str, com
     before = change_to(states, landing.root, landing.state, position - 1)
     row = StoredEvent(
         position=position,
+        place=places.at(position),
         room_nid=nid,
         event_id=EventId(event.event_id),
         depth=event.depth,
@@ -89,6 +90,8 @@ def land(tx: WriteTx, trees: StateTrees, landing: Landing, server_name: str, com
     assert row.state_after is not None
     rooms.set_state_roots(tx, [(nid, row.state_after)])
     rooms.set_forked(tx, [(nid, position)])
+    if landing.missing:
+        rooms.set_gapped(tx, [(nid, position)])
     rooms.set_arrived(tx, nid, position)
     rooms.replace_extremities(tx, [(nid, tip) for tip in landing.tips], [(nid, position)])
     own = Standing("join", UserId(event.sender), position)
