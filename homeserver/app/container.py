@@ -39,6 +39,7 @@ from homeserver.services.media.store import MediaStore
 from homeserver.services.media.thumbnails import Thumbnails
 from homeserver.services.rooms.arrival import Arrivals
 from homeserver.services.rooms.author import Author
+from homeserver.services.rooms.checks import Checks
 from homeserver.services.rooms.create import RoomCreation
 from homeserver.services.rooms.directories_elsewhere import DirectoriesElsewhere
 from homeserver.services.rooms.directory import Directory
@@ -49,6 +50,7 @@ from homeserver.services.rooms.inbox import Inbox
 from homeserver.services.rooms.invitations import Invitations
 from homeserver.services.rooms.members import Members
 from homeserver.services.rooms.merge import Merger
+from homeserver.services.rooms.outliers import Outliers
 from homeserver.services.rooms.persist import EventWriter
 from homeserver.services.rooms.purge import Purge
 from homeserver.services.rooms.read import RoomReader
@@ -118,6 +120,7 @@ class Container:
     resident: Resident
     invitations: Invitations
     inbox: Inbox
+    arrivals: Arrivals
     sender: Sender
     members: Members
     room_creation: RoomCreation
@@ -204,10 +207,12 @@ async def build(
         server_acls = ServerAcls(hot)
         merger = Merger(clock, hot, writer, graph, author, config.server_name)
         signatures = Signatures(keys)
-        inbox = Inbox(database, clock, hot, writer, graph, merger, signatures)
+        checks, outliers = Checks(signatures), Outliers(database, clock, writer)
+        inbox = Inbox(database, clock, hot, writer, graph, merger, checks, outliers)
+        arrivals = Arrivals(database, clock, hot, trees, writer, inbox, checks, outliers, config.server_name)
         sender = Sender(database, clock, hot, writer, merger, author)
         stripper = Stripper(signatures)
-        remote_members = RemoteMembers(database, clock, client, author, signatures, Arrivals(inbox), stripper)
+        remote_members = RemoteMembers(database, clock, client, author, signatures, arrivals, stripper)
         members = Members(database, sender, inbox, Succession(database, trees), remote_members, config.server_name)
         room_creation = RoomCreation(clock, sender, members, author, default_version=config.default_room_version)
         room_reader = RoomReader(database, clock, trees)
@@ -276,6 +281,7 @@ async def build(
             resident=Resident(database, sender, inbox, server_acls, signatures, author, trees),
             server_acls=server_acls,
             inbox=inbox,
+            arrivals=arrivals,
             sender=sender,
             members=members,
             room_creation=room_creation,

@@ -6,8 +6,8 @@ rooms do not wait for each other.
 """
 
 from collections import deque
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Collection, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -17,25 +17,23 @@ from homeserver.errors import Conflict, NotFound, Unavailable
 from homeserver.kit.clock import Clock
 from homeserver.kit.concurrency import KeyedLocks
 from homeserver.matrix import event_auth
-from homeserver.matrix.canonical import CanonicalJsonError
 from homeserver.matrix.event_auth import AuthError
-from homeserver.matrix.events import Event, MalformedEvent
+from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import EventId, RoomId, ServerName
 from homeserver.matrix.room_versions import ROOM_VERSIONS
+from homeserver.services.rooms.checks import Checks, Unfit
 from homeserver.services.rooms.graph import Graph, Placed
 from homeserver.services.rooms.hot import HotRoom, HotRooms, NotLoaded
 from homeserver.services.rooms.merge import Merger
+from homeserver.services.rooms.outliers import Judged, Outliers, by_auth
 from homeserver.services.rooms.persist import EventWriter, Superseded
 from homeserver.services.rooms.placement import Batch, NewEvent
-from homeserver.services.rooms.signatures import Signatures
 from homeserver.storage import event_graph, events, outgoing
 from homeserver.storage.engine import Database, ReadTx, WriteTx
 from homeserver.storage.event_graph import Waiting
 from homeserver.storage.events import StoredEvent
 from homeserver.storage.state import Pair
 
-MAX_PREV_EVENTS = 20
-MAX_AUTH_EVENTS = 10
 _MOST_WAITING = 10_000
 """So many events of a room may wait for others; then those that have waited for the longest time are let go."""
 _ATTEMPTS = 5
@@ -97,7 +95,8 @@ class Inbox:
         writer: EventWriter,
         graph: Graph,
         merger: Merger,
-        signatures: Signatures,
+        checks: Checks,
+        outliers: Outliers,
     ) -> None:
         self._database = database
         self._clock = clock
@@ -105,7 +104,8 @@ class Inbox:
         self._writer = writer
         self._graph = graph
         self._merger = merger
-        self._signatures = signatures
+        self._checks = checks
+        self._outliers = outliers
         self._turns: KeyedLocks[RoomId] = KeyedLocks()
 
     async def receive(
@@ -148,17 +148,18 @@ class Inbox:
         """Take events that others cite in `auth_events`, or that are part of a state; they are in no timeline."""
         async with self._turns.hold(room_id):
             room = await self._hot.find(room_id)
-            checked, receipts = await self._check(room, pdus)
-            load = await self._database.snapshot(self._begin, room, checked)
-            for event in _ordered({one: event for one, event in checked.items() if one not in load.receipts}):
-                await self._settle(load)
-                placed = await self._graph.outlier(room, event)
-                if placed.new is None:
-                    load.receipts[EventId(event.event_id)] = _receipt(event, placed)
-                else:
-                    self._hand_over(room, placed, load)
-            await self._settle(load)
-            return [_told(receipt, load) for receipt in receipts]
+            checked, receipts = await self._check(room, pdus, is_old=True)
+            known = await self._database.snapshot(self._known, room, checked)
+            new = by_auth({one: event for one, event in checked.items() if one not in known})
+            for event_id, judged in (await self._outliers.take(room, new)).items():
+                known[event_id] = _receipt_of_outlier(event_id, judged)
+            return [_told(receipt, known) for receipt in receipts]
+
+    @asynccontextmanager
+    async def turn(self, room_id: RoomId) -> AsyncIterator[None]:
+        """While this is held, nothing that comes from elsewhere is taken into the room."""
+        async with self._turns.hold(room_id):
+            yield
 
     async def missing(self, room_id: RoomId) -> set[EventId]:
         """What the events of a room wait for, and does not wait itself: what has to be asked for."""
@@ -218,40 +219,43 @@ class Inbox:
         for event_id in checked.keys() - load.receipts.keys():
             # Only where servers choose the ids of events can these name each other.
             load.receipts[event_id] = Receipt(event_id, Outcome.DROPPED, "The event comes before itself.")
-        return [_told(receipt, load) for receipt in receipts]
+        return [_told(receipt, load.receipts) for receipt in receipts]
 
-    async def _check(self, room: HotRoom, pdus: Sequence[bytes]) -> tuple[dict[EventId, Event], list[Receipt]]:
+    async def _check(
+        self, room: HotRoom, pdus: Sequence[bytes], *, is_old: bool = False
+    ) -> tuple[dict[EventId, Event], list[Receipt]]:
         """Checks 1 to 3: format, signatures, hash. The events that pass, and a receipt for each that was given."""
-        parsed: list[Event | Receipt] = [_parse(pdu, room) for pdu in pdus]
-        found = {EventId(one.event_id): one for one in parsed if isinstance(one, Event)}
-        wrong = dict(zip(found, await self._signatures.check(list(found.values())), strict=True))
+        found: dict[EventId, Event] = {}
         receipts = []
-        for one in parsed:
-            if isinstance(one, Receipt):
-                receipts.append(one)
-                continue
-            event_id = EventId(one.event_id)
-            reason = wrong[event_id]
-            outcome = Outcome.WAITING if reason is None else Outcome.DROPPED
-            receipts.append(Receipt(event_id, outcome, reason or ""))
-        passed = {event_id: event for event_id, event in found.items() if wrong[event_id] is None}
-        return {
-            event_id: event if event.content_hash_matches() else event.redacted() for event_id, event in passed.items()
-        }, receipts
+        for one in await self._checks.check(room.room_id, room.version, pdus, is_old=is_old):
+            if isinstance(one, Unfit):
+                receipts.append(Receipt(one.event_id, Outcome.DROPPED, one.reason))
+            else:
+                event_id = EventId(one.event_id)
+                found[event_id] = one
+                receipts.append(Receipt(event_id, Outcome.WAITING))
+        return found, receipts
 
     def _begin(self, tx: ReadTx, room: HotRoom, checked: Mapping[EventId, Event]) -> _Load:
         """What is known of the events, and what earlier ones wait for."""
         assert room.room_nid is not None
         known = {
-            event_id: Receipt(event_id, _OUTCOMES[row.status])
-            if row.room_nid == room.room_nid
-            else Receipt(event_id, Outcome.DROPPED, "An event of this id is in another room.")
-            for event_id, row in events.find_many_by_id(tx, checked).items()
+            event_id: receipt
+            for event_id, receipt in self._known(tx, room, checked).items()
             # The create event comes before all others, whether or not what followed it is known (any more).
-            if row.status != events.OUTLIER or row.room_nid != room.room_nid or not checked[event_id].prev_events
+            if receipt.outcome != Outcome.OUTLIER or not checked[event_id].prev_events
         }
         missing = event_graph.list_missing(tx, room.room_nid)
         return _Load(known, [], {}, missing, event_graph.find_waiting(tx, checked))
+
+    @staticmethod
+    def _known(tx: ReadTx, room: HotRoom, checked: Collection[EventId]) -> dict[EventId, Receipt]:
+        return {
+            event_id: Receipt(event_id, _OUTCOMES[standing.status])
+            if standing.room_nid == room.room_nid
+            else Receipt(event_id, Outcome.DROPPED, "An event of this id is in another room.")
+            for event_id, standing in events.find_standings_by_id(tx, checked).items()
+        }
 
     async def _place(
         self, room: HotRoom, event: Event, load: _Load, *, given: Mapping[Pair, int] | None = None
@@ -346,22 +350,6 @@ class Inbox:
             event_graph.end_waiting(tx, event_graph.list_oldest_waiting(tx, room.room_nid, limit=too_many))
 
 
-def _parse(pdu: bytes, room: HotRoom) -> Event | Receipt:
-    """Check 1: the event is one, of this room, and within the limits."""
-    try:
-        event = Event.parse(pdu, room.version.identifier)
-    except (CanonicalJsonError, MalformedEvent) as error:
-        return Receipt(None, Outcome.DROPPED, str(error))
-    event_id = EventId(event.event_id)
-    if event.room_id != room.room_id:
-        return Receipt(event_id, Outcome.DROPPED, "The event is of another room.")
-    if len(event.prev_events) > MAX_PREV_EVENTS or len(event.auth_events) > MAX_AUTH_EVENTS:
-        return Receipt(event_id, Outcome.DROPPED, "The event names too many events before it.")
-    if not event.prev_events and event.type != "m.room.create":
-        return Receipt(event_id, Outcome.DROPPED, "The event names no event before it.")
-    return event
-
-
 def _version_of_create(pdu: bytes) -> str | None:
     """The room version, if these are the bytes of a create event of a version that is known."""
     try:
@@ -405,11 +393,17 @@ def _receipt(event: Event, placed: Placed) -> Receipt:
     return Receipt(event_id, _OUTCOMES[placed.new.status], placed.reason)
 
 
-def _told(receipt: Receipt, load: _Load) -> Receipt:
+def _receipt_of_outlier(event_id: EventId, judged: Judged) -> Receipt:
+    if judged.status is None:
+        return Receipt(event_id, Outcome.WAITING, missing=judged.missing)
+    return Receipt(event_id, _OUTCOMES[judged.status], judged.reason)
+
+
+def _told(receipt: Receipt, receipts: Mapping[EventId, Receipt]) -> Receipt:
     """The receipt of an event that passed the first checks is what became of it."""
     if receipt.event_id is None or receipt.outcome == Outcome.DROPPED:
         return receipt
-    return load.receipts.get(receipt.event_id, receipt)
+    return receipts.get(receipt.event_id, receipt)
 
 
 def _positions_in_room(tx: ReadTx, room_nid: int | None, state: Mapping[Pair, EventId]) -> dict[Pair, int]:

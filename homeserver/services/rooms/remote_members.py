@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from homeserver.errors import NotFound, Refused, RemoteFailure, RequestError, TooLarge, Unreachable, Unsupported
+from homeserver.errors import BadAnswer, NotFound, Refused, RemoteFailure, RequestError, TooLarge, Unsupported
 from homeserver.kit.clock import Clock
 from homeserver.matrix import signing
 from homeserver.matrix.canonical import CanonicalJsonError
@@ -22,8 +22,8 @@ from homeserver.matrix.room_versions import ROOM_VERSIONS
 from homeserver.outbound.federation import FederationClient, Joined, Template
 from homeserver.services.rooms.arrival import Arrivals
 from homeserver.services.rooms.author import Author
+from homeserver.services.rooms.checks import MAX_AUTH_EVENTS, MAX_PREV_EVENTS
 from homeserver.services.rooms.conditions import AUTHORISED
-from homeserver.services.rooms.inbox import MAX_AUTH_EVENTS, MAX_PREV_EVENTS
 from homeserver.services.rooms.signatures import Signatures
 from homeserver.services.rooms.stripped import Stripper
 from homeserver.storage import out_of_room, stream_rows
@@ -33,7 +33,6 @@ from homeserver.storage.out_of_room import Outsider
 Json = dict[str, Any]
 T = TypeVar("T")
 
-_OMIT_MEMBERS = False
 _MOST_SERVERS = 10
 _PATIENCE_S = 120.0
 """After so long no further server is asked."""
@@ -189,10 +188,10 @@ class RemoteMembers:
         template = await self._client.make_join(server, room_id, user_id, list(ROOM_VERSIONS))
         event = self._complete(template, server, room_id, user_id, content)
         event_id = EventId(event.event_id)
-        joined = await self._client.send_join(server, room_id, event_id, event.pdu, omit_members=_OMIT_MEMBERS)
+        joined = await self._client.send_join(server, room_id, event_id, event.pdu, omit_members=True)
         if AUTHORISED in event.content:
             if joined.event is None:
-                raise Unreachable(f"{server} did not sign the join that it has to authorise.")
+                raise BadAnswer(f"{server} did not sign the join that it has to authorise.")
             event = await self._with_signature(event, bytes(joined.event), server)
         return event, joined
 
@@ -220,12 +219,12 @@ class RemoteMembers:
         """The event, built anew from what we want to say and the place that the template gives it."""
         version = ROOM_VERSIONS.get(template.room_version)
         if version is None:
-            raise Unreachable(f"{server} proposed an event for a room version that it was not asked for.")
+            raise BadAnswer(f"{server} proposed an event for a room version that it was not asked for.")
         proposed = _checked(template, server, room_id, user_id, content["membership"])
         authoriser = proposed.content.authoriser
         if authoriser is not None and content["membership"] == "join" and version.restricted:
             if domain_of(authoriser) != server:
-                raise Unreachable(f"{server} proposed to have the join authorised by somebody else's user.")
+                raise BadAnswer(f"{server} proposed to have the join authorised by somebody else's user.")
             content = {**content, AUTHORISED: authoriser}
         fields: Json = {
             "type": "m.room.member",
@@ -245,25 +244,25 @@ class RemoteMembers:
         except EventTooLarge as error:
             raise TooLarge(str(error)) from None
         except (CanonicalJsonError, MalformedEvent) as error:
-            raise Unreachable(f"{server} proposed what can be no event: {error}") from None
+            raise BadAnswer(f"{server} proposed what can be no event: {error}") from None
 
     async def _with_signature(self, event: Event, returned: bytes, server: ServerName) -> Event:
         """Our event with the signature of the server, which is all that is taken of what it returned."""
         try:
             theirs = Event.parse(returned, event.room_version).signatures.get(server)
         except (CanonicalJsonError, MalformedEvent) as error:
-            raise Unreachable(f"{server} returned what is no event: {error}") from None
+            raise BadAnswer(f"{server} returned what is no event: {error}") from None
         if not isinstance(theirs, dict):
-            raise Unreachable(f"{server} did not sign the event.")
+            raise BadAnswer(f"{server} did not sign the event.")
         pdu = msgspec.json.decode(event.pdu)
         pdu["signatures"][server] = theirs
         try:
             signed = Event.parse(_encode(pdu), event.room_version, event.event_id)
         except (CanonicalJsonError, MalformedEvent) as error:
-            raise Unreachable(f"{server} signed in a way that is not one: {error}") from None
+            raise BadAnswer(f"{server} signed in a way that is not one: {error}") from None
         wrong = await self._signatures.check_one(signed, [server])
         if wrong is not None:
-            raise Unreachable(wrong)
+            raise BadAnswer(wrong)
         return signed
 
     def _left_alone(self, held: Outsider, content: Json) -> Event:
@@ -328,12 +327,12 @@ def _checked(template: Template, server: ServerName, room_id: RoomId, user_id: U
     try:
         proposed = _decode(template.event)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Unreachable(f"{server} proposed what is no event: {error}") from None
+        raise BadAnswer(f"{server} proposed what is no event: {error}") from None
     said = (proposed.type, proposed.room_id, proposed.sender, proposed.state_key, proposed.content.membership)
     if said != ("m.room.member", room_id, user_id, user_id, membership):
-        raise Unreachable(f"{server} proposed another event than it was asked for.")
+        raise BadAnswer(f"{server} proposed another event than it was asked for.")
     if not 0 < len(proposed.prev_events) <= MAX_PREV_EVENTS or len(proposed.auth_events) > MAX_AUTH_EVENTS:
-        raise Unreachable(f"{server} proposed an event with too many events before it, or none.")
+        raise BadAnswer(f"{server} proposed an event with too many events before it, or none.")
     return proposed
 
 

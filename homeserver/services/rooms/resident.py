@@ -19,6 +19,7 @@ from homeserver.matrix.events import Event, MalformedEvent
 from homeserver.matrix.identifiers import EventId, Origin, RoomId, ServerName, UserId, domain_of
 from homeserver.services.rooms.auth_chain import auth_chain
 from homeserver.services.rooms.author import Author, Draft, Drafts
+from homeserver.services.rooms.checks import MAX_AUTH_EVENTS, MAX_PREV_EVENTS
 from homeserver.services.rooms.conditions import (
     AUTHORISED,
     Whereabouts,
@@ -27,7 +28,7 @@ from homeserver.services.rooms.conditions import (
     find_whereabouts,
 )
 from homeserver.services.rooms.hot import HotRoom, parse
-from homeserver.services.rooms.inbox import MAX_AUTH_EVENTS, MAX_PREV_EVENTS, Inbox, Outcome
+from homeserver.services.rooms.inbox import Inbox, Outcome
 from homeserver.services.rooms.send import Sender
 from homeserver.services.rooms.server_acl import ServerAcls
 from homeserver.services.rooms.signatures import Signatures, signers_of

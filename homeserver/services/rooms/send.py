@@ -131,6 +131,8 @@ class Sender:
         room_nid = await self.nid_of(room_id)
         for _ in range(_ATTEMPTS):
             room = await self.free(room_nid)
+            if not room.latest:
+                raise Forbidden("You are not in this room.")  # Nor is anybody of this server: it was joined half way.
             try:
                 if self._merger.is_needed(room):
                     await self._merger.merge(room)
