@@ -28,7 +28,7 @@ from homeserver.api.client.v3 import (
     state,
     sync,
 )
-from homeserver.api.federation.v1 import events, openid, public_rooms, query, version
+from homeserver.api.federation.v1 import backfill, events, openid, public_rooms, query, version
 from homeserver.api.federation.v1 import state as federation_state
 from homeserver.api.keys.v2 import server
 from homeserver.http.endpoint import Endpoint
@@ -66,6 +66,7 @@ _V1 = [
 ]
 
 _FEDERATION_V1 = [
+    *backfill.ENDPOINTS,
     *events.ENDPOINTS,
     *openid.ENDPOINTS,
     *public_rooms.ENDPOINTS,
