@@ -30,8 +30,10 @@ from homeserver.services.auth.servers import ServerAuth
 from homeserver.services.auth.sessions import Sessions
 from homeserver.services.federation.edus import Edus
 from homeserver.services.federation.history import History
+from homeserver.services.federation.lines import Lines
 from homeserver.services.federation.room_reads import RoomReads
 from homeserver.services.federation.server_keys import PublishedKeys
+from homeserver.services.federation.transactions import Transactions
 from homeserver.services.live.counter import LiveCounter
 from homeserver.services.live.presence import Presence
 from homeserver.services.live.receipts import Receipts
@@ -42,6 +44,7 @@ from homeserver.services.rooms.author import Author
 from homeserver.services.rooms.create import RoomCreation
 from homeserver.services.rooms.directories_elsewhere import DirectoriesElsewhere
 from homeserver.services.rooms.directory import Directory
+from homeserver.services.rooms.gaps import Gaps
 from homeserver.services.rooms.graph import Graph
 from homeserver.services.rooms.hierarchy import Hierarchy
 from homeserver.services.rooms.hot import HotRooms
@@ -93,7 +96,7 @@ class Container:
     federation: FederationClient
     server_auth: ServerAuth
     published_keys: PublishedKeys
-    edus: Edus
+    transactions: Transactions
     sessions: Sessions
     passwords: Passwords
     limits: Limits
@@ -200,6 +203,14 @@ async def build(
         room_reads = RoomReads(database, trees, server_acls)
         merger = Merger(clock, hot, writer, graph, author, config.server_name)
         inbox = Inbox(database, clock, hot, writer, graph, merger, Signatures(keys))
+        gaps = Gaps(database, clock, trees, hot, inbox, server_acls, client, metrics, background, config.server_name)
+        stack.push_async_callback(gaps.close)
+        lines = Lines(database, clock, hot, inbox, gaps, metrics, background)
+        stack.push_async_callback(lines.close)
+        edus = Edus({}, metrics)
+        transactions = Transactions(
+            database, clock, hot, inbox, server_acls, lines, edus, metrics, background, config.server_name
+        )
         sender = Sender(database, clock, hot, writer, merger, author)
         members = Members(database, sender, Succession(database, trees), config.server_name)
         room_creation = RoomCreation(clock, sender, members, author, default_version=config.default_room_version)
@@ -237,7 +248,7 @@ async def build(
         )
         purging = Purging(notifier, purge)
         if is_server:
-            await stack.enter_async_context(running([housekeeping.run, effects.run, purging.run], clock))
+            await stack.enter_async_context(running([housekeeping.run, effects.run, purging.run, lines.run], clock))
         yield Container(
             config=config,
             clock=clock,
@@ -249,6 +260,9 @@ async def build(
             server_auth=ServerAuth(keys, clock, Partners(config.federation), config.server_name),
             published_keys=PublishedKeys(database, clock, keys, config.server_name, author.key, old_keys),
             edus=Edus({}, metrics),
+            server_auth=ServerAuth(keys, clock, config.server_name),
+            published_keys=PublishedKeys(database, clock, keys, config.server_name, author.key, {}),
+            transactions=transactions,
             sessions=sessions,
             passwords=passwords,
             limits=limits,
