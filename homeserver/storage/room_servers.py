@@ -79,6 +79,12 @@ _STAYS = select(room_servers).where(
 _OPEN = select(room_servers.c.server_name).where(
     room_servers.c.room_nid == bindparam("nid"), room_servers.c.until.is_(None)
 )
+_ROOMS = select(room_servers.c.room_nid).where(
+    room_servers.c.server_name == bindparam("server"),
+    among(room_servers.c.room_nid, "room_nids"),
+    room_servers.c.until.is_(None),
+)
+_LONGEST = _OPEN.order_by(room_servers.c.since, room_servers.c.server_name).limit(bindparam("limit"))
 _REMOVE_SOME = some_of_room(room_servers)
 _NEIGHBOURS = select(room_servers.c.server_name).where(text("until IS NULL")).distinct()
 
@@ -91,6 +97,16 @@ def list_neighbours(tx: ReadTx) -> set[ServerName]:
 def list_open(tx: ReadTx, room_nid: int) -> set[ServerName]:
     """The other servers that are in the room."""
     return {ServerName(name) for name in tx.connection.execute(_OPEN, {"nid": room_nid}).scalars()}
+
+
+def find_rooms(tx: ReadTx, server: ServerName, room_nids: Iterable[int]) -> set[int]:
+    """Those of the rooms which another server is in."""
+    return set(tx.connection.execute(_ROOMS, {"server": server, "room_nids": list(room_nids)}).scalars())
+
+
+def list_longest(tx: ReadTx, room_nid: int, *, limit: int) -> list[ServerName]:
+    """The other servers that are in the room, those that have been for the longest time first."""
+    return [ServerName(name) for name in tx.connection.execute(_LONGEST, {"nid": room_nid, "limit": limit}).scalars()]
 
 
 def list_changed(tx: ReadTx, room_nids: Iterable[int], *, after: int) -> set[int]:

@@ -3,7 +3,21 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import BigInteger, Boolean, Column, Index, Table, bindparam, delete, false, insert, select, text, update
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Index,
+    Table,
+    bindparam,
+    delete,
+    false,
+    insert,
+    select,
+    text,
+    union_all,
+    update,
+)
 
 from homeserver.matrix.identifiers import RoomId
 from homeserver.storage.engine import ReadTx, WriteTx
@@ -24,6 +38,13 @@ rooms = Table(
     Column("purged_before", BigInteger, nullable=False, server_default=text("0")),
     # The newest redaction of a state event: what was made of the same state before is not to be shown any more.
     Column("redacted_at", BigInteger, nullable=False, server_default=text("0")),
+    # The newest event before which others were missing when it came: no timeline goes on beyond it.
+    Column("gapped_at", BigInteger, nullable=False, server_default=text("0")),
+    # The join event by which this server last came (back) into the room: what was accepted before has no ends.
+    Column("arrived_at", BigInteger, nullable=False, server_default=text("0")),
+    # When the whole state of a room that was known in part became known, and the state of the room then.
+    Column("completed_at", BigInteger, nullable=False, server_default=text("0")),
+    Column("completed_root", BigInteger),
     # The directory: few of many rooms.
     Index("ix_rooms_public", "room_nid", postgresql_where=text("is_public"), sqlite_where=text("is_public")),
 )
@@ -48,6 +69,10 @@ class Room:
     forked_at: int = 0
     purged_before: int = 0
     redacted_at: int = 0
+    gapped_at: int = 0
+    arrived_at: int = 0
+    completed_at: int = 0
+    completed_root: int | None = None
 
 
 _INSERT = insert(rooms)
@@ -57,16 +82,29 @@ _NID = select(rooms.c.room_nid).where(rooms.c.room_id == bindparam("room_id"))
 _BY_NIDS = select(rooms).where(rooms.c.room_nid.in_(bindparam("room_nids", expanding=True)))
 _SET_ROOT = update(rooms).where(rooms.c.room_nid == bindparam("nid")).values(state_root=bindparam("root"))
 _SET_FORKED = update(rooms).where(rooms.c.room_nid == bindparam("nid")).values(forked_at=bindparam("position"))
+_SET_GAPPED = update(rooms).where(rooms.c.room_nid == bindparam("nid")).values(gapped_at=bindparam("position"))
 _SET_PUBLIC = update(rooms).where(rooms.c.room_nid == bindparam("nid")).values(is_public=bindparam("public"))
 _SET_REDACTED = update(rooms).where(rooms.c.room_nid == bindparam("nid")).values(redacted_at=bindparam("position"))
 _SET_PURGED = update(rooms).where(rooms.c.room_nid == bindparam("nid")).values(purged_before=bindparam("position"))
+_SET_ARRIVED = update(rooms).where(rooms.c.room_nid == bindparam("nid")).values(arrived_at=bindparam("position"))
+_SET_COMPLETED = (
+    update(rooms)
+    .where(rooms.c.room_nid == bindparam("nid"))
+    .values(completed_at=bindparam("position"), completed_root=bindparam("root"))
+)
 _REMOVE = delete(rooms).where(rooms.c.room_nid == bindparam("nid"))
 _PUBLIC = select(rooms).where(text("is_public"))
 _PAGE = select(rooms).where(rooms.c.room_nid > bindparam("after")).order_by(rooms.c.room_nid).limit(bindparam("limit"))
 _EXTREMITIES = select(forward_extremities.c.position).where(forward_extremities.c.room_nid == bindparam("room_nid"))
-_CHANGED = select(forward_extremities.c.room_nid).where(
-    forward_extremities.c.room_nid.in_(bindparam("room_nids", expanding=True)),
-    forward_extremities.c.position > bindparam("after"),
+_CHANGED = union_all(
+    select(forward_extremities.c.room_nid).where(
+        forward_extremities.c.room_nid.in_(bindparam("room_nids", expanding=True)),
+        forward_extremities.c.position > bindparam("after"),
+    ),
+    # What was an outlier, or fills a gap, is no extremity of a higher position.
+    select(rooms.c.room_nid).where(
+        rooms.c.room_nid.in_(bindparam("room_nids", expanding=True)), rooms.c.forked_at > bindparam("after")
+    ),
 )
 _ADD_EXTREMITY = insert(forward_extremities)
 _MOVE_EXTREMITY = (
@@ -149,6 +187,11 @@ def set_forked(tx: WriteTx, forks: Iterable[tuple[int, int]]) -> None:
     tx.connection.execute(_SET_FORKED, [{"nid": room_nid, "position": position} for room_nid, position in forks])
 
 
+def set_gapped(tx: WriteTx, gaps: Iterable[tuple[int, int]]) -> None:
+    """Note, for pairs of a room and a position, the newest event before which others were missing when it came."""
+    tx.connection.execute(_SET_GAPPED, [{"nid": room_nid, "position": position} for room_nid, position in gaps])
+
+
 def set_redacted(tx: WriteTx, redactions: Iterable[tuple[int, int]]) -> None:
     """Note, for pairs of a room and a position, the newest redaction of a state event."""
     tx.connection.execute(_SET_REDACTED, [{"nid": room_nid, "position": position} for room_nid, position in redactions])
@@ -157,6 +200,16 @@ def set_redacted(tx: WriteTx, redactions: Iterable[tuple[int, int]]) -> None:
 def set_purged(tx: WriteTx, room_nid: int, before: int) -> None:
     """Say that what was before this position is gone, or about to go."""
     tx.connection.execute(_SET_PURGED, {"nid": room_nid, "position": before})
+
+
+def set_arrived(tx: WriteTx, room_nid: int, position: int) -> None:
+    """Note the join event by which this server came into the room."""
+    tx.connection.execute(_SET_ARRIVED, {"nid": room_nid, "position": position})
+
+
+def set_completed(tx: WriteTx, room_nid: int, position: int, root: int) -> None:
+    """Note when the whole state of the room became known, and what it was then."""
+    tx.connection.execute(_SET_COMPLETED, {"nid": room_nid, "position": position, "root": root})
 
 
 def remove(tx: WriteTx, room_nid: int) -> None:

@@ -591,6 +591,7 @@ def test_every_table_that_names_rooms_is_known_here() -> None:
         "forward_extremities",
         "memberships",
         "outgoing_events",
+        "partial_rooms",
         "pending_redactions",
         "purges",
         "receipts",
