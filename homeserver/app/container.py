@@ -8,6 +8,7 @@ from pathlib import Path
 from homeserver.app import signing_key
 from homeserver.config.model import Config
 from homeserver.consumers.effects import RoomEffects
+from homeserver.consumers.federation_sender import FederationSender
 from homeserver.consumers.housekeeping import Housekeeping, Purging
 from homeserver.consumers.loop import running
 from homeserver.kit import crash
@@ -18,6 +19,8 @@ from homeserver.kit.metrics import Metrics
 from homeserver.kit.randomness import Randomness
 from homeserver.matrix.server_keys import PublishedKey
 from homeserver.outbound.blobs import DiskBlobs
+from homeserver.outbound.destinations import Destinations
+from homeserver.outbound.ephemeral import Ephemeral
 from homeserver.outbound.federation import FederationClient
 from homeserver.outbound.http import opened
 from homeserver.outbound.keyring import KeyRing
@@ -100,6 +103,8 @@ class Container:
     metrics: Metrics
     database: Database
     notifier: Notifier
+    destinations: Destinations
+    ephemeral: Ephemeral
     federation: FederationClient
     server_auth: ServerAuth
     published_keys: PublishedKeys
@@ -205,7 +210,8 @@ async def build(
         graph = Graph(database, trees, hot, resolver)
         if transport is None:
             transport = await stack.enter_async_context(opened(config.federation, clock, randomness))
-        client = FederationClient(transport, config.server_name, author.key)
+        destinations, ephemeral = Destinations(clock, randomness), Ephemeral()
+        client = FederationClient(transport, destinations, config.server_name, author.key)
         notaries = config.federation.notaries
         keys = KeyRing(database, clock, client, config.server_name, author.key, notaries=notaries)
         old_keys = {one.key_id: PublishedKey(one.public_key, one.expired_ts) for one in config.federation.old_keys}
@@ -262,8 +268,12 @@ async def build(
             database, clock, trees, hot, resolver, sender, server_name=config.server_name, holder=randomness.letters(16)
         )
         purging = Purging(notifier, purge)
+        federation_sender = FederationSender(
+            database, clock, randomness, notifier, client, destinations, ephemeral, metrics, config.server_name
+        )
         if is_server:
-            await stack.enter_async_context(running([housekeeping.run, effects.run, purging.run, lines.run], clock))
+            works = [housekeeping.run, effects.run, purging.run, lines.run, federation_sender.run]
+            await stack.enter_async_context(running(works, clock))
         yield Container(
             config=config,
             clock=clock,
@@ -271,8 +281,10 @@ async def build(
             metrics=metrics,
             database=database,
             notifier=notifier,
+            destinations=destinations,
+            ephemeral=ephemeral,
             federation=client,
-            server_auth=ServerAuth(keys, clock, Partners(config.federation), config.server_name),
+            server_auth=ServerAuth(keys, destinations, clock, Partners(config.federation), config.server_name),
             published_keys=PublishedKeys(database, clock, keys, config.server_name, author.key, old_keys),
             transactions=transactions,
             sessions=sessions,
