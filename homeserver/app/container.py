@@ -10,6 +10,7 @@ from homeserver.config.model import Config
 from homeserver.consumers.effects import RoomEffects
 from homeserver.consumers.housekeeping import Housekeeping, Purging
 from homeserver.consumers.loop import running
+from homeserver.consumers.partial_rooms import RoomCompletion
 from homeserver.kit import crash
 from homeserver.kit.clock import Clock
 from homeserver.kit.concurrency import Background
@@ -40,6 +41,7 @@ from homeserver.services.media.thumbnails import Thumbnails
 from homeserver.services.rooms.arrival import Arrivals
 from homeserver.services.rooms.author import Author
 from homeserver.services.rooms.checks import Checks
+from homeserver.services.rooms.completion import Completion
 from homeserver.services.rooms.create import RoomCreation
 from homeserver.services.rooms.directories_elsewhere import DirectoriesElsewhere
 from homeserver.services.rooms.directory import Directory
@@ -54,6 +56,7 @@ from homeserver.services.rooms.persist import EventWriter
 from homeserver.services.rooms.purge import Purge
 from homeserver.services.rooms.read import RoomReader
 from homeserver.services.rooms.relations import Relations
+from homeserver.services.rooms.replay import Replay
 from homeserver.services.rooms.resolution import Resolver
 from homeserver.services.rooms.send import Sender
 from homeserver.services.rooms.server_acl import ServerAcls
@@ -115,6 +118,7 @@ class Container:
     server_acls: ServerAcls
     inbox: Inbox
     arrivals: Arrivals
+    completion: Completion
     sender: Sender
     members: Members
     room_creation: RoomCreation
@@ -202,6 +206,21 @@ async def build(
         merger = Merger(clock, hot, writer, graph, author, config.server_name)
         checks, outliers = Checks(Signatures(keys)), Outliers(database, clock, writer)
         inbox = Inbox(database, clock, hot, writer, graph, merger, checks, outliers)
+        replay = Replay(database, trees, hot, resolver, config.server_name)
+        completion = Completion(
+            database,
+            clock,
+            metrics,
+            notifier,
+            client,
+            hot,
+            trees,
+            inbox,
+            checks,
+            outliers,
+            replay,
+            config.server_name,
+        )
         arrivals = Arrivals(database, clock, hot, trees, writer, inbox, checks, outliers, config.server_name)
         sender = Sender(database, clock, hot, writer, merger, author)
         members = Members(database, sender, Succession(database, trees), config.server_name)
@@ -239,8 +258,9 @@ async def build(
             database, clock, trees, hot, resolver, sender, server_name=config.server_name, holder=randomness.letters(16)
         )
         purging = Purging(notifier, purge)
+        rest = RoomCompletion(notifier, completion)
         if is_server:
-            await stack.enter_async_context(running([housekeeping.run, effects.run, purging.run], clock))
+            await stack.enter_async_context(running([housekeeping.run, effects.run, purging.run, rest.run], clock))
         yield Container(
             config=config,
             clock=clock,
@@ -271,6 +291,7 @@ async def build(
             server_acls=server_acls,
             inbox=inbox,
             arrivals=arrivals,
+            completion=completion,
             sender=sender,
             members=members,
             room_creation=room_creation,
