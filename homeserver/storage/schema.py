@@ -3,6 +3,7 @@
 from homeserver.storage import (
     account_data,
     aliases,
+    deliveries,
     departures,
     destinations,
     devices,
@@ -15,6 +16,7 @@ from homeserver.storage import (
     media,
     members,
     openid_tokens,
+    out_of_room,
     outgoing,
     partial_rooms,
     profiles,
@@ -39,6 +41,7 @@ from homeserver.storage.tables import metadata
 __all__ = [
     "account_data",
     "aliases",
+    "deliveries",
     "departures",
     "destinations",
     "devices",
@@ -51,6 +54,7 @@ __all__ = [
     "media",
     "members",
     "openid_tokens",
+    "out_of_room",
     "partial_rooms",
     "outgoing",
     "metadata",
