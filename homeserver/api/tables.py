@@ -28,10 +28,18 @@ from homeserver.api.client.v3 import (
     state,
     sync,
 )
-from homeserver.api.federation.v1 import events, invite, join, knock, leave, openid, public_rooms, query, version
-from homeserver.api.federation.v1 import backfill, events, openid, public_rooms, query, version
-from homeserver.api.federation.v1 import events, openid, public_rooms, query, version
-from homeserver.api.federation.v1 import events, query, version
+from homeserver.api.federation.v1 import (
+    backfill,
+    events,
+    invite,
+    join,
+    knock,
+    leave,
+    openid,
+    public_rooms,
+    query,
+    version,
+)
 from homeserver.api.federation.v1 import send as federation_send
 from homeserver.api.federation.v1 import state as federation_state
 from homeserver.api.federation.v2 import invite as invite_v2

@@ -61,8 +61,8 @@ from homeserver.services.rooms.persist import EventWriter
 from homeserver.services.rooms.purge import Purge
 from homeserver.services.rooms.read import RoomReader
 from homeserver.services.rooms.relations import Relations
-from homeserver.services.rooms.replay import Replay
 from homeserver.services.rooms.remote_members import RemoteMembers
+from homeserver.services.rooms.replay import Replay
 from homeserver.services.rooms.resident import Resident
 from homeserver.services.rooms.resolution import Resolver
 from homeserver.services.rooms.send import Sender
@@ -233,6 +233,7 @@ async def build(
             outliers,
             replay,
             config.server_name,
+        )
         gaps = Gaps(database, clock, trees, hot, inbox, server_acls, client, metrics, background, config.server_name)
         stack.push_async_callback(gaps.close)
         lines = Lines(database, clock, hot, inbox, gaps, metrics, background)
@@ -282,8 +283,8 @@ async def build(
         purging = Purging(notifier, purge)
         rest = RoomCompletion(notifier, completion)
         if is_server:
-            await stack.enter_async_context(running([housekeeping.run, effects.run, purging.run, rest.run], clock))
-            await stack.enter_async_context(running([housekeeping.run, effects.run, purging.run, lines.run], clock))
+            works = [housekeeping.run, effects.run, purging.run, lines.run, rest.run]
+            await stack.enter_async_context(running(works, clock))
         yield Container(
             config=config,
             clock=clock,

@@ -7,10 +7,9 @@ from urllib.parse import quote
 
 import pytest
 
-from homeserver.errors import Unreachable
 from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import RoomId, ServerName
-from homeserver.storage import partial_rooms, room_servers, server_keys
+from homeserver.storage import partial_rooms, server_keys
 from tests import room_graphs
 from tests.federation.network import Network, Peer, Seen
 from tests.room_graphs import CREATOR, Graph
