@@ -11,6 +11,7 @@ from homeserver.consumers.effects import RoomEffects
 from homeserver.consumers.federation_sender import FederationSender
 from homeserver.consumers.housekeeping import Housekeeping, Purging
 from homeserver.consumers.loop import running
+from homeserver.consumers.partial_rooms import RoomCompletion
 from homeserver.kit import crash
 from homeserver.kit.clock import Clock
 from homeserver.kit.concurrency import Background
@@ -46,6 +47,7 @@ from homeserver.services.media.thumbnails import Thumbnails
 from homeserver.services.rooms.arrival import Arrivals
 from homeserver.services.rooms.author import Author
 from homeserver.services.rooms.checks import Checks
+from homeserver.services.rooms.completion import Completion
 from homeserver.services.rooms.create import RoomCreation
 from homeserver.services.rooms.directories_elsewhere import DirectoriesElsewhere
 from homeserver.services.rooms.directory import Directory
@@ -63,6 +65,7 @@ from homeserver.services.rooms.purge import Purge
 from homeserver.services.rooms.read import RoomReader
 from homeserver.services.rooms.relations import Relations
 from homeserver.services.rooms.remote_members import RemoteMembers
+from homeserver.services.rooms.replay import Replay
 from homeserver.services.rooms.resident import Resident
 from homeserver.services.rooms.resolution import Resolver
 from homeserver.services.rooms.send import Sender
@@ -130,6 +133,7 @@ class Container:
     invitations: Invitations
     inbox: Inbox
     arrivals: Arrivals
+    completion: Completion
     sender: Sender
     members: Members
     room_creation: RoomCreation
@@ -221,6 +225,21 @@ async def build(
         signatures = Signatures(keys)
         checks, outliers = Checks(signatures), Outliers(database, clock, writer)
         inbox = Inbox(database, clock, hot, writer, graph, merger, checks, outliers)
+        replay = Replay(database, trees, hot, resolver, config.server_name)
+        completion = Completion(
+            database,
+            clock,
+            metrics,
+            notifier,
+            client,
+            hot,
+            trees,
+            inbox,
+            checks,
+            outliers,
+            replay,
+            config.server_name,
+        )
         gaps = Gaps(database, clock, trees, hot, inbox, server_acls, client, metrics, background, config.server_name)
         stack.push_async_callback(gaps.close)
         lines = Lines(database, clock, hot, inbox, gaps, metrics, background)
@@ -271,8 +290,9 @@ async def build(
         federation_sender = FederationSender(
             database, clock, randomness, notifier, client, destinations, ephemeral, metrics, config.server_name
         )
+        rest = RoomCompletion(notifier, completion)
         if is_server:
-            works = [housekeeping.run, effects.run, purging.run, lines.run, federation_sender.run]
+            works = [housekeeping.run, effects.run, purging.run, lines.run, rest.run, federation_sender.run]
             await stack.enter_async_context(running(works, clock))
         yield Container(
             config=config,
@@ -308,6 +328,7 @@ async def build(
             server_acls=server_acls,
             inbox=inbox,
             arrivals=arrivals,
+            completion=completion,
             sender=sender,
             members=members,
             room_creation=room_creation,
