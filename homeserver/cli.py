@@ -3,13 +3,11 @@
 import asyncio
 import gc
 import signal
-import socket
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any, Self, TypeVar
 
 import typer
@@ -19,6 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from homeserver.app import signing_key
 from homeserver.app.application import Application
 from homeserver.app.container import Container, build
+from homeserver.app.listeners import BACKLOG, Listeners, Server
 from homeserver.app.migrations import is_current
 from homeserver.app.migrations import migrate as migrate_database
 from homeserver.config.load import load
@@ -87,44 +86,23 @@ def serve() -> None:
         http="httptools",
         access_log=False,
         log_config=None,
-        backlog=4096,
+        backlog=BACKLOG,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=10,
         server_header=False,
     )
     # uvicorn ends gracefully on SIGTERM and then raises the signal again: what was asked for is done, so exit with 0.
     signal.signal(signal.SIGTERM, lambda *_: None)
-    sockets = _sockets(config)
+    try:
+        listeners = Listeners(config)
+    except ConfigError as error:
+        print("\n".join(fault for _, fault in error.faults), file=sys.stderr)
+        raise typer.Exit(1) from None
     # What is loaded stays; to look through it again and again, and so often, takes tens of milliseconds at a time.
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
-    _Server(settings, application).run(sockets)
-
-
-class _Server(uvicorn.Server):
-    """Ends at a signal without letting those wait who only listen."""
-
-    def __init__(self, settings: uvicorn.Config, application: Application) -> None:
-        super().__init__(settings)
-        self._application = application
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        super().handle_exit(sig, frame)
-        self._application.end_waits()
-
-
-def _sockets(config: Config) -> list[socket.socket]:
-    """Sockets on all addresses that are to be listened on. Ends the program where one of them is taken."""
-    found = []
-    for host, port in [(config.host, config.port), *((one.host, one.port) for one in config.extra_listeners)]:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        try:
-            found.append(socket.create_server((host, port), family=family, backlog=4096))
-        except OSError as error:
-            print(f"{host} port {port} cannot be listened on: {error.strerror or error}.", file=sys.stderr)
-            raise typer.Exit(1) from None
-    return found
+    Server(settings, application, listeners).run()
 
 
 @cli.command()
