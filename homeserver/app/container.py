@@ -29,8 +29,10 @@ from homeserver.services.auth.passwords import Passwords
 from homeserver.services.auth.servers import ServerAuth
 from homeserver.services.auth.sessions import Sessions
 from homeserver.services.federation.edus import Edus
+from homeserver.services.federation.lines import Lines
 from homeserver.services.federation.room_reads import RoomReads
 from homeserver.services.federation.server_keys import PublishedKeys
+from homeserver.services.federation.transactions import Transactions
 from homeserver.services.live.counter import LiveCounter
 from homeserver.services.live.presence import Presence
 from homeserver.services.live.receipts import Receipts
@@ -39,7 +41,9 @@ from homeserver.services.media.store import MediaStore
 from homeserver.services.media.thumbnails import Thumbnails
 from homeserver.services.rooms.author import Author
 from homeserver.services.rooms.create import RoomCreation
+from homeserver.services.rooms.directories_elsewhere import DirectoriesElsewhere
 from homeserver.services.rooms.directory import Directory
+from homeserver.services.rooms.gaps import Gaps
 from homeserver.services.rooms.graph import Graph
 from homeserver.services.rooms.hierarchy import Hierarchy
 from homeserver.services.rooms.hot import HotRooms
@@ -69,6 +73,7 @@ from homeserver.services.users.devices import Devices
 from homeserver.services.users.e2e_keys import E2eKeys
 from homeserver.services.users.key_backups import KeyBackups
 from homeserver.services.users.profiles import Profiles
+from homeserver.services.users.profiles_elsewhere import ProfilesElsewhere
 from homeserver.services.users.push_rules import Pushers, PushRules
 from homeserver.services.users.registration import Registration
 from homeserver.services.users.to_device import ToDevice
@@ -90,7 +95,7 @@ class Container:
     federation: FederationClient
     server_auth: ServerAuth
     published_keys: PublishedKeys
-    edus: Edus
+    transactions: Transactions
     sessions: Sessions
     passwords: Passwords
     limits: Limits
@@ -195,12 +200,21 @@ async def build(
         server_acls = ServerAcls(hot)
         merger = Merger(clock, hot, writer, graph, author, config.server_name)
         inbox = Inbox(database, clock, hot, writer, graph, merger, Signatures(keys))
+        gaps = Gaps(database, clock, trees, hot, inbox, server_acls, client, metrics, background, config.server_name)
+        stack.push_async_callback(gaps.close)
+        lines = Lines(database, clock, hot, inbox, gaps, metrics, background)
+        stack.push_async_callback(lines.close)
+        edus = Edus({}, metrics)
+        transactions = Transactions(
+            database, clock, hot, inbox, server_acls, lines, edus, metrics, background, config.server_name
+        )
         sender = Sender(database, clock, hot, writer, merger, author)
         members = Members(database, sender, Succession(database, trees), config.server_name)
         room_creation = RoomCreation(clock, sender, members, author, default_version=config.default_room_version)
         room_reader = RoomReader(database, clock, trees)
         summaries = Summaries(trees)
-        directory = Directory(database, clock, sender, summaries, config.server_name)
+        elsewhere = DirectoriesElsewhere(client)
+        directory = Directory(database, clock, sender, summaries, elsewhere, config.server_name)
 
         blobs = DiskBlobs(Path(config.data_dir) / "media")
         thumbnails = Thumbnails(blobs)
@@ -231,7 +245,7 @@ async def build(
         )
         purging = Purging(notifier, purge)
         if is_server:
-            await stack.enter_async_context(running([housekeeping.run, effects.run, purging.run], clock))
+            await stack.enter_async_context(running([housekeeping.run, effects.run, purging.run, lines.run], clock))
         yield Container(
             config=config,
             clock=clock,
@@ -243,6 +257,9 @@ async def build(
             server_auth=ServerAuth(keys, clock, Partners(config.federation), config.server_name),
             published_keys=PublishedKeys(database, clock, keys, config.server_name, author.key, old_keys),
             edus=Edus({}, metrics),
+            server_auth=ServerAuth(keys, clock, config.server_name),
+            published_keys=PublishedKeys(database, clock, keys, config.server_name, author.key, {}),
+            transactions=transactions,
             sessions=sessions,
             passwords=passwords,
             limits=limits,
@@ -251,7 +268,7 @@ async def build(
             accounts=accounts,
             confirmation=Confirmation(interactive, accounts),
             registration=registration,
-            profiles=Profiles(database),
+            profiles=Profiles(database, ProfilesElsewhere(client, clock), config.server_name),
             user_data=UserData(database),
             push_rules=push_rules,
             pushers=Pushers(database, clock),
