@@ -27,7 +27,8 @@ from homeserver.kit import logs
 from homeserver.kit.clock import Clock
 from homeserver.kit.metrics import Metrics
 from homeserver.kit.randomness import Randomness
-from homeserver.matrix.identifiers import EventId, RoomId
+from homeserver.matrix.identifiers import EventId, RoomId, ServerName
+from homeserver.services.federation.check import FederationCheck
 from homeserver.services.rooms import consistency, drawing, excerpt
 from homeserver.services.rooms.findings import Finding
 from homeserver.services.rooms.purge import Point
@@ -41,6 +42,8 @@ tokens = typer.Typer(no_args_is_help=True, help="Tokens with which people can re
 cli.add_typer(tokens, name="registration-token")
 room_commands = typer.Typer(no_args_is_help=True, help="Looking into rooms, and emptying them.")
 cli.add_typer(room_commands, name="room")
+federation_commands = typer.Typer(no_args_is_help=True, help="Speaking to other servers.")
+cli.add_typer(federation_commands, name="federation")
 _PICKED_UP_MS = 5_000
 """A running server begins with what it is told to do in less."""
 _LOOK_S = 0.2
@@ -380,6 +383,41 @@ def show_resolutions(
         print(f"Position {one.position}: {one.states} states were resolved {one.where}.")
         print("".join(f"  changed: {change}\n" for change in one.changes) or "  changed: nothing\n", end="")
         print("".join(f"  lost: {loser}\n" for loser in one.lost), end="")
+
+
+@federation_commands.command(name="check")
+def check_federation(
+    name: Annotated[str, typer.Argument(help="The name of a server, this one's own included.")],
+) -> None:
+    """Go the way to another server step by step, and say what is wrong where it ends.
+
+    Exits with 1 if the server cannot be spoken to.
+    """
+    config = _settings()
+    logs.configure(config.log.level, json=config.log.json)
+    try:
+        is_good = asyncio.run(_check_federation(config, ServerName(name)))
+    except ConfigError as error:
+        print("\n".join(f"{key}: {fault}" for key, fault in error.faults), file=sys.stderr)
+        raise typer.Exit(2) from None
+    if not is_good:
+        raise typer.Exit(1)
+    print(f"{name} can be spoken to.")
+
+
+async def _check_federation(config: Config, name: ServerName) -> bool:
+    """Print each step; whether none has failed."""
+    randomness = Randomness()
+    key = signing_key.ensure(config, randomness) if signing_key.path_of(config).exists() else None
+    check = FederationCheck(config, key, Clock(), randomness)
+    is_good = True
+    try:
+        async for step in check.steps(name):
+            print(f"{step.outcome:>6}  {step.what}" + (f"\n        What to do: {step.remedy}" if step.remedy else ""))
+            is_good = is_good and step.outcome != "FAILED"
+    finally:
+        await check.close()
+    return is_good
 
 
 def main() -> None:

@@ -29,7 +29,6 @@ from homeserver.api.client.v3 import (
     sync,
 )
 from homeserver.api.federation.v1 import events, openid, public_rooms, query, version
-from homeserver.api.federation.v1 import events, query, version
 from homeserver.api.federation.v1 import send as federation_send
 from homeserver.api.federation.v1 import state as federation_state
 from homeserver.api.keys.v2 import server
