@@ -28,7 +28,6 @@ from homeserver.api.client.v3 import (
     state,
     sync,
 )
-from homeserver.api.federation.v1 import events, openid, public_rooms, query, version
 from homeserver.api.federation.v1 import (
     backfill,
     events,
