@@ -29,6 +29,7 @@ from homeserver.api.client.v3 import (
     sync,
 )
 from homeserver.api.federation.v1 import events, openid, public_rooms, query, version
+from homeserver.api.federation.v1 import media as federation_media
 from homeserver.api.federation.v1 import state as federation_state
 from homeserver.api.keys.v2 import server
 from homeserver.http.endpoint import Endpoint
@@ -67,6 +68,7 @@ _V1 = [
 
 _FEDERATION_V1 = [
     *events.ENDPOINTS,
+    *federation_media.ENDPOINTS,
     *openid.ENDPOINTS,
     *public_rooms.ENDPOINTS,
     *query.ENDPOINTS,
