@@ -16,18 +16,23 @@ from homeserver.kit.concurrency import Background
 from homeserver.kit.logs import report
 from homeserver.kit.metrics import Metrics
 from homeserver.kit.randomness import Randomness
+from homeserver.matrix.server_keys import PublishedKey
 from homeserver.outbound.blobs import DiskBlobs
 from homeserver.outbound.federation import FederationClient
+from homeserver.outbound.http import opened
 from homeserver.outbound.keyring import KeyRing
-from homeserver.outbound.transport import Nowhere, Transport
+from homeserver.outbound.partners import Partners
+from homeserver.outbound.transport import Transport
 from homeserver.services.auth.interactive import InteractiveAuth
 from homeserver.services.auth.limits import Limits
 from homeserver.services.auth.passwords import Passwords
 from homeserver.services.auth.servers import ServerAuth
 from homeserver.services.auth.sessions import Sessions
 from homeserver.services.federation.edus import Edus
+from homeserver.services.federation.lines import Lines
 from homeserver.services.federation.room_reads import RoomReads
 from homeserver.services.federation.server_keys import PublishedKeys
+from homeserver.services.federation.transactions import Transactions
 from homeserver.services.live.counter import LiveCounter
 from homeserver.services.live.presence import Presence
 from homeserver.services.live.receipts import Receipts
@@ -35,26 +40,34 @@ from homeserver.services.live.typing import Typing
 from homeserver.services.media.elsewhere import MediaElsewhere
 from homeserver.services.media.store import MediaStore
 from homeserver.services.media.thumbnails import Thumbnails
+from homeserver.services.rooms.arrival import Arrivals
 from homeserver.services.rooms.author import Author
+from homeserver.services.rooms.checks import Checks
 from homeserver.services.rooms.create import RoomCreation
 from homeserver.services.rooms.directories_elsewhere import DirectoriesElsewhere
 from homeserver.services.rooms.directory import Directory
+from homeserver.services.rooms.gaps import Gaps
 from homeserver.services.rooms.graph import Graph
 from homeserver.services.rooms.hierarchy import Hierarchy
 from homeserver.services.rooms.hot import HotRooms
 from homeserver.services.rooms.inbox import Inbox
+from homeserver.services.rooms.invitations import Invitations
 from homeserver.services.rooms.members import Members
 from homeserver.services.rooms.merge import Merger
+from homeserver.services.rooms.outliers import Outliers
 from homeserver.services.rooms.persist import EventWriter
 from homeserver.services.rooms.purge import Purge
 from homeserver.services.rooms.read import RoomReader
 from homeserver.services.rooms.relations import Relations
+from homeserver.services.rooms.remote_members import RemoteMembers
+from homeserver.services.rooms.resident import Resident
 from homeserver.services.rooms.resolution import Resolver
 from homeserver.services.rooms.send import Sender
 from homeserver.services.rooms.server_acl import ServerAcls
 from homeserver.services.rooms.signatures import Signatures
 from homeserver.services.rooms.state import StateTrees
 from homeserver.services.rooms.state_events import StateEvents
+from homeserver.services.rooms.stripped import Stripper
 from homeserver.services.rooms.succession import Succession
 from homeserver.services.rooms.summaries import Summaries
 from homeserver.services.rooms.upgrade import RoomUpgrade
@@ -90,7 +103,7 @@ class Container:
     federation: FederationClient
     server_auth: ServerAuth
     published_keys: PublishedKeys
-    edus: Edus
+    transactions: Transactions
     sessions: Sessions
     passwords: Passwords
     limits: Limits
@@ -108,7 +121,10 @@ class Container:
     to_device: ToDevice
     key_backups: KeyBackups
     server_acls: ServerAcls
+    resident: Resident
+    invitations: Invitations
     inbox: Inbox
+    arrivals: Arrivals
     sender: Sender
     members: Members
     room_creation: RoomCreation
@@ -186,13 +202,30 @@ async def build(
         writer = EventWriter(database, hot, trees, background, config.server_name)
         resolver = Resolver(database, trees)
         graph = Graph(database, trees, hot, resolver)
-        client = FederationClient(transport or Nowhere(), config.server_name, author.key)
-        keys = KeyRing(database, clock, client, config.server_name, author.key)
+        if transport is None:
+            transport = await stack.enter_async_context(opened(config.federation, clock, randomness))
+        client = FederationClient(transport, config.server_name, author.key)
+        notaries = config.federation.notaries
+        keys = KeyRing(database, clock, client, config.server_name, author.key, notaries=notaries)
+        old_keys = {one.key_id: PublishedKey(one.public_key, one.expired_ts) for one in config.federation.old_keys}
         server_acls = ServerAcls(hot)
         merger = Merger(clock, hot, writer, graph, author, config.server_name)
-        inbox = Inbox(database, clock, hot, writer, graph, merger, Signatures(keys))
+        signatures = Signatures(keys)
+        checks, outliers = Checks(signatures), Outliers(database, clock, writer)
+        inbox = Inbox(database, clock, hot, writer, graph, merger, checks, outliers)
+        gaps = Gaps(database, clock, trees, hot, inbox, server_acls, client, metrics, background, config.server_name)
+        stack.push_async_callback(gaps.close)
+        lines = Lines(database, clock, hot, inbox, gaps, metrics, background)
+        stack.push_async_callback(lines.close)
+        edus = Edus({}, metrics)
+        transactions = Transactions(
+            database, clock, hot, inbox, server_acls, lines, edus, metrics, background, config.server_name
+        )
+        arrivals = Arrivals(database, clock, hot, trees, writer, inbox, checks, outliers, config.server_name)
         sender = Sender(database, clock, hot, writer, merger, author)
-        members = Members(database, sender, Succession(database, trees), config.server_name)
+        stripper = Stripper(signatures)
+        remote_members = RemoteMembers(database, clock, client, author, signatures, arrivals, stripper)
+        members = Members(database, sender, inbox, Succession(database, trees), remote_members, config.server_name)
         room_creation = RoomCreation(clock, sender, members, author, default_version=config.default_room_version)
         room_reader = RoomReader(database, clock, trees)
         summaries = Summaries(trees)
@@ -239,7 +272,7 @@ async def build(
         )
         purging = Purging(notifier, purge)
         if is_server:
-            await stack.enter_async_context(running([housekeeping.run, effects.run, purging.run], clock))
+            await stack.enter_async_context(running([housekeeping.run, effects.run, purging.run, lines.run], clock))
         yield Container(
             config=config,
             clock=clock,
@@ -248,9 +281,9 @@ async def build(
             database=database,
             notifier=notifier,
             federation=client,
-            server_auth=ServerAuth(keys, clock, config.server_name),
-            published_keys=PublishedKeys(database, clock, keys, config.server_name, author.key, {}),
-            edus=Edus({}, metrics),
+            server_auth=ServerAuth(keys, clock, Partners(config.federation), config.server_name),
+            published_keys=PublishedKeys(database, clock, keys, config.server_name, author.key, old_keys),
+            transactions=transactions,
             sessions=sessions,
             passwords=passwords,
             limits=limits,
@@ -267,8 +300,11 @@ async def build(
             e2e_keys=E2eKeys(database, config.server_name),
             to_device=ToDevice(database, clock),
             key_backups=KeyBackups(database),
+            invitations=Invitations(database, sender, members, server_acls, signatures, stripper, author),
+            resident=Resident(database, sender, inbox, server_acls, signatures, author, trees),
             server_acls=server_acls,
             inbox=inbox,
+            arrivals=arrivals,
             sender=sender,
             members=members,
             room_creation=room_creation,

@@ -4,11 +4,13 @@ from sqlalchemy import ColumnElement, Select, Table, bindparam, exists, func, li
 
 from homeserver.matrix.identifiers import EventId
 from homeserver.storage.aliases import aliases
+from homeserver.storage.deliveries import staged_pdus
 from homeserver.storage.engine import ReadTx
 from homeserver.storage.event_graph import backward_extremities, pending_redactions, waiting_events
 from homeserver.storage.events import events
 from homeserver.storage.members import memberships
 from homeserver.storage.outgoing import outgoing_events
+from homeserver.storage.partial_rooms import partial_rooms
 from homeserver.storage.relations import relations
 from homeserver.storage.resolutions import resolutions
 from homeserver.storage.room_servers import room_servers
@@ -22,11 +24,13 @@ _OF_ROOMS = (
     forward_extremities,
     backward_extremities,
     waiting_events,
+    staged_pdus,
     pending_redactions,
     relations,
     resolutions,
     aliases,
     outgoing_events,
+    partial_rooms,
     room_servers,
 )
 

@@ -6,9 +6,9 @@ rooms do not wait for each other.
 """
 
 from collections import deque
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Collection, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from enum import Enum
 
 import msgspec
@@ -20,22 +20,21 @@ from homeserver.matrix import event_auth
 from homeserver.matrix.canonical import CanonicalJsonError
 from homeserver.matrix.event_auth import AuthError
 from homeserver.matrix.events import Event, MalformedEvent
-from homeserver.matrix.identifiers import EventId, RoomId
+from homeserver.matrix.identifiers import EventId, RoomId, ServerName
 from homeserver.matrix.room_versions import ROOM_VERSIONS
+from homeserver.services.rooms.checks import Checks, Unfit
 from homeserver.services.rooms.graph import Graph, Placed
 from homeserver.services.rooms.hot import HotRoom, HotRooms, NotLoaded
 from homeserver.services.rooms.merge import Merger
+from homeserver.services.rooms.outliers import Judged, Outliers, by_auth
 from homeserver.services.rooms.persist import EventWriter, Superseded
 from homeserver.services.rooms.placement import Batch, NewEvent
-from homeserver.services.rooms.signatures import Signatures
-from homeserver.storage import event_graph, events
+from homeserver.storage import event_graph, events, outgoing
 from homeserver.storage.engine import Database, ReadTx, WriteTx
 from homeserver.storage.event_graph import Waiting
-from homeserver.storage.events import StoredEvent
+from homeserver.storage.events import Standing, StoredEvent
 from homeserver.storage.state import Pair
 
-MAX_PREV_EVENTS = 20
-MAX_AUTH_EVENTS = 10
 _MOST_WAITING = 10_000
 """So many events of a room may wait for others; then those that have waited for the longest time are let go."""
 _ATTEMPTS = 5
@@ -72,6 +71,19 @@ class Receipt:
 
 
 @dataclass(slots=True)
+class Delivery:
+    """Events of a room that were looked at: what passed the first checks, and what is known of it so far."""
+
+    room: HotRoom
+    pdus: Sequence[bytes]
+    checked: Mapping[EventId, Event]
+    receipts: Sequence[Receipt]
+    load: "_Load"
+    changes: int
+    """Until the room has had another turn, nothing of that is out of date."""
+
+
+@dataclass(slots=True)
 class _Load:
     """One delivery of events to a room, as far as it has come."""
 
@@ -82,6 +94,8 @@ class _Load:
     """What earlier events wait for."""
     staged: set[EventId]
     """What waits in the database."""
+    relayed: dict[EventId, ServerName] = field(default_factory=dict)
+    """What is to be sent on, with the server that has it already."""
 
 
 class Inbox:
@@ -95,7 +109,8 @@ class Inbox:
         writer: EventWriter,
         graph: Graph,
         merger: Merger,
-        signatures: Signatures,
+        checks: Checks,
+        outliers: Outliers,
     ) -> None:
         self._database = database
         self._clock = clock
@@ -103,62 +118,92 @@ class Inbox:
         self._writer = writer
         self._graph = graph
         self._merger = merger
-        self._signatures = signatures
+        self._checks = checks
+        self._outliers = outliers
         self._turns: KeyedLocks[RoomId] = KeyedLocks()
+        self._changes: dict[RoomId, int] = {}
+        """Counts when a turn of a room begins and ends: what was found out before that may be out of date."""
 
-    async def receive(self, room_id: RoomId, pdus: Sequence[bytes]) -> list[Receipt]:
+    async def receive(
+        self, room_id: RoomId, pdus: Sequence[bytes], *, relay_to_all_but: ServerName | None = None
+    ) -> list[Receipt]:
         """Take events of a room, in any order; what became of each, in the order given.
 
-        A room that is not known begins with its create event. Raises `NotFound` if that is not among them.
+        A room that is not known begins with its create event. Raises `NotFound` if that is not among them. Events that
+        came through this server are sent on to all servers in the room, but for the one that has them.
         """
-        async with self._turns.hold(room_id):
-            room = await self._room(room_id, pdus)
-            for _ in range(_ATTEMPTS):
-                try:
-                    return await self._receive(room, pdus)
-                except Superseded:
-                    # What it was built upon could not be written; what has been is not taken twice.
-                    room = await self._hot.find(room_id)
-            raise Unavailable("The room changes too quickly.")
+        async with self._turn(room_id):
+            return await self._receive(await self._room(room_id, pdus), pdus, relay_to_all_but=relay_to_all_but)
+
+    async def look_at(self, coming: Mapping[HotRoom, Sequence[bytes]]) -> list[Delivery]:
+        """Make the first checks on events of several rooms at once, where that needs no waiting for other servers.
+
+        The deliveries are for `take`; a room whose events are signed by keys that are not at hand has none.
+        """
+        rooms = list(coming)
+        outcomes = await self._checks.check_quickly([(one.room_id, one.version, coming[one]) for one in rooms])
+        quick = {room: _told_apart(some) for room, some in zip(rooms, outcomes, strict=True) if some is not None}
+        changes = {room: self._changes.get(room.room_id, 0) for room in quick}
+        loads = await self._database.snapshot(self._begin, {room: checked for room, (checked, _) in quick.items()})
+        return [
+            Delivery(room, coming[room], checked, receipts, loads[room], changes[room])
+            for room, (checked, receipts) in quick.items()
+        ]
+
+    async def take(self, delivery: Delivery) -> list[Receipt]:
+        """Take events that were looked at; what became of each, in the order given. Raises as `receive`."""
+        room_id = delivery.room.room_id
+        async with self._turn(room_id):
+            room = await self._hot.find(room_id)
+            # This turn has begun, and no other has since the events were looked at.
+            if self._changes[room_id] != delivery.changes + 1 or room is not delivery.room:
+                return await self._receive(room, delivery.pdus)
+            try:
+                return await self._take(room, delivery.checked, delivery.receipts, delivery.load)
+            except Superseded:
+                return await self._receive(await self._hot.find(room_id), delivery.pdus)
 
     async def receive_with_state(self, room_id: RoomId, pdu: bytes, state: Mapping[Pair, EventId]) -> Receipt:
         """Take an event whose predecessors are not to be had, with the state before it, whose events are known.
 
         Raises `NotFound` if the room is not known, or an event of the state.
         """
-        async with self._turns.hold(room_id):
+        async with self._turn(room_id):
             room = await self._hot.find(room_id)
-            checked, receipts = await self._check(room, [pdu])
-            if not checked:
-                return receipts[0]
-            [event] = checked.values()
             given = await self._database.read(_positions_in_room, room.room_nid, state)
-            load = await self._database.snapshot(self._begin, room, checked)
-            if event.event_id not in load.receipts:
-                await self._place(room, event, load, given=given)
-            await self._end(room, load)
-            return load.receipts[EventId(event.event_id)]
+            [receipt] = await self._receive(room, [pdu], given=given)
+            return receipt
 
     async def receive_outliers(self, room_id: RoomId, pdus: Sequence[bytes]) -> list[Receipt]:
         """Take events that others cite in `auth_events`, or that are part of a state; they are in no timeline."""
-        async with self._turns.hold(room_id):
+        async with self._turn(room_id):
             room = await self._hot.find(room_id)
-            checked, receipts = await self._check(room, pdus)
-            load = await self._database.snapshot(self._begin, room, checked)
-            for event in _ordered({one: event for one, event in checked.items() if one not in load.receipts}):
-                await self._settle(load)
-                placed = await self._graph.outlier(room, event)
-                if placed.new is None:
-                    load.receipts[EventId(event.event_id)] = _receipt(event, placed)
-                else:
-                    self._hand_over(room, placed, load)
-            await self._settle(load)
-            return [_told(receipt, load) for receipt in receipts]
+            checked, receipts = await self._check(room, pdus, is_old=True)
+            known = await self._database.snapshot(self._known, room, checked)
+            new = by_auth({one: event for one, event in checked.items() if one not in known})
+            for event_id, judged in (await self._outliers.take(room, new)).items():
+                known[event_id] = _receipt_of_outlier(event_id, judged)
+            return [_told(receipt, known) for receipt in receipts]
+
+    @asynccontextmanager
+    async def turn(self, room_id: RoomId) -> AsyncIterator[None]:
+        """While this is held, nothing that comes from elsewhere is taken into the room."""
+        async with self._turn(room_id):
+            yield
 
     async def missing(self, room_id: RoomId) -> set[EventId]:
         """What the events of a room wait for, and does not wait itself: what has to be asked for."""
         room = await self._hot.find(room_id)
         return await self._database.snapshot(_missing, room.room_nid)
+
+    @asynccontextmanager
+    async def _turn(self, room_id: RoomId) -> AsyncIterator[None]:
+        async with self._turns.hold(room_id):
+            self._changes[room_id] = self._changes.get(room_id, 0) + 1
+            try:
+                yield
+            finally:
+                self._changes[room_id] += 1
 
     async def _room(self, room_id: RoomId, pdus: Sequence[bytes]) -> HotRoom:
         try:
@@ -185,9 +230,36 @@ class Inbox:
                 return room
         raise NotFound("This server does not know the room, and its create event is not here.")
 
-    async def _receive(self, room: HotRoom, pdus: Sequence[bytes]) -> list[Receipt]:
-        checked, receipts = await self._check(room, pdus)
-        load = await self._database.snapshot(self._begin, room, checked)
+    async def _receive(
+        self,
+        room: HotRoom,
+        pdus: Sequence[bytes],
+        *,
+        given: Mapping[Pair, int] | None = None,
+        relay_to_all_but: ServerName | None = None,
+    ) -> list[Receipt]:
+        for _ in range(_ATTEMPTS):
+            checked, receipts = await self._check(room, pdus)
+            load = (await self._database.snapshot(self._begin, {room: checked}))[room]
+            if relay_to_all_but is not None:
+                load.relayed.update(dict.fromkeys(checked, relay_to_all_but))
+            try:
+                return await self._take(room, checked, receipts, load, given=given)
+            except Superseded:
+                # What it was built upon could not be written; what has been is not taken twice.
+                room = await self._hot.find(room.room_id)
+        raise Unavailable("The room changes too quickly.")
+
+    async def _take(
+        self,
+        room: HotRoom,
+        checked: Mapping[EventId, Event],
+        receipts: Sequence[Receipt],
+        load: "_Load",
+        *,
+        given: Mapping[Pair, int] | None = None,
+    ) -> list[Receipt]:
+        """Place what passed the first checks. `given` is the state before these events where it is known."""
         coming: deque[Event] = deque(
             _ordered({one: event for one, event in checked.items() if one not in load.receipts})
         )
@@ -196,7 +268,9 @@ class Inbox:
             event_id = EventId(event.event_id)
             if event_id in load.receipts and load.receipts[event_id].outcome != Outcome.WAITING:
                 continue  # It waited for several, and came up with each of them.
-            if await self._place(room, event, load) and event_id in load.wanted:
+            if await self._place(room, event, load, given=given if event_id in checked else None) and (
+                event_id in load.wanted
+            ):
                 await self._settle(load)
                 coming.extendleft(reversed(await self._released(room, event_id, load)))
             if self._merger.is_needed(room):
@@ -209,40 +283,36 @@ class Inbox:
         for event_id in checked.keys() - load.receipts.keys():
             # Only where servers choose the ids of events can these name each other.
             load.receipts[event_id] = Receipt(event_id, Outcome.DROPPED, "The event comes before itself.")
-        return [_told(receipt, load) for receipt in receipts]
+        return [_told(receipt, load.receipts) for receipt in receipts]
 
-    async def _check(self, room: HotRoom, pdus: Sequence[bytes]) -> tuple[dict[EventId, Event], list[Receipt]]:
+    async def _check(
+        self, room: HotRoom, pdus: Sequence[bytes], *, is_old: bool = False
+    ) -> tuple[dict[EventId, Event], list[Receipt]]:
         """Checks 1 to 3: format, signatures, hash. The events that pass, and a receipt for each that was given."""
-        parsed: list[Event | Receipt] = [_parse(pdu, room) for pdu in pdus]
-        found = {EventId(one.event_id): one for one in parsed if isinstance(one, Event)}
-        wrong = dict(zip(found, await self._signatures.check(list(found.values())), strict=True))
-        receipts = []
-        for one in parsed:
-            if isinstance(one, Receipt):
-                receipts.append(one)
-                continue
-            event_id = EventId(one.event_id)
-            reason = wrong[event_id]
-            outcome = Outcome.WAITING if reason is None else Outcome.DROPPED
-            receipts.append(Receipt(event_id, outcome, reason or ""))
-        passed = {event_id: event for event_id, event in found.items() if wrong[event_id] is None}
-        return {
-            event_id: event if event.content_hash_matches() else event.redacted() for event_id, event in passed.items()
-        }, receipts
+        return _told_apart(await self._checks.check(room.room_id, room.version, pdus, is_old=is_old))
 
-    def _begin(self, tx: ReadTx, room: HotRoom, checked: Mapping[EventId, Event]) -> _Load:
+    def _begin(self, tx: ReadTx, coming: Mapping[HotRoom, Mapping[EventId, Event]]) -> dict[HotRoom, "_Load"]:
         """What is known of the events, and what earlier ones wait for."""
-        assert room.room_nid is not None
-        known = {
-            event_id: Receipt(event_id, _OUTCOMES[row.status])
-            if row.room_nid == room.room_nid
-            else Receipt(event_id, Outcome.DROPPED, "An event of this id is in another room.")
-            for event_id, row in events.find_many_by_id(tx, checked).items()
-            # The create event comes before all others, whether or not what followed it is known (any more).
-            if row.status != events.OUTLIER or row.room_nid != room.room_nid or not checked[event_id].prev_events
-        }
-        missing = event_graph.list_missing(tx, room.room_nid)
-        return _Load(known, [], {}, missing, event_graph.find_waiting(tx, checked))
+        ids = [event_id for checked in coming.values() for event_id in checked]
+        if not ids:
+            return {room: _Load({}, [], {}, set(), set()) for room in coming}
+        standings = events.find_standings_by_id(tx, ids)
+        waiting = event_graph.find_waiting(tx, ids)
+        missing = event_graph.list_missing_in_rooms(tx, [_nid(room) for room in coming])
+        loads = {}
+        for room, checked in coming.items():
+            known = {
+                event_id: receipt
+                for event_id, receipt in _known_of(room, checked, standings).items()
+                # The create event comes before all others, whether or not what followed it is known (any more).
+                if receipt.outcome != Outcome.OUTLIER or not checked[event_id].prev_events
+            }
+            loads[room] = _Load(known, [], {}, missing.get(_nid(room), set()), waiting & checked.keys())
+        return loads
+
+    @staticmethod
+    def _known(tx: ReadTx, room: HotRoom, checked: Collection[EventId]) -> dict[EventId, Receipt]:
+        return _known_of(room, checked, events.find_standings_by_id(tx, checked))
 
     async def _place(
         self, room: HotRoom, event: Event, load: _Load, *, given: Mapping[Pair, int] | None = None
@@ -290,8 +360,12 @@ class Inbox:
                 event_graph.add_pending_redactions(tx, [(room_nid, unapplied, row.position)])
             if new.redacted_by is not None:
                 event_graph.remove_pending_redactions(tx, [event_id])
+            if but is not None and new.is_accepted:
+                for position in events.find_positions(tx, [event_id]).values():
+                    outgoing.forward(tx, position, but)
 
-        is_plain = new.placement is None and unapplied is None and event_id not in load.staged
+        but = load.relayed.get(event_id)
+        is_plain = new.placement is None and unapplied is None and but is None and event_id not in load.staged
         batch = Batch(room, [new], also=None if is_plain else also, now=self._clock.now())
         load.writing.append(self._writer.write(batch))
         load.receipts[event_id] = _receipt(event, placed)
@@ -333,20 +407,44 @@ class Inbox:
             event_graph.end_waiting(tx, event_graph.list_oldest_waiting(tx, room.room_nid, limit=too_many))
 
 
-def _parse(pdu: bytes, room: HotRoom) -> Event | Receipt:
-    """Check 1: the event is one, of this room, and within the limits."""
+def id_of(room: HotRoom, pdu: bytes) -> EventId | None:
+    """The id of an event of the room; None if it is none."""
     try:
-        event = Event.parse(pdu, room.version.identifier)
-    except (CanonicalJsonError, MalformedEvent) as error:
-        return Receipt(None, Outcome.DROPPED, str(error))
-    event_id = EventId(event.event_id)
-    if event.room_id != room.room_id:
-        return Receipt(event_id, Outcome.DROPPED, "The event is of another room.")
-    if len(event.prev_events) > MAX_PREV_EVENTS or len(event.auth_events) > MAX_AUTH_EVENTS:
-        return Receipt(event_id, Outcome.DROPPED, "The event names too many events before it.")
-    if not event.prev_events and event.type != "m.room.create":
-        return Receipt(event_id, Outcome.DROPPED, "The event names no event before it.")
-    return event
+        return EventId(Event.parse(pdu, room.version.identifier).event_id)
+    except (CanonicalJsonError, MalformedEvent):
+        return None
+
+
+def _told_apart(outcomes: Iterable[Event | Unfit]) -> tuple[dict[EventId, Event], list[Receipt]]:
+    """The events that passed the first checks, and a receipt for each that was given."""
+    found: dict[EventId, Event] = {}
+    receipts = []
+    for one in outcomes:
+        if isinstance(one, Unfit):
+            receipts.append(Receipt(one.event_id, Outcome.DROPPED, one.reason))
+        else:
+            event_id = EventId(one.event_id)
+            found.setdefault(event_id, one)
+            receipts.append(Receipt(event_id, Outcome.WAITING))
+    return found, receipts
+
+
+def _known_of(
+    room: HotRoom, event_ids: Iterable[EventId], standings: Mapping[EventId, Standing]
+) -> dict[EventId, Receipt]:
+    """Receipts for those of the events that are stored."""
+    return {
+        event_id: Receipt(event_id, _OUTCOMES[standing.status])
+        if standing.room_nid == room.room_nid
+        else Receipt(event_id, Outcome.DROPPED, "An event of this id is in another room.")
+        for event_id in event_ids
+        if (standing := standings.get(event_id)) is not None
+    }
+
+
+def _nid(room: HotRoom) -> int:
+    assert room.room_nid is not None
+    return room.room_nid
 
 
 def _version_of_create(pdu: bytes) -> str | None:
@@ -392,11 +490,17 @@ def _receipt(event: Event, placed: Placed) -> Receipt:
     return Receipt(event_id, _OUTCOMES[placed.new.status], placed.reason)
 
 
-def _told(receipt: Receipt, load: _Load) -> Receipt:
+def _receipt_of_outlier(event_id: EventId, judged: Judged) -> Receipt:
+    if judged.status is None:
+        return Receipt(event_id, Outcome.WAITING, missing=judged.missing)
+    return Receipt(event_id, _OUTCOMES[judged.status], judged.reason)
+
+
+def _told(receipt: Receipt, receipts: Mapping[EventId, Receipt]) -> Receipt:
     """The receipt of an event that passed the first checks is what became of it."""
     if receipt.event_id is None or receipt.outcome == Outcome.DROPPED:
         return receipt
-    return load.receipts.get(receipt.event_id, receipt)
+    return receipts.get(receipt.event_id, receipt)
 
 
 def _positions_in_room(tx: ReadTx, room_nid: int | None, state: Mapping[Pair, EventId]) -> dict[Pair, int]:

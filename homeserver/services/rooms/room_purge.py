@@ -13,11 +13,13 @@ from homeserver.services.rooms.history_purge import roots_of
 from homeserver.storage import (
     account_data,
     aliases,
+    deliveries,
     departures,
     event_graph,
     events,
     members,
     outgoing,
+    partial_rooms,
     purges,
     receipts,
     relations,
@@ -64,6 +66,7 @@ class RoomPurge:
         stream_rows.advance(tx)
         tx.wake([job.room_id, *members.remove_local(tx, job.room_nid, self._server_name)])
         aliases.remove_of_room(tx, job.room_nid)
+        partial_rooms.remove(tx, job.room_nid)
         rooms.remove(tx, job.room_nid)
         total = events.count_below(tx, job.room_nid, _FOR_EVER)
         return replace(job, stage="events", cursor=0, done=0, total=total)
@@ -99,4 +102,5 @@ _REST: tuple[Callable[..., int], ...] = (
     event_graph.remove_some,
     outgoing.remove_some,
     room_servers.remove_some,
+    deliveries.remove_some,
 )

@@ -1,13 +1,14 @@
 """Whether events are signed by those who must sign them (server-server API, Validating hashes and signatures)."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from homeserver.matrix import signing
 from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import domain_of
 from homeserver.matrix.room_versions import ROOM_VERSIONS
+from homeserver.matrix.server_keys import KEY_ID
 from homeserver.outbound.keyring import KeyRing
 from homeserver.storage.server_keys import KeyName, ServerKey
 
@@ -29,17 +30,20 @@ class Signatures:
 
         Signatures by keys that are not known, or had expired, count for nothing; one that is known must be good.
         """
-        signed = [_signed(event) for event in events]
-        wanted: dict[KeyName, int] = {}
-        for event, signers in zip(events, signed, strict=True):
-            ts = _must_be_good_at(event)
-            for signer, key_ids in signers.items():
-                wanted.update({(signer, one): max(ts, wanted.get((signer, one), 0)) for one in key_ids})
+        return await self._check([(event, signers_of(event)) for event in events])
+
+    async def check_one(self, event: Event, signers: Collection[str]) -> str | None:
+        """What is wrong with the signatures of these servers on an event; None if all are there and good."""
+        return (await self._check([(event, signers)]))[0]
+
+    async def _check(self, events: Sequence[tuple[Event, Collection[str]]]) -> list[str | None]:
+        signed = [_signed(event, signers) for event, signers in events]
+        wanted = _wanted([event for event, _ in events], signed)
         keys = await self._keys.find(wanted) if wanted else {}
         reasons: list[str | None] = [None] * len(events)
         checks: list[tuple[int, Check]] = []
-        for index, (event, signers) in enumerate(zip(events, signed, strict=True)):
-            for signer, key_ids in signers.items():
+        for index, ((event, _), by_signer) in enumerate(zip(events, signed, strict=True)):
+            for signer, key_ids in by_signer.items():
                 good = [key for key_id in key_ids if (key := _usable(keys, (signer, key_id), event)) is not None]
                 if not good:
                     reasons[index] = f"There is no signature of {signer} by a key that is known."
@@ -49,6 +53,20 @@ class Signatures:
                 reasons[index] = f"A signature of {signer} is wrong: {wrong}"
         return reasons
 
+    def is_quick(self, events: Sequence[Event]) -> bool:
+        """Whether all keys are in memory by which the events say they are signed, so that nobody has to be asked."""
+        return self._keys.recalls(_wanted(events, [_signed(event, signers_of(event)) for event in events]))
+
+
+def _wanted(events: Sequence[Event], signed: Sequence[dict[str, list[str]]]) -> dict[KeyName, int]:
+    """The keys by which events say they are signed, with the time at which each must have been good."""
+    wanted: dict[KeyName, int] = {}
+    for event, signers in zip(events, signed, strict=True):
+        ts = _must_be_good_at(event)
+        for signer, key_ids in signers.items():
+            wanted.update({(signer, one): max(ts, wanted.get((signer, one), 0)) for one in key_ids})
+    return wanted
+
 
 async def _verify(checks: Sequence[tuple[int, Check]]) -> list[str | None]:
     items = [check for _, check in checks]
@@ -57,13 +75,14 @@ async def _verify(checks: Sequence[tuple[int, Check]]) -> list[str | None]:
     return await asyncio.to_thread(signing.verify_events, items)
 
 
-def _signed(event: Event) -> dict[str, list[str]]:
-    """The servers that must have signed the event, each with the keys by which it says it has."""
+def _signed(event: Event, signers: Collection[str]) -> dict[str, list[str]]:
+    """Servers that must have signed the event, each with the keys by which it says it has."""
     signatures = event.signatures
-    return {signer: sorted(_object(signatures.get(signer))) for signer in _signers(event)}
+    return {signer: sorted(filter(KEY_ID.fullmatch, _object(signatures.get(signer)))) for signer in signers}
 
 
-def _signers(event: Event) -> set[str]:
+def signers_of(event: Event) -> set[str]:
+    """The servers that must have signed the event."""
     version = ROOM_VERSIONS[event.room_version]
     signers: set[str] = set()
     content: dict[str, Any] = event.content if event.type == "m.room.member" else {}
