@@ -30,6 +30,18 @@ from homeserver.api.client.v3 import (
 )
 from homeserver.api.federation.v1 import media as federation_media
 from homeserver.api.federation.v1 import events, invite, join, knock, leave, openid, public_rooms, query, version
+from homeserver.api.federation.v1 import (
+    backfill,
+    events,
+    invite,
+    join,
+    knock,
+    leave,
+    openid,
+    public_rooms,
+    query,
+    version,
+)
 from homeserver.api.federation.v1 import send as federation_send
 from homeserver.api.federation.v1 import state as federation_state
 from homeserver.api.federation.v2 import invite as invite_v2
@@ -75,6 +87,7 @@ _FEDERATION_V1 = [
     *join.ENDPOINTS,
     *knock.ENDPOINTS,
     *leave.ENDPOINTS,
+    *backfill.ENDPOINTS,
     *events.ENDPOINTS,
     *federation_media.ENDPOINTS,
     *openid.ENDPOINTS,

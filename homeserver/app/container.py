@@ -29,6 +29,7 @@ from homeserver.services.auth.passwords import Passwords
 from homeserver.services.auth.servers import ServerAuth
 from homeserver.services.auth.sessions import Sessions
 from homeserver.services.federation.edus import Edus
+from homeserver.services.federation.history import History
 from homeserver.services.federation.lines import Lines
 from homeserver.services.federation.room_reads import RoomReads
 from homeserver.services.federation.server_keys import PublishedKeys
@@ -134,6 +135,7 @@ class Container:
     relations: Relations
     hierarchy: Hierarchy
     room_reads: RoomReads
+    history: History
     state_events: StateEvents
     purge: Purge
     receipts: Receipts
@@ -209,6 +211,7 @@ async def build(
         keys = KeyRing(database, clock, client, config.server_name, author.key, notaries=notaries)
         old_keys = {one.key_id: PublishedKey(one.public_key, one.expired_ts) for one in config.federation.old_keys}
         server_acls = ServerAcls(hot)
+        room_reads = RoomReads(database, trees, server_acls)
         merger = Merger(clock, hot, writer, graph, author, config.server_name)
         signatures = Signatures(keys)
         checks, outliers = Checks(signatures), Outliers(database, clock, writer)
@@ -313,7 +316,8 @@ async def build(
             room_upgrade=RoomUpgrade(database, sender, members, room_creation, author),
             directory=directory,
             hierarchy=Hierarchy(database, trees, summaries),
-            room_reads=RoomReads(database, trees, server_acls),
+            room_reads=room_reads,
+            history=History(database, trees, room_reads),
             state_events=StateEvents(sender, members, directory),
             purge=purge,
             receipts=Receipts(database, clock),
