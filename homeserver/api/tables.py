@@ -28,8 +28,6 @@ from homeserver.api.client.v3 import (
     state,
     sync,
 )
-from homeserver.api.federation.v1 import media as federation_media
-from homeserver.api.federation.v1 import events, invite, join, knock, leave, openid, public_rooms, query, version
 from homeserver.api.federation.v1 import (
     backfill,
     events,
@@ -42,6 +40,7 @@ from homeserver.api.federation.v1 import (
     query,
     version,
 )
+from homeserver.api.federation.v1 import media as federation_media
 from homeserver.api.federation.v1 import send as federation_send
 from homeserver.api.federation.v1 import state as federation_state
 from homeserver.api.federation.v2 import invite as invite_v2
