@@ -42,6 +42,7 @@ from homeserver.services.live.counter import LiveCounter
 from homeserver.services.live.presence import Presence
 from homeserver.services.live.receipts import Receipts
 from homeserver.services.live.typing import Typing
+from homeserver.services.media.elsewhere import MediaElsewhere
 from homeserver.services.media.store import MediaStore
 from homeserver.services.media.thumbnails import Thumbnails
 from homeserver.services.rooms.arrival import Arrivals
@@ -262,6 +263,16 @@ async def build(
         blobs = DiskBlobs(Path(config.data_dir) / "media")
         thumbnails = Thumbnails(blobs)
         stack.callback(thumbnails.close)
+        elsewhere_media = MediaElsewhere(
+            database,
+            clock,
+            randomness,
+            client,
+            blobs,
+            thumbnails,
+            largest=config.limits.upload_bytes,
+            room=config.limits.remote_media_bytes,
+        )
         media = MediaStore(
             database,
             clock,
@@ -269,6 +280,7 @@ async def build(
             notifier,
             blobs,
             thumbnails,
+            elsewhere_media,
             server_name=config.server_name,
             largest=config.limits.upload_bytes,
         )
