@@ -28,7 +28,7 @@ from homeserver.api.client.v3 import (
     state,
     sync,
 )
-from homeserver.api.federation.v1 import events, query, version
+from homeserver.api.federation.v1 import events, query, user, version
 from homeserver.api.federation.v1 import state as federation_state
 from homeserver.api.keys.v2 import server
 from homeserver.http.endpoint import Endpoint
@@ -69,6 +69,7 @@ _FEDERATION_V1 = [
     *events.ENDPOINTS,
     *query.ENDPOINTS,
     *federation_state.ENDPOINTS,
+    *user.ENDPOINTS,
     *version.ENDPOINTS,
 ]
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from homeserver.app import signing_key
 from homeserver.config.model import Config
+from homeserver.consumers.device_lists import Introductions, Resyncs
 from homeserver.consumers.effects import RoomEffects
 from homeserver.consumers.housekeeping import Housekeeping, Purging
 from homeserver.consumers.loop import running
@@ -17,6 +18,7 @@ from homeserver.kit.logs import report
 from homeserver.kit.metrics import Metrics
 from homeserver.kit.randomness import Randomness
 from homeserver.outbound.blobs import DiskBlobs
+from homeserver.outbound.ephemeral import Ephemeral
 from homeserver.outbound.federation import FederationClient
 from homeserver.outbound.keyring import KeyRing
 from homeserver.outbound.transport import Nowhere, Transport
@@ -25,9 +27,13 @@ from homeserver.services.auth.limits import Limits
 from homeserver.services.auth.passwords import Passwords
 from homeserver.services.auth.servers import ServerAuth
 from homeserver.services.auth.sessions import Sessions
+from homeserver.services.federation.device_keys import DeviceKeys
+from homeserver.services.federation.device_lists import DeviceListUpdates, RemoteDeviceLists, SigningKeyUpdates
 from homeserver.services.federation.edus import Edus
+from homeserver.services.federation.live import PresenceEdus, ReceiptEdus, TypingEdus
 from homeserver.services.federation.room_reads import RoomReads
 from homeserver.services.federation.server_keys import PublishedKeys
+from homeserver.services.federation.to_device import DirectToDevice
 from homeserver.services.live.counter import LiveCounter
 from homeserver.services.live.presence import Presence
 from homeserver.services.live.receipts import Receipts
@@ -102,6 +108,8 @@ class Container:
     pushers: Pushers
     notifications: Notifications
     e2e_keys: E2eKeys
+    device_keys: DeviceKeys
+    device_lists: RemoteDeviceLists
     to_device: ToDevice
     key_backups: KeyBackups
     server_acls: ServerAcls
@@ -211,9 +219,26 @@ async def build(
 
         unread = Unread(trees, push_rules)
         counter = LiveCounter(clock)
-        typing = Typing(database, notifier, counter)
+        ephemeral = Ephemeral()
+        typing = Typing(database, clock, notifier, counter, hot, ephemeral, config.server_name)
         stack.callback(typing.close)
-        presence = Presence(database, clock, notifier, counter, is_enabled=config.presence)
+        presence = Presence(
+            database, clock, notifier, counter, ephemeral, config.server_name, is_enabled=config.presence
+        )
+        receipts = Receipts(database, clock, hot, ephemeral, config.server_name)
+        e2e_keys = E2eKeys(database, config.server_name)
+        device_lists = RemoteDeviceLists(database, clock, client, config.server_name)
+        edus = Edus(
+            {
+                "m.typing": TypingEdus(typing, hot, server_acls),
+                "m.presence": PresenceEdus(presence),
+                "m.receipt": ReceiptEdus(receipts, hot, server_acls),
+                "m.direct_to_device": DirectToDevice(database, clock, config.server_name),
+                "m.device_list_update": DeviceListUpdates(device_lists),
+                "m.signing_key_update": SigningKeyUpdates(device_lists),
+            },
+            metrics,
+        )
         sync = Sync(database, clock, notifier, trees, counter, typing, presence, push_rules, unread, hot)
         housekeeping = Housekeeping(database, clock, presence, sessions)
         stack.push_async_callback(housekeeping.tidy)
@@ -224,7 +249,14 @@ async def build(
         )
         purging = Purging(notifier, purge)
         if is_server:
-            await stack.enter_async_context(running([housekeeping.run, effects.run, purging.run], clock))
+            works = [
+                housekeeping.run,
+                effects.run,
+                purging.run,
+                Introductions(database, notifier).run,
+                Resyncs(clock, notifier, device_lists).run,
+            ]
+            await stack.enter_async_context(running(works, clock))
         yield Container(
             config=config,
             clock=clock,
@@ -235,7 +267,7 @@ async def build(
             federation=client,
             server_auth=ServerAuth(keys, clock, config.server_name),
             published_keys=PublishedKeys(database, clock, keys, config.server_name, author.key, {}),
-            edus=Edus({}, metrics),
+            edus=edus,
             sessions=sessions,
             passwords=passwords,
             limits=limits,
@@ -249,8 +281,10 @@ async def build(
             push_rules=push_rules,
             pushers=Pushers(database, clock),
             notifications=Notifications(database, clock, trees, push_rules, unread),
-            e2e_keys=E2eKeys(database, config.server_name),
-            to_device=ToDevice(database, clock),
+            e2e_keys=e2e_keys,
+            device_keys=DeviceKeys(database, e2e_keys, device_lists, client, config.server_name),
+            device_lists=device_lists,
+            to_device=ToDevice(database, clock, randomness, config.server_name),
             key_backups=KeyBackups(database),
             server_acls=server_acls,
             inbox=inbox,
@@ -265,7 +299,7 @@ async def build(
             room_reads=RoomReads(database, trees, server_acls),
             state_events=StateEvents(sender, members, directory),
             purge=purge,
-            receipts=Receipts(database, clock),
+            receipts=receipts,
             typing=typing,
             presence=presence,
             media=media,

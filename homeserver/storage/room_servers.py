@@ -11,7 +11,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from homeserver.matrix.identifiers import ServerName
 from homeserver.storage.engine import ReadTx, WriteTx
-from homeserver.storage.tables import Text, metadata, some_of_room
+from homeserver.storage.tables import Text, chunks, metadata, some_of_room
 
 room_servers = Table(
     "room_servers",
@@ -48,12 +48,29 @@ _CLOSE = (
 _OPEN = select(room_servers.c.server_name).where(
     room_servers.c.room_nid == bindparam("nid"), room_servers.c.until.is_(None)
 )
+_OPEN_OF_ROOMS = select(room_servers.c.room_nid, room_servers.c.server_name).where(
+    room_servers.c.room_nid.in_(bindparam("nids", expanding=True)), room_servers.c.until.is_(None)
+)
 _REMOVE_SOME = some_of_room(room_servers)
 
 
 def list_open(tx: ReadTx, room_nid: int) -> set[ServerName]:
     """The other servers that are in the room."""
     return {ServerName(name) for name in tx.connection.execute(_OPEN, {"nid": room_nid}).scalars()}
+
+
+def list_open_many(tx: ReadTx, room_nids: Iterable[int]) -> dict[int, set[ServerName]]:
+    """The other servers that are in each of the rooms; no entry where there are none."""
+    found: dict[int, set[ServerName]] = {}
+    for part in chunks(room_nids):
+        for nid, server in tx.connection.execute(_OPEN_OF_ROOMS, {"nids": part}):
+            found.setdefault(nid, set()).add(ServerName(server))
+    return found
+
+
+def list_of_rooms(tx: ReadTx, room_nids: Iterable[int]) -> set[ServerName]:
+    """The other servers that are in any of the rooms."""
+    return set().union(*list_open_many(tx, room_nids).values())
 
 
 def change(tx: WriteTx, come: Iterable[Passage], gone: Iterable[Passage]) -> None:
