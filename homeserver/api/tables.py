@@ -28,7 +28,7 @@ from homeserver.api.client.v3 import (
     state,
     sync,
 )
-from homeserver.api.federation.v1 import events, query, user, version
+from homeserver.api.federation.v1 import events, openid, public_rooms, query, user, version
 from homeserver.api.federation.v1 import state as federation_state
 from homeserver.api.keys.v2 import server
 from homeserver.http.endpoint import Endpoint
@@ -67,6 +67,8 @@ _V1 = [
 
 _FEDERATION_V1 = [
     *events.ENDPOINTS,
+    *openid.ENDPOINTS,
+    *public_rooms.ENDPOINTS,
     *query.ENDPOINTS,
     *federation_state.ENDPOINTS,
     *user.ENDPOINTS,
