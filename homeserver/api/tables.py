@@ -29,6 +29,7 @@ from homeserver.api.client.v3 import (
     sync,
 )
 from homeserver.api.federation.v1 import events, openid, public_rooms, query, user, version
+from homeserver.api.federation.v1 import send as federation_send
 from homeserver.api.federation.v1 import state as federation_state
 from homeserver.api.keys.v2 import server
 from homeserver.http.endpoint import Endpoint
@@ -70,6 +71,7 @@ _FEDERATION_V1 = [
     *openid.ENDPOINTS,
     *public_rooms.ENDPOINTS,
     *query.ENDPOINTS,
+    *federation_send.ENDPOINTS,
     *federation_state.ENDPOINTS,
     *user.ENDPOINTS,
     *version.ENDPOINTS,

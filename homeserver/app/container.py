@@ -33,10 +33,12 @@ from homeserver.services.auth.sessions import Sessions
 from homeserver.services.federation.device_keys import DeviceKeys
 from homeserver.services.federation.device_lists import DeviceListUpdates, RemoteDeviceLists, SigningKeyUpdates
 from homeserver.services.federation.edus import Edus
+from homeserver.services.federation.lines import Lines
 from homeserver.services.federation.live import PresenceEdus, ReceiptEdus, TypingEdus
 from homeserver.services.federation.room_reads import RoomReads
 from homeserver.services.federation.server_keys import PublishedKeys
 from homeserver.services.federation.to_device import DirectToDevice
+from homeserver.services.federation.transactions import Transactions
 from homeserver.services.live.counter import LiveCounter
 from homeserver.services.live.presence import Presence
 from homeserver.services.live.receipts import Receipts
@@ -47,6 +49,7 @@ from homeserver.services.rooms.author import Author
 from homeserver.services.rooms.create import RoomCreation
 from homeserver.services.rooms.directories_elsewhere import DirectoriesElsewhere
 from homeserver.services.rooms.directory import Directory
+from homeserver.services.rooms.gaps import Gaps
 from homeserver.services.rooms.graph import Graph
 from homeserver.services.rooms.hierarchy import Hierarchy
 from homeserver.services.rooms.hot import HotRooms
@@ -98,7 +101,7 @@ class Container:
     federation: FederationClient
     server_auth: ServerAuth
     published_keys: PublishedKeys
-    edus: Edus
+    transactions: Transactions
     sessions: Sessions
     passwords: Passwords
     limits: Limits
@@ -205,6 +208,10 @@ async def build(
         server_acls = ServerAcls(hot)
         merger = Merger(clock, hot, writer, graph, author, config.server_name)
         inbox = Inbox(database, clock, hot, writer, graph, merger, Signatures(keys))
+        gaps = Gaps(database, clock, trees, hot, inbox, server_acls, client, metrics, background, config.server_name)
+        stack.push_async_callback(gaps.close)
+        lines = Lines(database, clock, hot, inbox, gaps, metrics, background)
+        stack.push_async_callback(lines.close)
         sender = Sender(database, clock, hot, writer, merger, author)
         members = Members(database, sender, Succession(database, trees), config.server_name)
         room_creation = RoomCreation(clock, sender, members, author, default_version=config.default_room_version)
@@ -249,6 +256,9 @@ async def build(
             },
             metrics,
         )
+        transactions = Transactions(
+            database, clock, hot, inbox, server_acls, lines, edus, metrics, background, config.server_name
+        )
         sync = Sync(database, clock, notifier, trees, counter, typing, presence, push_rules, unread, hot)
         housekeeping = Housekeeping(database, clock, presence, sessions)
         stack.push_async_callback(housekeeping.tidy)
@@ -263,6 +273,7 @@ async def build(
                 housekeeping.run,
                 effects.run,
                 purging.run,
+                lines.run,
                 Introductions(database, notifier).run,
                 Resyncs(clock, notifier, device_lists).run,
             ]
@@ -277,7 +288,7 @@ async def build(
             federation=client,
             server_auth=ServerAuth(keys, clock, Partners(config.federation), config.server_name),
             published_keys=PublishedKeys(database, clock, keys, config.server_name, author.key, old_keys),
-            edus=edus,
+            transactions=transactions,
             sessions=sessions,
             passwords=passwords,
             limits=limits,

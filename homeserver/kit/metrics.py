@@ -32,6 +32,29 @@ class Metrics:
             buckets=(1, 2, 5, 10, 20, 50, 100, 200),
             registry=self.registry,
         )
+        self.transactions_received = Counter(
+            "homeserver_federation_transactions_received",
+            "Deliveries of other servers.",
+            ["outcome"],
+            registry=self.registry,
+        )
+        self.pdus_received = Counter(
+            "homeserver_federation_pdus_received",
+            "Events that other servers delivered, by what became of them.",
+            ["outcome"],
+            registry=self.registry,
+        )
+        self.staged_pdus = Gauge(
+            "homeserver_federation_staged_pdus",
+            "Events that were acknowledged and wait to be taken in.",
+            registry=self.registry,
+        )
+        self.gaps = Counter(
+            "homeserver_federation_gaps",
+            "Searches for what is missing in a room.",
+            ["outcome"],
+            registry=self.registry,
+        )
         self.edus_received = Counter(
             "homeserver_federation_edus_received",
             "What other servers told besides events.",

@@ -255,14 +255,16 @@ class FederationClient:
         """One event (`getEvent`)."""
         return await self._call(destination, "GET", f"{_V1}/event/{_part(event_id)}", Pdus)
 
-    async def event_auth(self, destination: ServerName, room_id: RoomId, event_id: EventId) -> AuthChain:
+    async def event_auth(
+        self, destination: ServerName, room_id: RoomId, event_id: EventId, *, largest: int = _LARGEST_STATE
+    ) -> AuthChain:
         """What an event rests on (`getEventAuth`)."""
         target = f"{_V1}/event_auth/{_part(room_id)}/{_part(event_id)}"
-        return await self._call(
-            destination, "GET", target, AuthChain, timeout_s=_LONG_TIMEOUT_S, largest=_LARGEST_STATE
-        )
+        return await self._call(destination, "GET", target, AuthChain, timeout_s=_LONG_TIMEOUT_S, largest=largest)
 
-    async def state(self, destination: ServerName, room_id: RoomId, event_id: EventId) -> RoomState:
+    async def state(
+        self, destination: ServerName, room_id: RoomId, event_id: EventId, *, largest: int = _LARGEST_STATE
+    ) -> RoomState:
         """The state before an event, with all that it rests on (`getRoomState`)."""
         target = f"{_V1}/state/{_part(room_id)}"
         return await self._call(
@@ -272,10 +274,12 @@ class FederationClient:
             RoomState,
             query=[("event_id", event_id)],
             timeout_s=_LONG_TIMEOUT_S,
-            largest=_LARGEST_STATE,
+            largest=largest,
         )
 
-    async def state_ids(self, destination: ServerName, room_id: RoomId, event_id: EventId) -> StateIds:
+    async def state_ids(
+        self, destination: ServerName, room_id: RoomId, event_id: EventId, *, largest: int = _LARGEST_STATE
+    ) -> StateIds:
         """The ids of that (`getRoomStateIds`)."""
         target = f"{_V1}/state_ids/{_part(room_id)}"
         return await self._call(
@@ -285,7 +289,7 @@ class FederationClient:
             StateIds,
             query=[("event_id", event_id)],
             timeout_s=_LONG_TIMEOUT_S,
-            largest=_LARGEST_STATE,
+            largest=largest,
         )
 
     async def backfill(

@@ -8,7 +8,7 @@ A redaction that came before its target waits for it.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import BigInteger, Column, Index, LargeBinary, Table, bindparam, delete, func, select
+from sqlalchemy import BigInteger, Column, Index, LargeBinary, Table, bindparam, delete, exists, func, select
 from sqlalchemy.dialects.postgresql import insert
 
 from homeserver.matrix.identifiers import EventId
@@ -77,11 +77,22 @@ _FOR = (
         waiting_events.c.room_nid == bindparam("room_nid"),
     )
 )
-_MISSING = (
-    select(waiting_for.c.missing_id)
+_OTHER = waiting_events.alias("other")
+_STUCK = (
+    select(waiting_events.c.event_id, waiting_events.c.pdu, waiting_for.c.missing_id)
+    .select_from(waiting_events.join(waiting_for, waiting_events.c.event_id == waiting_for.c.event_id))
+    .where(
+        waiting_events.c.room_nid == bindparam("room_nid"),
+        ~exists().where(_OTHER.c.event_id == waiting_for.c.missing_id),
+    )
+    .order_by(waiting_events.c.since_ts, waiting_events.c.event_id)
+    .limit(bindparam("limit"))
+)
+_MISSING_IN_ROOMS = (
+    select(waiting_events.c.room_nid, waiting_for.c.missing_id)
     .distinct()
     .select_from(waiting_events.join(waiting_for, waiting_events.c.event_id == waiting_for.c.event_id))
-    .where(waiting_events.c.room_nid == bindparam("room_nid"))
+    .where(waiting_events.c.room_nid.in_(bindparam("room_nids", expanding=True)))
 )
 _COUNT = select(func.count()).where(waiting_events.c.room_nid == bindparam("room_nid"))
 _OLDEST = (
@@ -160,7 +171,27 @@ def list_waiting_for(tx: ReadTx, room_nid: int, missing: Iterable[EventId]) -> d
 
 def list_missing(tx: ReadTx, room_nid: int) -> set[EventId]:
     """What the room's waiting events wait for; some of it may wait itself."""
-    return set(tx.connection.execute(_MISSING, {"room_nid": room_nid}).scalars())
+    return list_missing_in_rooms(tx, [room_nid]).get(room_nid, set())
+
+
+def list_missing_in_rooms(tx: ReadTx, room_nids: Iterable[int]) -> dict[int, set[EventId]]:
+    """What the waiting events of these rooms wait for, by room; a room where none wait is left out."""
+    found: dict[int, set[EventId]] = {}
+    for part in chunks(room_nids):
+        for row in tx.connection.execute(_MISSING_IN_ROOMS, {"room_nids": part}):
+            found.setdefault(row.room_nid, set()).add(row.missing_id)
+    return found
+
+
+def list_stuck(tx: ReadTx, room_nid: int, *, limit: int) -> dict[EventId, tuple[bytes, set[EventId]]]:
+    """The room's events that wait for what does not wait itself, with their bytes and what that is.
+
+    At most `limit` such pairs; what one event waits for may not be complete.
+    """
+    found: dict[EventId, tuple[bytes, set[EventId]]] = {}
+    for row in tx.connection.execute(_STUCK, {"room_nid": room_nid, "limit": limit}):
+        found.setdefault(row.event_id, (row.pdu, set()))[1].add(row.missing_id)
+    return found
 
 
 def count_waiting(tx: ReadTx, room_nid: int) -> int:

@@ -3,6 +3,7 @@
 from homeserver.storage import (
     account_data,
     aliases,
+    deliveries,
     departures,
     destinations,
     devices,
@@ -40,6 +41,7 @@ from homeserver.storage.tables import metadata
 __all__ = [
     "account_data",
     "aliases",
+    "deliveries",
     "departures",
     "destinations",
     "devices",

@@ -6,8 +6,8 @@ rooms do not wait for each other.
 """
 
 from collections import deque
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
 
@@ -72,6 +72,19 @@ class Receipt:
 
 
 @dataclass(slots=True)
+class Delivery:
+    """Events of a room that were looked at: what passed the first checks, and what is known of it so far."""
+
+    room: HotRoom
+    pdus: Sequence[bytes]
+    checked: Mapping[EventId, Event]
+    receipts: Sequence[Receipt]
+    load: "_Load"
+    changes: int
+    """Until the room has had another turn, nothing of that is out of date."""
+
+
+@dataclass(slots=True)
 class _Load:
     """One delivery of events to a room, as far as it has come."""
 
@@ -105,46 +118,64 @@ class Inbox:
         self._merger = merger
         self._signatures = signatures
         self._turns: KeyedLocks[RoomId] = KeyedLocks()
+        self._changes: dict[RoomId, int] = {}
+        """Counts when a turn of a room begins and ends: what was found out before that may be out of date."""
 
     async def receive(self, room_id: RoomId, pdus: Sequence[bytes]) -> list[Receipt]:
         """Take events of a room, in any order; what became of each, in the order given.
 
         A room that is not known begins with its create event. Raises `NotFound` if that is not among them.
         """
-        async with self._turns.hold(room_id):
-            room = await self._room(room_id, pdus)
-            for _ in range(_ATTEMPTS):
-                try:
-                    return await self._receive(room, pdus)
-                except Superseded:
-                    # What it was built upon could not be written; what has been is not taken twice.
-                    room = await self._hot.find(room_id)
-            raise Unavailable("The room changes too quickly.")
+        async with self._turn(room_id):
+            return await self._receive(await self._room(room_id, pdus), pdus)
+
+    async def look_at(self, coming: Mapping[HotRoom, Sequence[bytes]]) -> list[Delivery]:
+        """Make the first checks on events of several rooms at once, where that needs no waiting for other servers.
+
+        The deliveries are for `take`; a room whose events are signed by keys that are not at hand has none.
+        """
+        parsed = {room: [_parse(pdu, room) for pdu in pdus] for room, pdus in coming.items()}
+        events_of = {room: [one for one in some if isinstance(one, Event)] for room, some in parsed.items()}
+        quick = [room for room, some in events_of.items() if self._signatures.is_quick(some)]
+        reasons = iter(await self._signatures.check([event for room in quick for event in events_of[room]]))
+        checks = {room: _told_apart(parsed[room], [next(reasons) for _ in events_of[room]]) for room in quick}
+        changes = {room: self._changes.get(room.room_id, 0) for room in quick}
+        loads = await self._database.snapshot(self._begin, {room: checked for room, (checked, _) in checks.items()})
+        return [
+            Delivery(room, coming[room], checked, receipts, loads[room], changes[room])
+            for room, (checked, receipts) in checks.items()
+        ]
+
+    async def take(self, delivery: Delivery) -> list[Receipt]:
+        """Take events that were looked at; what became of each, in the order given. Raises as `receive`."""
+        room_id = delivery.room.room_id
+        async with self._turn(room_id):
+            room = await self._hot.find(room_id)
+            # This turn has begun, and no other has since the events were looked at.
+            if self._changes[room_id] != delivery.changes + 1 or room is not delivery.room:
+                return await self._receive(room, delivery.pdus)
+            try:
+                return await self._take(room, delivery.checked, delivery.receipts, delivery.load)
+            except Superseded:
+                return await self._receive(await self._hot.find(room_id), delivery.pdus)
 
     async def receive_with_state(self, room_id: RoomId, pdu: bytes, state: Mapping[Pair, EventId]) -> Receipt:
         """Take an event whose predecessors are not to be had, with the state before it, whose events are known.
 
         Raises `NotFound` if the room is not known, or an event of the state.
         """
-        async with self._turns.hold(room_id):
+        async with self._turn(room_id):
             room = await self._hot.find(room_id)
-            checked, receipts = await self._check(room, [pdu])
-            if not checked:
-                return receipts[0]
-            [event] = checked.values()
             given = await self._database.read(_positions_in_room, room.room_nid, state)
-            load = await self._database.snapshot(self._begin, room, checked)
-            if event.event_id not in load.receipts:
-                await self._place(room, event, load, given=given)
-            await self._end(room, load)
-            return load.receipts[EventId(event.event_id)]
+            [receipt] = await self._receive(room, [pdu], given=given)
+            return receipt
 
     async def receive_outliers(self, room_id: RoomId, pdus: Sequence[bytes]) -> list[Receipt]:
         """Take events that others cite in `auth_events`, or that are part of a state; they are in no timeline."""
-        async with self._turns.hold(room_id):
+        async with self._turn(room_id):
             room = await self._hot.find(room_id)
             checked, receipts = await self._check(room, pdus)
-            load = await self._database.snapshot(self._begin, room, checked)
+            load = (await self._database.snapshot(self._begin, {room: checked}))[room]
             for event in _ordered({one: event for one, event in checked.items() if one not in load.receipts}):
                 await self._settle(load)
                 placed = await self._graph.outlier(room, event)
@@ -159,6 +190,15 @@ class Inbox:
         """What the events of a room wait for, and does not wait itself: what has to be asked for."""
         room = await self._hot.find(room_id)
         return await self._database.snapshot(_missing, room.room_nid)
+
+    @asynccontextmanager
+    async def _turn(self, room_id: RoomId) -> AsyncIterator[None]:
+        async with self._turns.hold(room_id):
+            self._changes[room_id] = self._changes.get(room_id, 0) + 1
+            try:
+                yield
+            finally:
+                self._changes[room_id] += 1
 
     async def _room(self, room_id: RoomId, pdus: Sequence[bytes]) -> HotRoom:
         try:
@@ -185,9 +225,29 @@ class Inbox:
                 return room
         raise NotFound("This server does not know the room, and its create event is not here.")
 
-    async def _receive(self, room: HotRoom, pdus: Sequence[bytes]) -> list[Receipt]:
-        checked, receipts = await self._check(room, pdus)
-        load = await self._database.snapshot(self._begin, room, checked)
+    async def _receive(
+        self, room: HotRoom, pdus: Sequence[bytes], *, given: Mapping[Pair, int] | None = None
+    ) -> list[Receipt]:
+        for _ in range(_ATTEMPTS):
+            checked, receipts = await self._check(room, pdus)
+            load = (await self._database.snapshot(self._begin, {room: checked}))[room]
+            try:
+                return await self._take(room, checked, receipts, load, given=given)
+            except Superseded:
+                # What it was built upon could not be written; what has been is not taken twice.
+                room = await self._hot.find(room.room_id)
+        raise Unavailable("The room changes too quickly.")
+
+    async def _take(
+        self,
+        room: HotRoom,
+        checked: Mapping[EventId, Event],
+        receipts: Sequence[Receipt],
+        load: "_Load",
+        *,
+        given: Mapping[Pair, int] | None = None,
+    ) -> list[Receipt]:
+        """Place what passed the first checks. `given` is the state before these events where it is known."""
         coming: deque[Event] = deque(
             _ordered({one: event for one, event in checked.items() if one not in load.receipts})
         )
@@ -196,7 +256,9 @@ class Inbox:
             event_id = EventId(event.event_id)
             if event_id in load.receipts and load.receipts[event_id].outcome != Outcome.WAITING:
                 continue  # It waited for several, and came up with each of them.
-            if await self._place(room, event, load) and event_id in load.wanted:
+            if await self._place(room, event, load, given=given if event_id in checked else None) and (
+                event_id in load.wanted
+            ):
                 await self._settle(load)
                 coming.extendleft(reversed(await self._released(room, event_id, load)))
             if self._merger.is_needed(room):
@@ -213,36 +275,30 @@ class Inbox:
 
     async def _check(self, room: HotRoom, pdus: Sequence[bytes]) -> tuple[dict[EventId, Event], list[Receipt]]:
         """Checks 1 to 3: format, signatures, hash. The events that pass, and a receipt for each that was given."""
-        parsed: list[Event | Receipt] = [_parse(pdu, room) for pdu in pdus]
-        found = {EventId(one.event_id): one for one in parsed if isinstance(one, Event)}
-        wrong = dict(zip(found, await self._signatures.check(list(found.values())), strict=True))
-        receipts = []
-        for one in parsed:
-            if isinstance(one, Receipt):
-                receipts.append(one)
-                continue
-            event_id = EventId(one.event_id)
-            reason = wrong[event_id]
-            outcome = Outcome.WAITING if reason is None else Outcome.DROPPED
-            receipts.append(Receipt(event_id, outcome, reason or ""))
-        passed = {event_id: event for event_id, event in found.items() if wrong[event_id] is None}
-        return {
-            event_id: event if event.content_hash_matches() else event.redacted() for event_id, event in passed.items()
-        }, receipts
+        parsed = [_parse(pdu, room) for pdu in pdus]
+        return _told_apart(parsed, await self._signatures.check([one for one in parsed if isinstance(one, Event)]))
 
-    def _begin(self, tx: ReadTx, room: HotRoom, checked: Mapping[EventId, Event]) -> _Load:
+    def _begin(self, tx: ReadTx, coming: Mapping[HotRoom, Mapping[EventId, Event]]) -> dict[HotRoom, "_Load"]:
         """What is known of the events, and what earlier ones wait for."""
-        assert room.room_nid is not None
-        known = {
-            event_id: Receipt(event_id, _OUTCOMES[row.status])
-            if row.room_nid == room.room_nid
-            else Receipt(event_id, Outcome.DROPPED, "An event of this id is in another room.")
-            for event_id, row in events.find_many_by_id(tx, checked).items()
-            # The create event comes before all others, whether or not what followed it is known (any more).
-            if row.status != events.OUTLIER or row.room_nid != room.room_nid or not checked[event_id].prev_events
-        }
-        missing = event_graph.list_missing(tx, room.room_nid)
-        return _Load(known, [], {}, missing, event_graph.find_waiting(tx, checked))
+        ids = [event_id for checked in coming.values() for event_id in checked]
+        if not ids:
+            return {room: _Load({}, [], {}, set(), set()) for room in coming}
+        standings = events.find_standings_by_id(tx, ids)
+        waiting = event_graph.find_waiting(tx, ids)
+        missing = event_graph.list_missing_in_rooms(tx, [_nid(room) for room in coming])
+        loads = {}
+        for room, checked in coming.items():
+            known = {
+                event_id: Receipt(event_id, _OUTCOMES[row.status])
+                if row.room_nid == room.room_nid
+                else Receipt(event_id, Outcome.DROPPED, "An event of this id is in another room.")
+                for event_id, event in checked.items()
+                if (row := standings.get(event_id)) is not None
+                # The create event comes before all others, whether or not what followed it is known (any more).
+                and (row.status != events.OUTLIER or row.room_nid != room.room_nid or not event.prev_events)
+            }
+            loads[room] = _Load(known, [], {}, missing.get(_nid(room), set()), waiting & checked.keys())
+        return loads
 
     async def _place(
         self, room: HotRoom, event: Event, load: _Load, *, given: Mapping[Pair, int] | None = None
@@ -344,9 +400,45 @@ def _parse(pdu: bytes, room: HotRoom) -> Event | Receipt:
         return Receipt(event_id, Outcome.DROPPED, "The event is of another room.")
     if len(event.prev_events) > MAX_PREV_EVENTS or len(event.auth_events) > MAX_AUTH_EVENTS:
         return Receipt(event_id, Outcome.DROPPED, "The event names too many events before it.")
+    if any("\0" in text for text in (event_id, event.sender, event.type, event.state_key or "", event.redacts or "")):
+        return Receipt(event_id, Outcome.DROPPED, "The event has a NUL where none can be.")
     if not event.prev_events and event.type != "m.room.create":
         return Receipt(event_id, Outcome.DROPPED, "The event names no event before it.")
     return event
+
+
+def id_of(room: HotRoom, pdu: bytes) -> EventId | None:
+    """The id of an event of the room; None if it is none."""
+    try:
+        return EventId(Event.parse(pdu, room.version.identifier).event_id)
+    except (CanonicalJsonError, MalformedEvent):
+        return None
+
+
+def _told_apart(
+    parsed: Sequence[Event | Receipt], reasons: Sequence[str | None]
+) -> tuple[dict[EventId, Event], list[Receipt]]:
+    """Check 3, for those whose signatures are good: the events that pass, and a receipt for each that was given."""
+    passed: dict[EventId, Event] = {}
+    receipts: list[Receipt] = []
+    wrong = iter(reasons)
+    for one in parsed:
+        if isinstance(one, Receipt):
+            receipts.append(one)
+            continue
+        event_id = EventId(one.event_id)
+        if (reason := next(wrong)) is not None:
+            receipts.append(Receipt(event_id, Outcome.DROPPED, reason))
+            continue
+        receipts.append(Receipt(event_id, Outcome.WAITING))
+        if event_id not in passed:
+            passed[event_id] = one if one.content_hash_matches() else one.redacted()
+    return passed, receipts
+
+
+def _nid(room: HotRoom) -> int:
+    assert room.room_nid is not None
+    return room.room_nid
 
 
 def _version_of_create(pdu: bytes) -> str | None:

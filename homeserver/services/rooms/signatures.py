@@ -8,6 +8,7 @@ from homeserver.matrix import signing
 from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import domain_of
 from homeserver.matrix.room_versions import ROOM_VERSIONS
+from homeserver.matrix.server_keys import KEY_ID
 from homeserver.outbound.keyring import KeyRing
 from homeserver.storage.server_keys import KeyName, ServerKey
 
@@ -30,11 +31,7 @@ class Signatures:
         Signatures by keys that are not known, or had expired, count for nothing; one that is known must be good.
         """
         signed = [_signed(event) for event in events]
-        wanted: dict[KeyName, int] = {}
-        for event, signers in zip(events, signed, strict=True):
-            ts = _must_be_good_at(event)
-            for signer, key_ids in signers.items():
-                wanted.update({(signer, one): max(ts, wanted.get((signer, one), 0)) for one in key_ids})
+        wanted = _wanted(events, signed)
         keys = await self._keys.find(wanted) if wanted else {}
         reasons: list[str | None] = [None] * len(events)
         checks: list[tuple[int, Check]] = []
@@ -49,6 +46,20 @@ class Signatures:
                 reasons[index] = f"A signature of {signer} is wrong: {wrong}"
         return reasons
 
+    def is_quick(self, events: Sequence[Event]) -> bool:
+        """Whether all keys are in memory by which the events say they are signed, so that nobody has to be asked."""
+        return self._keys.recalls(_wanted(events, [_signed(event) for event in events]))
+
+
+def _wanted(events: Sequence[Event], signed: Sequence[dict[str, list[str]]]) -> dict[KeyName, int]:
+    """The keys by which events say they are signed, with the time at which each must have been good."""
+    wanted: dict[KeyName, int] = {}
+    for event, signers in zip(events, signed, strict=True):
+        ts = _must_be_good_at(event)
+        for signer, key_ids in signers.items():
+            wanted.update({(signer, one): max(ts, wanted.get((signer, one), 0)) for one in key_ids})
+    return wanted
+
 
 async def _verify(checks: Sequence[tuple[int, Check]]) -> list[str | None]:
     items = [check for _, check in checks]
@@ -60,7 +71,7 @@ async def _verify(checks: Sequence[tuple[int, Check]]) -> list[str | None]:
 def _signed(event: Event) -> dict[str, list[str]]:
     """The servers that must have signed the event, each with the keys by which it says it has."""
     signatures = event.signatures
-    return {signer: sorted(_object(signatures.get(signer))) for signer in _signers(event)}
+    return {signer: sorted(filter(KEY_ID.fullmatch, _object(signatures.get(signer)))) for signer in _signers(event)}
 
 
 def _signers(event: Event) -> set[str]:
