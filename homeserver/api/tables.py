@@ -41,6 +41,7 @@ from homeserver.api.federation.v1 import (
     version,
 )
 from homeserver.api.federation.v1 import media as federation_media
+from homeserver.api.federation.v1 import events, openid, public_rooms, query, user, version
 from homeserver.api.federation.v1 import send as federation_send
 from homeserver.api.federation.v1 import state as federation_state
 from homeserver.api.federation.v2 import invite as invite_v2
@@ -94,6 +95,7 @@ _FEDERATION_V1 = [
     *query.ENDPOINTS,
     *federation_send.ENDPOINTS,
     *federation_state.ENDPOINTS,
+    *user.ENDPOINTS,
     *version.ENDPOINTS,
 ]
 

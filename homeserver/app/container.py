@@ -7,6 +7,7 @@ from pathlib import Path
 
 from homeserver.app import signing_key
 from homeserver.config.model import Config
+from homeserver.consumers.device_lists import Introductions, Resyncs
 from homeserver.consumers.effects import RoomEffects
 from homeserver.consumers.federation_sender import FederationSender
 from homeserver.consumers.housekeeping import Housekeeping, Purging
@@ -32,11 +33,15 @@ from homeserver.services.auth.limits import Limits
 from homeserver.services.auth.passwords import Passwords
 from homeserver.services.auth.servers import ServerAuth
 from homeserver.services.auth.sessions import Sessions
+from homeserver.services.federation.device_keys import DeviceKeys
+from homeserver.services.federation.device_lists import DeviceListUpdates, RemoteDeviceLists, SigningKeyUpdates
 from homeserver.services.federation.edus import Edus
 from homeserver.services.federation.history import History
 from homeserver.services.federation.lines import Lines
+from homeserver.services.federation.live import PresenceEdus, ReceiptEdus, TypingEdus
 from homeserver.services.federation.room_reads import RoomReads
 from homeserver.services.federation.server_keys import PublishedKeys
+from homeserver.services.federation.to_device import DirectToDevice
 from homeserver.services.federation.transactions import Transactions
 from homeserver.services.live.counter import LiveCounter
 from homeserver.services.live.presence import Presence
@@ -127,6 +132,8 @@ class Container:
     pushers: Pushers
     notifications: Notifications
     e2e_keys: E2eKeys
+    device_keys: DeviceKeys
+    device_lists: RemoteDeviceLists
     to_device: ToDevice
     key_backups: KeyBackups
     server_acls: ServerAcls
@@ -287,9 +294,29 @@ async def build(
 
         unread = Unread(trees, push_rules)
         counter = LiveCounter(clock)
-        typing = Typing(database, notifier, counter)
+        ephemeral = Ephemeral()
+        typing = Typing(database, clock, notifier, counter, hot, ephemeral, config.server_name)
         stack.callback(typing.close)
-        presence = Presence(database, clock, notifier, counter, is_enabled=config.presence)
+        presence = Presence(
+            database, clock, notifier, counter, ephemeral, config.server_name, is_enabled=config.presence
+        )
+        receipts = Receipts(database, clock, hot, ephemeral, config.server_name)
+        e2e_keys = E2eKeys(database, config.server_name)
+        device_lists = RemoteDeviceLists(database, clock, client, config.server_name)
+        edus = Edus(
+            {
+                "m.typing": TypingEdus(typing, hot, server_acls),
+                "m.presence": PresenceEdus(presence),
+                "m.receipt": ReceiptEdus(receipts, hot, server_acls),
+                "m.direct_to_device": DirectToDevice(database, clock, config.server_name),
+                "m.device_list_update": DeviceListUpdates(device_lists),
+                "m.signing_key_update": SigningKeyUpdates(device_lists),
+            },
+            metrics,
+        )
+        transactions = Transactions(
+            database, clock, hot, inbox, server_acls, lines, edus, metrics, background, config.server_name
+        )
         sync = Sync(database, clock, notifier, trees, counter, typing, presence, push_rules, unread, hot)
         housekeeping = Housekeeping(database, clock, presence, sessions)
         stack.push_async_callback(housekeeping.tidy)
@@ -305,6 +332,14 @@ async def build(
         rest = RoomCompletion(notifier, completion)
         if is_server:
             works = [housekeeping.run, effects.run, purging.run, lines.run, rest.run, federation_sender.run]
+            works = [
+                housekeeping.run,
+                effects.run,
+                purging.run,
+                lines.run,
+                Introductions(database, notifier).run,
+                Resyncs(clock, notifier, device_lists).run,
+            ]
             await stack.enter_async_context(running(works, clock))
         yield Container(
             config=config,
@@ -332,8 +367,10 @@ async def build(
             push_rules=push_rules,
             pushers=Pushers(database, clock),
             notifications=Notifications(database, clock, trees, push_rules, unread),
-            e2e_keys=E2eKeys(database, config.server_name),
-            to_device=ToDevice(database, clock),
+            e2e_keys=e2e_keys,
+            device_keys=DeviceKeys(database, e2e_keys, device_lists, client, config.server_name),
+            device_lists=device_lists,
+            to_device=ToDevice(database, clock, randomness, config.server_name),
             key_backups=KeyBackups(database),
             invitations=Invitations(database, sender, members, server_acls, signatures, stripper, author),
             resident=Resident(database, sender, inbox, server_acls, signatures, author, trees),
@@ -353,7 +390,7 @@ async def build(
             history=History(database, trees, room_reads),
             state_events=StateEvents(sender, members, directory),
             purge=purge,
-            receipts=Receipts(database, clock),
+            receipts=receipts,
             typing=typing,
             presence=presence,
             media=media,

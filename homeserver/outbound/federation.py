@@ -13,7 +13,7 @@ from urllib.parse import quote, urlencode
 import msgspec
 
 from homeserver.errors import Refused, Unreachable
-from homeserver.matrix.identifiers import EventId, RoomAlias, RoomId, ServerName, UserId
+from homeserver.matrix.identifiers import DeviceId, EventId, RoomAlias, RoomId, ServerName, UserId
 from homeserver.matrix.request_signing import sign_request
 from homeserver.matrix.signing import SigningKey
 from homeserver.outbound.destinations import Destinations
@@ -374,7 +374,7 @@ class FederationClient:
     async def claim_keys(
         self,
         destination: ServerName,
-        one_time_keys: Mapping[UserId, Mapping[str, str]],
+        one_time_keys: Mapping[UserId, Mapping[DeviceId, str]],
         *,
         timeout_s: float = 10.0,
     ) -> ClaimedKeys:
