@@ -52,6 +52,8 @@ _STAGES = {
     "rest": "Removing what else there was",
     "begin": "Looking at the history",
     "messages": "Removing messages",
+    "past": "Removing what came late",
+    "gaps": "Noting what is missing before what came late",
     "edges": "Noting what is missing",
     "state": "Removing state that is not needed",
     "redactions": "Removing redactions",

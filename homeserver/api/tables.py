@@ -28,7 +28,7 @@ from homeserver.api.client.v3 import (
     state,
     sync,
 )
-from homeserver.api.federation.v1 import events, query, version
+from homeserver.api.federation.v1 import events, openid, public_rooms, query, version
 from homeserver.api.federation.v1 import send as federation_send
 from homeserver.api.federation.v1 import state as federation_state
 from homeserver.api.keys.v2 import server
@@ -68,6 +68,8 @@ _V1 = [
 
 _FEDERATION_V1 = [
     *events.ENDPOINTS,
+    *openid.ENDPOINTS,
+    *public_rooms.ENDPOINTS,
     *query.ENDPOINTS,
     *federation_send.ENDPOINTS,
     *federation_state.ENDPOINTS,

@@ -16,10 +16,13 @@ from homeserver.kit.concurrency import Background
 from homeserver.kit.logs import report
 from homeserver.kit.metrics import Metrics
 from homeserver.kit.randomness import Randomness
+from homeserver.matrix.server_keys import PublishedKey
 from homeserver.outbound.blobs import DiskBlobs
 from homeserver.outbound.federation import FederationClient
+from homeserver.outbound.http import opened
 from homeserver.outbound.keyring import KeyRing
-from homeserver.outbound.transport import Nowhere, Transport
+from homeserver.outbound.partners import Partners
+from homeserver.outbound.transport import Transport
 from homeserver.services.auth.interactive import InteractiveAuth
 from homeserver.services.auth.limits import Limits
 from homeserver.services.auth.passwords import Passwords
@@ -38,6 +41,7 @@ from homeserver.services.media.store import MediaStore
 from homeserver.services.media.thumbnails import Thumbnails
 from homeserver.services.rooms.author import Author
 from homeserver.services.rooms.create import RoomCreation
+from homeserver.services.rooms.directories_elsewhere import DirectoriesElsewhere
 from homeserver.services.rooms.directory import Directory
 from homeserver.services.rooms.gaps import Gaps
 from homeserver.services.rooms.graph import Graph
@@ -69,6 +73,7 @@ from homeserver.services.users.devices import Devices
 from homeserver.services.users.e2e_keys import E2eKeys
 from homeserver.services.users.key_backups import KeyBackups
 from homeserver.services.users.profiles import Profiles
+from homeserver.services.users.profiles_elsewhere import ProfilesElsewhere
 from homeserver.services.users.push_rules import Pushers, PushRules
 from homeserver.services.users.registration import Registration
 from homeserver.services.users.to_device import ToDevice
@@ -186,8 +191,12 @@ async def build(
         writer = EventWriter(database, hot, trees, background, config.server_name)
         resolver = Resolver(database, trees)
         graph = Graph(database, trees, hot, resolver)
-        client = FederationClient(transport or Nowhere(), config.server_name, author.key)
-        keys = KeyRing(database, clock, client, config.server_name, author.key)
+        if transport is None:
+            transport = await stack.enter_async_context(opened(config.federation, clock, randomness))
+        client = FederationClient(transport, config.server_name, author.key)
+        notaries = config.federation.notaries
+        keys = KeyRing(database, clock, client, config.server_name, author.key, notaries=notaries)
+        old_keys = {one.key_id: PublishedKey(one.public_key, one.expired_ts) for one in config.federation.old_keys}
         server_acls = ServerAcls(hot)
         merger = Merger(clock, hot, writer, graph, author, config.server_name)
         inbox = Inbox(database, clock, hot, writer, graph, merger, Signatures(keys))
@@ -204,7 +213,8 @@ async def build(
         room_creation = RoomCreation(clock, sender, members, author, default_version=config.default_room_version)
         room_reader = RoomReader(database, clock, trees)
         summaries = Summaries(trees)
-        directory = Directory(database, clock, sender, summaries, config.server_name)
+        elsewhere = DirectoriesElsewhere(client)
+        directory = Directory(database, clock, sender, summaries, elsewhere, config.server_name)
 
         blobs = DiskBlobs(Path(config.data_dir) / "media")
         thumbnails = Thumbnails(blobs)
@@ -244,9 +254,9 @@ async def build(
             database=database,
             notifier=notifier,
             federation=client,
-            server_auth=ServerAuth(keys, clock, config.server_name),
-            published_keys=PublishedKeys(database, clock, keys, config.server_name, author.key, {}),
             transactions=transactions,
+            server_auth=ServerAuth(keys, clock, Partners(config.federation), config.server_name),
+            published_keys=PublishedKeys(database, clock, keys, config.server_name, author.key, old_keys),
             sessions=sessions,
             passwords=passwords,
             limits=limits,
@@ -255,7 +265,7 @@ async def build(
             accounts=accounts,
             confirmation=Confirmation(interactive, accounts),
             registration=registration,
-            profiles=Profiles(database),
+            profiles=Profiles(database, ProfilesElsewhere(client, clock), config.server_name),
             user_data=UserData(database),
             push_rules=push_rules,
             pushers=Pushers(database, clock),

@@ -1,4 +1,7 @@
-"""Events: one row each, with the event's bytes; its place in the room's log is its position.
+"""Events: one row each, with the event's bytes.
+
+A position says which event it is, and when it came to be known. Where it stands in the room's timeline is its place
+(`storage/places.py`); an outlier stands nowhere.
 
 What an event cites is stored before it: edges of the auth graph lead to lower positions. Edges to earlier events are in
 the event itself; `storage/event_graph.py` has the ends that hang loose.
@@ -27,6 +30,7 @@ from sqlalchemy import (
 )
 
 from homeserver.matrix.identifiers import EventId
+from homeserver.storage import places
 from homeserver.storage.engine import ReadTx, WriteTx
 from homeserver.storage.pdus import Pdu
 from homeserver.storage.tables import Text, among, chunks, metadata
@@ -47,6 +51,7 @@ events = Table(
     "events",
     metadata,
     Column("position", BigInteger, primary_key=True, autoincrement=False),
+    Column("place", BigInteger),  # In the timeline; null for outliers.
     Column("room_nid", BigInteger, nullable=False),
     Column("event_id", Text, nullable=False, unique=True),
     Column("depth", BigInteger, nullable=False),
@@ -61,6 +66,8 @@ events = Table(
     Column("status", SmallInteger, nullable=False),
     Column("redacted_by", BigInteger),  # Position of the redaction; `pdu` is then the redacted form.
     Column("pdu", Pdu, nullable=False),
+    Index("ix_events_room_nid_place", "room_nid", "place"),
+    # All that is known of a room, for purges and checks.
     Index("ix_events_room_nid_position", "room_nid", "position"),
     # The auth graph of a room, from a point on.
     Index(
@@ -86,6 +93,7 @@ class StoredEvent:
     """An event as it is stored. `pdu` is its federation format, redacted if `redacted_by` is set."""
 
     position: int
+    place: int | None
     room_nid: int
     event_id: EventId
     depth: int
@@ -104,6 +112,17 @@ class StoredEvent:
     def room_root(self) -> int | None:
         """The state of the room when this event had come."""
         return self.state_after if self.room_state is None else self.room_state
+
+    @property
+    def came_at(self) -> int:
+        """The position at which it came into the timeline; for one of the past, the last before what follows it."""
+        return self.position if self.place is None else places.position_of(self.place)
+
+    @property
+    def timeline_place(self) -> int:
+        """Where an event stands that is no outlier."""
+        assert self.place is not None
+        return self.place
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +150,7 @@ class Roots:
     """The states that an event has to do with."""
 
     position: int
+    place: int
     state_before: int | None
     state_after: int | None
     room_state: int | None
@@ -139,6 +159,9 @@ class Roots:
 _INSERT = insert(events)
 _ALL = select(events)
 _BY_POSITIONS = _ALL.where(events.c.position.in_(bindparam("positions", expanding=True)))
+_BY_PLACES = _ALL.where(
+    events.c.room_nid == bindparam("room_nid"), events.c.place.in_(bindparam("places", expanding=True))
+)
 _BY_IDS = _ALL.where(events.c.event_id.in_(bindparam("event_ids", expanding=True)))
 _REDACT = (
     update(events)
@@ -148,13 +171,13 @@ _REDACT = (
 _IN_ROOM = _ALL.where(events.c.room_nid == bindparam("room_nid"), events.c.status == OK)
 _ALL_IN_ROOM = _ALL.where(events.c.room_nid == bindparam("room_nid")).order_by(events.c.position)
 _FORWARDS = (
-    _IN_ROOM.where(events.c.position > bindparam("after"), events.c.position <= bindparam("upto"))
-    .order_by(events.c.position)
+    _IN_ROOM.where(events.c.place > bindparam("after"), events.c.place <= bindparam("upto"))
+    .order_by(events.c.place)
     .limit(bindparam("limit"))
 )
 _BACKWARDS = (
-    _IN_ROOM.where(events.c.position > bindparam("after"), events.c.position <= bindparam("upto"))
-    .order_by(events.c.position.desc())
+    _IN_ROOM.where(events.c.place > bindparam("after"), events.c.place <= bindparam("upto"))
+    .order_by(events.c.place.desc())
     .limit(bindparam("limit"))
 )
 _BACKWARDS_IN_ROOMS = (
@@ -162,21 +185,22 @@ _BACKWARDS_IN_ROOMS = (
         events.c.room_nid.in_(bindparam("room_nids", expanding=True)),
         events.c.status == OK,
         events.c.position <= bindparam("upto"),
+        events.c.place.bitwise_and(places.PAST) == 0,
     )
     .order_by(events.c.position.desc())
     .limit(bindparam("limit"))
 )
 _FROM_TIME = (
     _IN_ROOM.where(events.c.origin_server_ts >= bindparam("ts"))
-    .order_by(events.c.origin_server_ts, events.c.position)
+    .order_by(events.c.origin_server_ts, events.c.place)
     .limit(bindparam("limit"))
 )
 _UNTIL_TIME = (
     _IN_ROOM.where(events.c.origin_server_ts <= bindparam("ts"))
-    .order_by(events.c.origin_server_ts.desc(), events.c.position.desc())
+    .order_by(events.c.origin_server_ts.desc(), events.c.place.desc())
     .limit(bindparam("limit"))
 )
-_PLACES = select(events.c.event_id, events.c.position).where(
+_POSITIONS = select(events.c.event_id, events.c.position).where(
     events.c.event_id.in_(bindparam("event_ids", expanding=True))
 )
 _IDS = select(events.c.position, events.c.event_id).where(among(events.c.position, "positions"))
@@ -203,6 +227,7 @@ _PLACE_OUTLIER = (
     update(events)
     .where(events.c.position == bindparam("at"))
     .values(
+        place=bindparam("new_place"),
         replaces=bindparam("new_replaces"),
         state_before=bindparam("before"),
         state_after=bindparam("after"),
@@ -215,9 +240,19 @@ _FROM = (
     _ALL.where(_OF_ROOM, events.c.position > bindparam("after")).order_by(events.c.position).limit(bindparam("limit"))
 )
 _ROOTS = (
-    select(events.c.position, events.c.state_before, events.c.state_after, events.c.room_state)
-    .where(_OF_ROOM, events.c.position > bindparam("after"))
-    .order_by(events.c.position)
+    select(events.c.position, events.c.place, events.c.state_before, events.c.state_after, events.c.room_state)
+    .where(_OF_ROOM, events.c.place > bindparam("after"))
+    .order_by(events.c.place)
+    .limit(bindparam("limit"))
+)
+_PAST = (
+    _ALL.where(
+        _OF_ROOM,
+        events.c.place > bindparam("after"),
+        events.c.place < bindparam("below"),
+        events.c.place.bitwise_and(places.PAST) != 0,
+    )
+    .order_by(events.c.place)
     .limit(bindparam("limit"))
 )
 _AUTH_BELOW = (
@@ -246,7 +281,7 @@ _IN_GRAPH = select(events.c.event_id).where(
 )
 _COUNT_BELOW = select(func.count()).where(_OF_ROOM, events.c.position < bindparam("below"))
 _COUNT_STATE_BELOW = _COUNT_BELOW.where(text("pair_id IS NOT NULL"))
-_FIRST_AT = select(func.min(events.c.position)).where(
+_FIRST_AT = select(func.min(events.c.place)).where(
     _OF_ROOM, events.c.status == OK, events.c.origin_server_ts >= bindparam("ts")
 )
 _HIDE = (
@@ -254,6 +289,7 @@ _HIDE = (
     .where(events.c.position.in_(bindparam("positions", expanding=True)))
     .values(
         status=case((events.c.status == REJECTED, REJECTED), else_=OUTLIER),
+        place=null(),
         replaces=null(),
         state_before=null(),
         state_after=null(),
@@ -270,6 +306,7 @@ def insert_many(tx: WriteTx, new: Sequence[StoredEvent]) -> None:
         [
             {
                 "position": event.position,
+                "place": event.place,
                 "room_nid": event.room_nid,
                 "event_id": event.event_id,
                 "depth": event.depth,
@@ -298,6 +335,15 @@ def find_many(tx: ReadTx, positions: Iterable[int]) -> dict[int, StoredEvent]:
     return found
 
 
+def find_many_by_place(tx: ReadTx, room_nid: int, wanted: Iterable[int]) -> dict[int, StoredEvent]:
+    """The events of the room at these places."""
+    found: dict[int, StoredEvent] = {}
+    for part in chunks(wanted):
+        rows = tx.connection.execute(_BY_PLACES, {"room_nid": room_nid, "places": part})
+        found.update((row.place, StoredEvent(*row)) for row in rows)
+    return found
+
+
 def find_many_by_id(tx: ReadTx, event_ids: Iterable[EventId]) -> dict[EventId, StoredEvent]:
     """The events with these ids, in whatever room; those that are not known are left out."""
     found: dict[EventId, StoredEvent] = {}
@@ -311,7 +357,7 @@ def find_positions(tx: ReadTx, event_ids: Iterable[EventId]) -> dict[EventId, in
     """Where those of these events are that are known."""
     found: dict[EventId, int] = {}
     for part in chunks(event_ids):
-        found.update((row.event_id, row.position) for row in tx.connection.execute(_PLACES, {"event_ids": part}))
+        found.update((row.event_id, row.position) for row in tx.connection.execute(_POSITIONS, {"event_ids": part}))
     return found
 
 
@@ -367,17 +413,17 @@ def list_all(tx: ReadTx, room_nid: int) -> list[StoredEvent]:
 
 
 def list_forwards(tx: ReadTx, room_nid: int, *, after: int, upto: int, limit: int) -> list[StoredEvent]:
-    """The room's events in (after, upto], the oldest first."""
+    """The room's events at places in (after, upto], in order."""
     return _list(tx, _FORWARDS, room_nid, after, upto, limit)
 
 
 def list_backwards(tx: ReadTx, room_nid: int, *, after: int, upto: int, limit: int) -> list[StoredEvent]:
-    """The room's events in (after, upto], the newest first."""
+    """The room's events at places in (after, upto], the last first."""
     return _list(tx, _BACKWARDS, room_nid, after, upto, limit)
 
 
 def list_backwards_in_rooms(tx: ReadTx, room_nids: Iterable[int], *, upto: int, limit: int) -> list[StoredEvent]:
-    """The newest events of these rooms up to a position, the newest first."""
+    """The newest events of these rooms up to a position, the newest first, without those of the past."""
     found: list[StoredEvent] = []
     for part in chunks(room_nids):
         values = {"room_nids": part, "upto": upto, "limit": limit}
@@ -414,6 +460,7 @@ def place_outlier(tx: WriteTx, event: StoredEvent) -> None:
         _PLACE_OUTLIER,
         {
             "at": event.position,
+            "new_place": event.place,
             "new_replaces": event.replaces,
             "before": event.state_before,
             "after": event.state_after,
@@ -438,9 +485,15 @@ def list_from(tx: ReadTx, room_nid: int, *, after: int, limit: int) -> list[Stor
 
 
 def list_roots(tx: ReadTx, room_nid: int, *, after: int, limit: int) -> list[Roots]:
-    """The states that the room's events behind a position have to do with, the oldest first."""
+    """The states that the room's events behind a place have to do with, in their order."""
     values = {"nid": room_nid, "after": after, "limit": limit}
     return [Roots(*row) for row in tx.connection.execute(_ROOTS, values)]
+
+
+def list_past(tx: ReadTx, room_nid: int, *, after: int, below: int, limit: int) -> list[StoredEvent]:
+    """The room's events of the past between these places, whatever became of them, in order."""
+    values = {"nid": room_nid, "after": after, "below": below, "limit": limit}
+    return [StoredEvent(*row) for row in tx.connection.execute(_PAST, values)]
 
 
 def list_auth_below(tx: ReadTx, room_nid: int, *, below: int, limit: int) -> list[AuthRow]:
@@ -479,7 +532,7 @@ def count_below(tx: ReadTx, room_nid: int, position: int, *, only_state: bool = 
 
 
 def find_first_at(tx: ReadTx, room_nid: int, ts: int) -> int | None:
-    """The position of the first of the room's events that bear this time or a later one; None if all are older."""
+    """The place of the first of the room's events that bear this time or a later one; None if all are older."""
     first: int | None = tx.connection.execute(_FIRST_AT, {"nid": room_nid, "ts": ts}).scalar_one()
     return first
 

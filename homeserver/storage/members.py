@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from sqlalchemy import BigInteger, Boolean, Column, Index, Table, bindparam, delete, false, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
-from homeserver.matrix.identifiers import RoomId, UserId, domain_of
+from homeserver.matrix.identifiers import RoomId, UserId
 from homeserver.storage.engine import ReadTx, WriteTx
 from homeserver.storage.rooms import rooms
-from homeserver.storage.tables import Text, chunks, metadata, some_of_room
+from homeserver.storage.tables import Text, among, chunks, domain, metadata, some_of_room
 
 memberships = Table(
     "memberships",
@@ -121,9 +121,17 @@ _LOCAL = (
     .order_by(memberships.c.position)
     .limit(bindparam("limit"))
 )
-_ALL_OF_SERVER = select(memberships).where(memberships.c.room_nid == bindparam("room_nid"), OF_SERVER)
-_JOINED_OF_SERVER = select(memberships.c.user_id).where(
-    memberships.c.room_nid == bindparam("room_nid"), memberships.c.membership == "join", OF_SERVER
+_ALL_OF_SERVER = select(memberships).where(
+    memberships.c.room_nid == bindparam("room_nid"), domain(memberships.c.user_id) == bindparam("server_name")
+)
+_ROOMS_OF_SERVER = (
+    select(memberships.c.room_nid)
+    .distinct()
+    .where(
+        among(memberships.c.room_nid, "room_nids"),
+        memberships.c.membership.in_(bindparam("kinds", expanding=True)),
+        domain(memberships.c.user_id) == bindparam("server_name"),
+    )
 )
 _LOCAL_USERS = select(memberships.c.user_id).where(memberships.c.room_nid == bindparam("room_nid"), OF_SERVER)
 _REMOVE_LOCAL = delete(memberships).where(memberships.c.room_nid == bindparam("room_nid"), OF_SERVER)
@@ -260,19 +268,16 @@ def list_local(tx: ReadTx, room_nid: int, server_name: str, kinds: Iterable[str]
     return [Member(*row) for row in tx.connection.execute(_LOCAL, values)]
 
 
-def is_server_in(tx: ReadTx, room_nid: int, server_name: str) -> bool:
-    """Whether a user of this server is in the room."""
-    values = {"room_nid": room_nid, "of_server": of_server(server_name)}
-    # What ends in the name, in whatever case, may still be of another server.
-    found = tx.connection.execute(_JOINED_OF_SERVER, values).scalars()
-    return any(domain_of(user_id) == server_name for user_id in found)
+def find_rooms_of_server(tx: ReadTx, room_nids: Iterable[int], server_name: str, kinds: Iterable[str]) -> set[int]:
+    """Those of the rooms in which a user of this server has one of these memberships."""
+    values = {"room_nids": list(room_nids), "server_name": server_name, "kinds": list(kinds)}
+    return set(tx.connection.execute(_ROOMS_OF_SERVER, values).scalars())
 
 
 def list_of_server(tx: ReadTx, room_nid: int, server_name: str) -> list[Member]:
     """Everybody of this server who ever had to do with the room."""
-    values = {"room_nid": room_nid, "of_server": of_server(server_name)}
-    found = [Member(*row) for row in tx.connection.execute(_ALL_OF_SERVER, values)]
-    return [member for member in found if domain_of(member.user_id) == server_name]
+    values = {"room_nid": room_nid, "server_name": server_name}
+    return [Member(*row) for row in tx.connection.execute(_ALL_OF_SERVER, values)]
 
 
 def remove_local(tx: WriteTx, room_nid: int, server_name: str) -> list[UserId]:

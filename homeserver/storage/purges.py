@@ -39,7 +39,7 @@ purges = Table(
     Column("purge_id", BigInteger, primary_key=True, autoincrement=False),  # A position.
     Column("room_id", Text, nullable=False),
     Column("room_nid", BigInteger, nullable=False),
-    Column("before", BigInteger),  # Position of the first event that stays; null where the whole room goes.
+    Column("before", BigInteger),  # Of the first event that stays its position, or where it is past, the next of any.
     Column("is_forced", Boolean, nullable=False),
     Column("stage", Text, nullable=False),
     Column("cursor", BigInteger, nullable=False),  # What it means depends on the stage.
@@ -51,6 +51,7 @@ purges = Table(
     Column("holder", Text, nullable=False),  # The process that works at it, for as long as it says so again in time.
     Column("is_held_by_server", Boolean, nullable=False),
     Column("held_until", BigInteger, nullable=False),
+    Column("before_place", BigInteger),  # Of the first event that stays, if it is past.
     # One purge of a room at a time.
     Index(
         "ix_purges_open",
@@ -89,6 +90,7 @@ class Job:
     holder: str = ""
     is_held_by_server: bool = False
     held_until: int = 0
+    before_place: int | None = None
 
 
 _INSERT = insert(purges).on_conflict_do_nothing()
@@ -148,6 +150,7 @@ def insert_one(tx: WriteTx, job: Job) -> bool:
         "holder": job.holder,
         "is_held_by_server": job.is_held_by_server,
         "held_until": job.held_until,
+        "before_place": job.before_place,
     }
     return tx.connection.execute(_INSERT, values).rowcount == 1
 

@@ -23,7 +23,7 @@ receipts = Table(
     Column("type", Text, primary_key=True),
     Column("thread_id", Text, primary_key=True),
     Column("event_id", Text, nullable=False),
-    Column("event_position", BigInteger, nullable=False),
+    Column("event_position", BigInteger, nullable=False),  # At which it came into the timeline.
     Column("ts", BigInteger, nullable=False),
     Column("position", BigInteger, nullable=False),
     Index("ix_receipts_room_nid_position", "room_nid", "position"),

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, Index, Table, bindparam, case, delete, func, insert, select, tuple_
+from sqlalchemy import BigInteger, Column, Index, Table, bindparam, case, delete, func, insert, select, text, tuple_
 
 from homeserver.matrix.identifiers import EventId, UserId
 from homeserver.storage.engine import ReadTx, WriteTx
@@ -15,14 +15,15 @@ relations = Table(
     "relations",
     metadata,
     Column("position", BigInteger, primary_key=True, autoincrement=False),  # Of the event that relates to another.
+    Column("place", BigInteger, nullable=False, server_default=text("0")),  # Of the same.
     Column("room_nid", BigInteger, nullable=False),
     Column("parent_id", Text, nullable=False),
     Column("rel_type", Text, nullable=False),
     Column("type", Text, nullable=False),
     Column("sender", Text, nullable=False),
     Column("key", Text),  # Of annotations.
-    Index("ix_relations_parent_id_rel_type_position", "parent_id", "rel_type", "position"),
-    Index("ix_relations_room_nid_rel_type_position", "room_nid", "rel_type", "position"),
+    Index("ix_relations_parent_id_rel_type_place", "parent_id", "rel_type", "place"),
+    Index("ix_relations_room_nid_rel_type_place", "room_nid", "rel_type", "place"),
 )
 
 
@@ -31,6 +32,7 @@ class Relation:
     """An event that relates to another of its room."""
 
     position: int
+    place: int
     room_nid: int
     parent_id: EventId
     rel_type: str
@@ -44,6 +46,7 @@ class Child:
     """An event that relates to another, without what it says."""
 
     position: int
+    place: int
     parent_id: EventId
     rel_type: str
     type: str
@@ -61,6 +64,7 @@ class Summary:
     rel_type: str
     count: int
     latest: int
+    """The place of the last of them."""
     has_own: bool
     """Whether the user who asks sent one of them."""
 
@@ -72,6 +76,7 @@ _REMOVE_SOME = some_of_room(relations)
 _CHILDREN = (
     select(
         relations.c.position,
+        relations.c.place,
         relations.c.parent_id,
         relations.c.rel_type,
         relations.c.type,
@@ -88,7 +93,7 @@ _ranked = (
     select(
         relations.c.position,
         func.row_number()
-        .over(partition_by=(relations.c.parent_id, relations.c.rel_type), order_by=relations.c.position.desc())
+        .over(partition_by=(relations.c.parent_id, relations.c.rel_type), order_by=relations.c.place.desc())
         .label("rank"),
     )
     .where(
@@ -100,7 +105,7 @@ _ranked = (
 _OF_TYPES = (
     _CHILDREN.join(_ranked, _ranked.c.position == relations.c.position)
     .where(_ranked.c.rank <= bindparam("most"))
-    .order_by(relations.c.position)
+    .order_by(relations.c.place)
 )
 _ANNOTATED = select(relations.c.position).where(
     relations.c.parent_id == bindparam("parent_id"),
@@ -115,7 +120,7 @@ _SUMMARIES = (
         relations.c.parent_id,
         relations.c.rel_type,
         func.count(),
-        func.max(relations.c.position),
+        func.max(relations.c.place),
         func.max(case((relations.c.sender == bindparam("user_id"), 1), else_=0)),
     )
     .where(
@@ -127,9 +132,9 @@ _SUMMARIES = (
 )
 _SUMMARIES_OF = _SUMMARIES.where(relations.c.parent_id.in_(bindparam("parent_ids", expanding=True)))
 _THREADS = (
-    _SUMMARIES.where(relations.c.position <= bindparam("known"))
-    .having(func.max(relations.c.position) <= bindparam("upto"))
-    .order_by(func.max(relations.c.position).desc())
+    _SUMMARIES.where(relations.c.place <= bindparam("known"))
+    .having(func.max(relations.c.place) <= bindparam("upto"))
+    .order_by(func.max(relations.c.place).desc())
     .limit(bindparam("limit"))
 )
 
@@ -141,6 +146,7 @@ def insert_many(tx: WriteTx, new: Sequence[Relation]) -> None:
         [
             {
                 "position": relation.position,
+                "place": relation.place,
                 "room_nid": relation.room_nid,
                 "parent_id": relation.parent_id,
                 "rel_type": relation.rel_type,
@@ -185,13 +191,13 @@ def list_children(
     newest_first: bool,
     limit: int,
 ) -> list[Child]:
-    """The events in (after, upto] that relate to one of these, by their position."""
-    statement = _BY_PARENTS.where(relations.c.position > after, relations.c.position <= upto)
+    """The events at places in (after, upto] that relate to one of these, in their order."""
+    statement = _BY_PARENTS.where(relations.c.place > after, relations.c.place <= upto)
     if rel_type is not None:
         statement = statement.where(relations.c.rel_type == rel_type)
     if type_ is not None:
         statement = statement.where(relations.c.type == type_)
-    order = relations.c.position.desc() if newest_first else relations.c.position
+    order = relations.c.place.desc() if newest_first else relations.c.place
     rows = tx.connection.execute(
         statement.order_by(order).limit(limit), {"parent_ids": list(parent_ids), "room_nid": room_nid}
     )
@@ -242,7 +248,7 @@ def list_threads(
 ) -> list[Summary]:
     """The room's threads, the one with the newest event first, from those on whose newest is at `upto` at most.
 
-    Events behind the position `known` do not count.
+    Events behind the place `known` do not count.
     """
     values = {
         "room_nid": room_nid,

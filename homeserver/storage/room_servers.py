@@ -11,7 +11,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from homeserver.matrix.identifiers import ServerName
 from homeserver.storage.engine import ReadTx, WriteTx
-from homeserver.storage.tables import Text, metadata, some_of_room
+from homeserver.storage.tables import Text, among, metadata, some_of_room
 
 room_servers = Table(
     "room_servers",
@@ -48,12 +48,28 @@ _CLOSE = (
 _OPEN = select(room_servers.c.server_name).where(
     room_servers.c.room_nid == bindparam("nid"), room_servers.c.until.is_(None)
 )
+_ROOMS = select(room_servers.c.room_nid).where(
+    room_servers.c.server_name == bindparam("server"),
+    among(room_servers.c.room_nid, "room_nids"),
+    room_servers.c.until.is_(None),
+)
+_LONGEST = _OPEN.order_by(room_servers.c.since, room_servers.c.server_name).limit(bindparam("limit"))
 _REMOVE_SOME = some_of_room(room_servers)
 
 
 def list_open(tx: ReadTx, room_nid: int) -> set[ServerName]:
     """The other servers that are in the room."""
     return {ServerName(name) for name in tx.connection.execute(_OPEN, {"nid": room_nid}).scalars()}
+
+
+def find_rooms(tx: ReadTx, server: ServerName, room_nids: Iterable[int]) -> set[int]:
+    """Those of the rooms which another server is in."""
+    return set(tx.connection.execute(_ROOMS, {"server": server, "room_nids": list(room_nids)}).scalars())
+
+
+def list_longest(tx: ReadTx, room_nid: int, *, limit: int) -> list[ServerName]:
+    """The other servers that are in the room, those that have been for the longest time first."""
+    return [ServerName(name) for name in tx.connection.execute(_LONGEST, {"nid": room_nid, "limit": limit}).scalars()]
 
 
 def change(tx: WriteTx, come: Iterable[Passage], gone: Iterable[Passage]) -> None:

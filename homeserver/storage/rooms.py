@@ -3,7 +3,21 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import BigInteger, Boolean, Column, Index, Table, bindparam, delete, false, insert, select, text, update
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Index,
+    Table,
+    bindparam,
+    delete,
+    false,
+    insert,
+    select,
+    text,
+    union_all,
+    update,
+)
 
 from homeserver.matrix.identifiers import RoomId
 from homeserver.storage.engine import ReadTx, WriteTx
@@ -24,6 +38,8 @@ rooms = Table(
     Column("purged_before", BigInteger, nullable=False, server_default=text("0")),
     # The newest redaction of a state event: what was made of the same state before is not to be shown any more.
     Column("redacted_at", BigInteger, nullable=False, server_default=text("0")),
+    # The newest event before which others were missing when it came: no timeline goes on beyond it.
+    Column("gapped_at", BigInteger, nullable=False, server_default=text("0")),
     # The directory: few of many rooms.
     Index("ix_rooms_public", "room_nid", postgresql_where=text("is_public"), sqlite_where=text("is_public")),
 )
@@ -48,6 +64,7 @@ class Room:
     forked_at: int = 0
     purged_before: int = 0
     redacted_at: int = 0
+    gapped_at: int = 0
 
 
 _INSERT = insert(rooms)
@@ -57,6 +74,7 @@ _NID = select(rooms.c.room_nid).where(rooms.c.room_id == bindparam("room_id"))
 _BY_NIDS = select(rooms).where(rooms.c.room_nid.in_(bindparam("room_nids", expanding=True)))
 _SET_ROOT = update(rooms).where(rooms.c.room_nid == bindparam("nid")).values(state_root=bindparam("root"))
 _SET_FORKED = update(rooms).where(rooms.c.room_nid == bindparam("nid")).values(forked_at=bindparam("position"))
+_SET_GAPPED = update(rooms).where(rooms.c.room_nid == bindparam("nid")).values(gapped_at=bindparam("position"))
 _SET_PUBLIC = update(rooms).where(rooms.c.room_nid == bindparam("nid")).values(is_public=bindparam("public"))
 _SET_REDACTED = update(rooms).where(rooms.c.room_nid == bindparam("nid")).values(redacted_at=bindparam("position"))
 _SET_PURGED = update(rooms).where(rooms.c.room_nid == bindparam("nid")).values(purged_before=bindparam("position"))
@@ -64,9 +82,15 @@ _REMOVE = delete(rooms).where(rooms.c.room_nid == bindparam("nid"))
 _PUBLIC = select(rooms).where(text("is_public"))
 _PAGE = select(rooms).where(rooms.c.room_nid > bindparam("after")).order_by(rooms.c.room_nid).limit(bindparam("limit"))
 _EXTREMITIES = select(forward_extremities.c.position).where(forward_extremities.c.room_nid == bindparam("room_nid"))
-_CHANGED = select(forward_extremities.c.room_nid).where(
-    forward_extremities.c.room_nid.in_(bindparam("room_nids", expanding=True)),
-    forward_extremities.c.position > bindparam("after"),
+_CHANGED = union_all(
+    select(forward_extremities.c.room_nid).where(
+        forward_extremities.c.room_nid.in_(bindparam("room_nids", expanding=True)),
+        forward_extremities.c.position > bindparam("after"),
+    ),
+    # What was an outlier, or fills a gap, is no extremity of a higher position.
+    select(rooms.c.room_nid).where(
+        rooms.c.room_nid.in_(bindparam("room_nids", expanding=True)), rooms.c.forked_at > bindparam("after")
+    ),
 )
 _ADD_EXTREMITY = insert(forward_extremities)
 _MOVE_EXTREMITY = (
@@ -147,6 +171,11 @@ def set_state_roots(tx: WriteTx, roots: Iterable[tuple[int, int]]) -> None:
 def set_forked(tx: WriteTx, forks: Iterable[tuple[int, int]]) -> None:
     """Note, for pairs of a room and a position, the newest event that did not simply follow all before it."""
     tx.connection.execute(_SET_FORKED, [{"nid": room_nid, "position": position} for room_nid, position in forks])
+
+
+def set_gapped(tx: WriteTx, gaps: Iterable[tuple[int, int]]) -> None:
+    """Note, for pairs of a room and a position, the newest event before which others were missing when it came."""
+    tx.connection.execute(_SET_GAPPED, [{"nid": room_nid, "position": position} for room_nid, position in gaps])
 
 
 def set_redacted(tx: WriteTx, redactions: Iterable[tuple[int, int]]) -> None:

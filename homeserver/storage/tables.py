@@ -112,3 +112,22 @@ def _in_json(element: among, compiler: SQLCompiler, **options: Any) -> str:
 def _in_array(element: among, compiler: SQLCompiler, **options: Any) -> str:
     column, numbers = (compiler.process(part, **options) for part in element.clauses)
     return f"{column} = ANY ({numbers})"
+
+
+class domain(FunctionElement[str]):  # noqa: N801 - it reads as the function that it is in SQL
+    """What stands behind the first colon of an identifier."""
+
+    type = Text()
+    inherit_cache = True
+
+
+@compiles(domain)
+def _domain(element: domain, compiler: SQLCompiler, **options: Any) -> str:
+    identifier = compiler.process(element.clauses, **options)
+    return f"substr({identifier}, instr({identifier}, ':') + 1)"
+
+
+@compiles(domain, "postgresql")
+def _domain_on_postgresql(element: domain, compiler: SQLCompiler, **options: Any) -> str:
+    identifier = compiler.process(element.clauses, **options)
+    return f"substr({identifier}, strpos({identifier}, ':') + 1)"

@@ -69,7 +69,9 @@ async def test_no_input_makes_the_server_fail(shared_world: "Shared", endpoint: 
         url = path + (f"?{query}" if query else "")
         answer = await world.client._http.request(endpoint.method, url, headers=headers, content=body)
         said = f"{endpoint.method} {url[:200]} {(body or b'')[:200]!r}: {answer.status_code} {answer.text[:200]}"
-        assert answer.status_code < 500 or answer.json().get("errcode") == "M_NOT_YET_UPLOADED", said
+        # Another server that is not there is no fault of this one (502).
+        is_elsewhere = answer.status_code == 502
+        assert answer.status_code < 500 or is_elsewhere or answer.json()["errcode"] == "M_NOT_YET_UPLOADED", said
         if answer.status_code >= 400 and answer.status_code != 401:
             error = answer.json()
             assert error["errcode"].startswith("M_"), said

@@ -34,6 +34,7 @@ RATES = {
     "media": Rate(20, 300),
     "devices": Rate(1, 30),
     "keys": Rate(5, 200),
+    "lookup": Rate(20, 500),
     # Of other servers.
     "read": Rate(50, 1000),
     "state": Rate(2, 100),

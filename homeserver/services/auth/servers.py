@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 
-from homeserver.errors import NotSigned
+from homeserver.errors import Forbidden, NotSigned
 from homeserver.kit.clock import Clock
 from homeserver.matrix.canonical import CanonicalJsonError
 from homeserver.matrix.identifiers import Origin, ServerName, is_server_name
 from homeserver.matrix.request_signing import MalformedHeader, XMatrix, verify_request
 from homeserver.matrix.signing import SignatureError
 from homeserver.outbound.keyring import KeyRing
+from homeserver.outbound.partners import Partners
 
 _MOST_HEADERS = 4
 
@@ -16,19 +17,22 @@ _MOST_HEADERS = 4
 class ServerAuth:
     """Checks the signatures of requests."""
 
-    def __init__(self, keys: KeyRing, clock: Clock, server_name: str) -> None:
+    def __init__(self, keys: KeyRing, clock: Clock, partners: Partners, server_name: str) -> None:
         self._keys = keys
         self._clock = clock
+        self._partners = partners
         self._server_name = server_name
 
     async def check(self, headers: Sequence[str], *, method: str, target: str, content: bytes | None) -> Origin:
         """The server that signed the request, by its Authorization headers, one for each key that it signed with.
 
         One good signature is enough. `target` is the path and query as they came, `content` the body, if there is one.
-        Raises `NotSigned`.
+        Raises `NotSigned`, or `Forbidden` where the operator wants nothing to do with the server.
         """
         said = self._parse(headers)
         origin = said[0].origin
+        if self._partners.refusal(origin) is not None:
+            raise Forbidden("This server does not speak to yours.")
         now = self._clock.now()
         keys = await self._keys.find({(origin, one.key_id): now for one in said})
         reason = "The key that signed the request is not known."

@@ -62,7 +62,7 @@ class Receipts:
             raise InvalidParam("The event is not in that thread.")
         slot = UNTHREADED if thread_id is None else thread_id
         for known in receipts.list_of_user(tx, user_id, [room.room_nid]):
-            if (known.type, known.thread_id) == (kind, slot) and known.event_position >= event.position:
+            if (known.type, known.thread_id) == (kind, slot) and known.event_position >= event.came_at:
                 return
         receipt = Receipt(
             room_nid=room.room_nid,
@@ -70,7 +70,7 @@ class Receipts:
             type=kind,
             thread_id=slot,
             event_id=event.event_id,
-            event_position=event.position,
+            event_position=event.came_at,
             ts=self._clock.now(),
             position=stream_rows.advance(tx),
         )
@@ -121,7 +121,7 @@ def _move_marker(tx: WriteTx, user_id: UserId, room: Room, event: StoredEvent) -
     known = account_data_rows.find(tx, user_id, room.room_id, FULLY_READ)
     if known is not None:
         before = events.find_by_id(tx, room.room_nid, msgspec.json.decode(known)["event_id"])
-        if before is not None and before.position >= event.position:
+        if before is not None and before.came_at >= event.came_at:
             return
     content = msgspec.json.encode({"event_id": event.event_id}).decode()
     account_data.put(tx, user_id, room.room_id, FULLY_READ, content)

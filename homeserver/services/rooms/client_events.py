@@ -151,12 +151,12 @@ def _bundles(
         if kind == THREAD and (parent_id, kind) not in children
     }
     counts |= {
-        parent_id: (of_kind[-1].position, len(of_kind))
+        parent_id: (of_kind[-1].place, len(of_kind))
         for (parent_id, kind), of_kind in children.items()
         if kind == THREAD and of_kind
     }
-    stored = events.find_many(tx, [latest for latest, _ in counts.values()])
-    newest = {one.stored.position: one for one in eye.seen(list(stored.values()))}
+    stored = events.find_many_by_place(tx, eye.room.room_nid, [latest for latest, _ in counts.values()])
+    newest = {one.stored.timeline_place: one for one in eye.seen(list(stored.values()))}
     edits = _edits(tx, eye, parents, children)
     nested = _bundles(tx, eye, who, list(newest.values()), form, threads=False)
     inner = [*edits.values(), *newest.values()]
@@ -189,7 +189,7 @@ def _children(
         for (parent_id, kind), one in summaries.items()
         if kind == REFERENCE
         or (kind == EDIT and can_be_edited(parents[parent_id].event) and parents[parent_id].stored.redacted_by is None)
-        or (kind == THREAD and one.count <= _MOST_COUNTED and not eye.sees_all_from(parents[parent_id].stored.position))
+        or (kind == THREAD and one.count <= _MOST_COUNTED and not eye.sees_all_from(parents[parent_id].stored.came_at))
     }
     if not wanted:
         return {}

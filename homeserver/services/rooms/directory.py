@@ -5,23 +5,26 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from homeserver.errors import Conflict, Forbidden, InvalidParam, NotFound, RequestError, Unsupported
+from homeserver.errors import Conflict, Forbidden, InvalidParam, NotFound, RemoteFailure, RequestError, Unsupported
 from homeserver.kit.clock import Clock
 from homeserver.matrix import identifiers
-from homeserver.matrix.identifiers import RoomAlias, RoomId, UserId, domain_of
+from homeserver.matrix.identifiers import RoomAlias, RoomId, ServerName, UserId, domain_of
 from homeserver.services.auth.sessions import Requester
 from homeserver.services.rooms.author import Draft, Drafts
+from homeserver.services.rooms.directories_elsewhere import MOST_SERVERS, DirectoriesElsewhere
 from homeserver.services.rooms.hot import HotRoom
 from homeserver.services.rooms.power import may_set
 from homeserver.services.rooms.send import Sender
 from homeserver.services.rooms.summaries import Summaries
-from homeserver.storage import aliases, members, rooms
+from homeserver.storage import aliases, members, room_servers, rooms
 from homeserver.storage.aliases import Alias
 from homeserver.storage.engine import Database, ReadTx
 
 MOST_ROOMS = 500
 _CANONICAL = "m.room.canonical_alias"
 _LONGEST_TOKEN = 40
+_MOST_ALIASES = 100
+"""So many aliases can be added to a room's canonical alias event at once."""
 
 Json = dict[str, Any]
 
@@ -35,17 +38,34 @@ class DirectoryPage:
     search: str | None = None
     room_types: Sequence[str | None] | None = None
 
+    @property
+    def search_json(self) -> Json:
+        """The body of the search for it on another server."""
+        wanted = {"limit": self.limit, "since": self.since}
+        found: Json = {name: value for name, value in wanted.items() if value is not None}
+        terms = {"generic_search_term": self.search, "room_types": self.room_types}
+        if any(value is not None for value in terms.values()):
+            found["filter"] = {name: value for name, value in terms.items() if value is not None}
+        return found
+
 
 class Directory:
     """Names of rooms, and the rooms that are listed."""
 
     def __init__(
-        self, database: Database, clock: Clock, sender: Sender, summaries: Summaries, server_name: str
+        self,
+        database: Database,
+        clock: Clock,
+        sender: Sender,
+        summaries: Summaries,
+        elsewhere: DirectoriesElsewhere,
+        server_name: str,
     ) -> None:
         self._database = database
         self._clock = clock
         self._sender = sender
         self._summaries = summaries
+        self._elsewhere = elsewhere
         self.server_name = server_name
 
     async def room_of(self, name: str) -> RoomId:
@@ -53,16 +73,24 @@ class Directory:
         try:
             if name.startswith("!"):
                 return identifiers.room_id(name)
-            return await self.resolve(identifiers.room_alias(name))
+            room_id, _ = await self.resolve(identifiers.room_alias(name))
+            return room_id
         except identifiers.InvalidIdentifier as error:
             raise InvalidParam(str(error)) from None
 
-    async def resolve(self, alias: RoomAlias) -> RoomId:
-        """The room that the alias points to. Raises `NotFound`."""
-        room_id = (await self._database.read(_resolve_many, [alias])).get(alias)
-        if room_id is None:
-            raise NotFound("There is no room of this alias.")
-        return room_id
+    async def resolve(self, alias: RoomAlias) -> tuple[RoomId, list[ServerName]]:
+        """The room that an alias points to, wherever it is, and servers that are in the room.
+
+        Raises `NotFound`, or `RemoteFailure` where another server must be asked.
+        """
+        if domain_of(alias) != self.server_name:
+            return await self._elsewhere.resolve(alias)
+        return await self.resolve_own(alias)
+
+    async def resolve_own(self, alias: RoomAlias) -> tuple[RoomId, list[ServerName]]:
+        """The same of this server's aliases only."""
+        room_id, others = await self._database.snapshot(_resolve, alias)
+        return room_id, [ServerName(self.server_name), *others]
 
     async def add(self, who: Requester, alias: RoomAlias, room_id: RoomId) -> None:
         """Point a new alias to a room that one is in. Raises `Conflict` if it is taken."""
@@ -108,8 +136,10 @@ class Directory:
         assert room.room_nid is not None
         await self._database.write(rooms.set_public, room.room_nid, is_public)
 
-    async def list_public(self, page: DirectoryPage) -> Json:
-        """A page of the directory: the largest rooms first."""
+    async def list_public(self, page: DirectoryPage, server: ServerName | None = None) -> Json:
+        """A page of this server's directory, the largest rooms first, or of that of another one."""
+        if server is not None and server != self.server_name:
+            return await self._elsewhere.list_public(server, page.search_json)
         return await self._database.snapshot(self._list_public, page)
 
     async def summary(self, who: Requester | None, room_id: RoomId) -> Json:
@@ -120,9 +150,15 @@ class Directory:
         """Check the aliases that a canonical alias event adds (`M_INVALID_PARAM`, `M_BAD_ALIAS`)."""
         before = (await self._sender.room(room_id)).state.get((_CANONICAL, ""))
         new = parse_aliases(named_aliases(content) - named_aliases({} if before is None else before.content))
-        resolved = await self._database.read(_resolve_many, new) if new else {}
-        if any(resolved.get(alias) != room_id for alias in new):
-            raise Unsupported("M_BAD_ALIAS", "The alias does not point to this room.")
+        if len(new) > _MOST_ALIASES:
+            raise InvalidParam(f"A room can be given {_MOST_ALIASES} aliases at once.")
+        for alias in new:
+            try:
+                points_to, _ = await self.resolve(alias)
+            except (NotFound, RemoteFailure):
+                raise Unsupported("M_BAD_ALIAS", f"Nothing shows that the alias {alias} points to this room.") from None
+            if points_to != room_id:
+                raise Unsupported("M_BAD_ALIAS", f"The alias {alias} does not point to this room.")
 
     def _list_of_room(self, tx: ReadTx, user_id: UserId, room_id: RoomId) -> list[RoomAlias]:
         room = rooms.find(tx, room_id)
@@ -215,10 +251,12 @@ def parse_aliases(names: set[str]) -> list[RoomAlias]:
         raise InvalidParam(str(error)) from None
 
 
-def _resolve_many(tx: ReadTx, names: Sequence[RoomAlias]) -> dict[RoomAlias, RoomId]:
-    found = aliases.find_many(tx, names)
-    pointed = rooms.find_many(tx, {alias.room_nid for alias in found.values()})
-    return {name: pointed[alias.room_nid].room_id for name, alias in found.items()}
+def _resolve(tx: ReadTx, alias: RoomAlias) -> tuple[RoomId, list[ServerName]]:
+    found = aliases.find(tx, alias)
+    if found is None:
+        raise NotFound("There is no room of this alias.")
+    room = rooms.find_many(tx, [found.room_nid])[found.room_nid]
+    return room.room_id, room_servers.list_longest(tx, room.room_nid, limit=MOST_SERVERS)
 
 
 def _may_name(room: HotRoom, user_id: UserId) -> bool:

@@ -16,6 +16,7 @@ from homeserver.storage import (
     event_graph,
     events,
     members,
+    places,
     purges,
     receipts,
     relations,
@@ -66,25 +67,44 @@ class HistoryPurge:
 
     def messages(self, tx: WriteTx, job: Job) -> Job:
         """Remove some messages, and take the state events among them out of the graph, the oldest first."""
-        before = _point(job)
+        before, place = _point(job), _place(job)
         rows = events.list_from(tx, job.room_nid, after=job.cursor, limit=2 * self._batch)
         batch = [row for row in rows[: self._batch] if row.position < before]
         if not batch:
+            has_past = rooms.find_many(tx, [job.room_nid])[job.room_nid].gapped_at > 0
+            if has_past:
+                return replace(job, stage="past", cursor=0, done=0, total=1)
             return replace(job, stage="edges", cursor=before - 1, done=0, total=1)
         upto = batch[-1].position
         tips = set(rooms.list_extremities(tx, job.room_nid))
-        leaving = [row for row in batch if row.position not in tips]
-        gone = _not_referred_to(tx, {row.position for row in leaving if row.pair_id is None})
-        events.hide_many(tx, [row.position for row in leaving if row.position not in gone])
-        events.remove_many(tx, gone)
-        _remove_derived(tx, job.room_nid, leaving)
+        # What was an outlier for long may stand behind the point, too.
+        staying = {row.position for row in batch if row.place is not None and row.place >= place} | tips
+        leaving = [row for row in batch if row.position not in staying]
+        _take_out(tx, job, leaving)
         receipts.remove_pointing(tx, job.room_nid, after=job.cursor, upto=upto, but=tips)
         roots = resolutions.list_roots(tx, job.room_nid, after=job.cursor, upto=upto) | roots_of(leaving)
         resolutions.remove_many(tx, job.room_nid, after=job.cursor, upto=upto)
         purges.add_leftovers(tx, job.purge_id, ROOT, sorted(roots))
-        remaining = [row for row in batch if row.position in tips] + rows[len(batch) :]
+        remaining = [row for row in batch if row.position in staying] + rows[len(batch) :]
         _note_what_is_missing(tx, job, remaining)
         return replace(job, cursor=upto, done=job.done + len(batch))
+
+    def past(self, tx: WriteTx, job: Job) -> Job:
+        """Do the same with what came later than the point, but stands before it."""
+        rows = events.list_past(tx, job.room_nid, after=places.FIRST, below=_place(job), limit=self._batch)
+        if not rows:
+            return replace(job, stage="gaps", cursor=_place(job) - 1, done=0, total=1)
+        _take_out(tx, job, rows)
+        purges.add_leftovers(tx, job.purge_id, ROOT, sorted(roots_of(rows)))
+        return replace(job, done=job.done + len(rows), total=job.done + len(rows) + 1)
+
+    def gaps(self, tx: WriteTx, job: Job) -> Job:
+        """Note what is missing before the events of the past that stay."""
+        rows = events.list_past(tx, job.room_nid, after=job.cursor, below=places.LAST, limit=self._batch)
+        if not rows:
+            return replace(job, stage="edges", cursor=_point(job) - 1, done=0, total=1)
+        _note_what_is_missing(tx, job, rows)
+        return replace(job, cursor=rows[-1].timeline_place, done=job.done + len(rows), total=job.done + len(rows) + 1)
 
     def edges(self, tx: WriteTx, job: Job) -> Job:
         """Note what is missing before events that did not simply follow all before them."""
@@ -108,15 +128,16 @@ class HistoryPurge:
         roots = sorted(roots_of(events.find_many(tx, tips).values()))
         roots += resolutions.list_roots(tx, job.room_nid, after=before - 1, upto=_FOR_EVER)
         known = set(roots)
-        after = before - 1
+        needed = members.list_events_below(tx, job.room_nid, before) | set(tips)
+        after = _place(job) - 1
         while rows := events.list_roots(tx, job.room_nid, after=after, limit=_ROOTS):
+            needed.update(row.position for row in rows if row.position < before)
             for row in rows:
                 new = [root for root in (row.state_before, row.room_state) if root is not None and root not in known]
                 roots += new
                 # The state after an event behind the point is that before it, with the event.
                 known.update(new, () if row.state_after is None else (row.state_after,))
-            after = rows[-1].position
-        needed = members.list_events_below(tx, job.room_nid, before) | set(tips)
+            after = rows[-1].place
         last: int | None = None
         for root in roots:
             changed = self._trees.differing_ids(tx, last, root)
@@ -170,6 +191,18 @@ def roots_of(rows: Iterable[StoredEvent]) -> set[int]:
 def _point(job: Job) -> int:
     assert job.before is not None
     return job.before
+
+
+def _place(job: Job) -> int:
+    return places.at(_point(job)) if job.before_place is None else job.before_place
+
+
+def _take_out(tx: WriteTx, job: Job, leaving: Sequence[StoredEvent]) -> None:
+    """Remove messages, and take state events out of the graph."""
+    gone = _not_referred_to(tx, {row.position for row in leaving if row.pair_id is None})
+    events.hide_many(tx, [row.position for row in leaving if row.position not in gone])
+    events.remove_many(tx, gone)
+    _remove_derived(tx, job.room_nid, leaving)
 
 
 def _not_referred_to(tx: ReadTx, messages: Collection[int]) -> set[int]:

@@ -185,7 +185,7 @@ def _build_event_on(room: HotRoom, new: NewEvent) -> None:
     placement = new.placement
     if placement is None:
         room.build_on(new.event)
-    else:
+    elif placement.place is None:
         kept = {tip: event for tip, event in zip(room.tips, room.latest, strict=True) if tip in placement.tips}
         room.latest = [*kept.values(), new.event] if placement.is_end else list(kept.values())
         for change in placement.changes:
@@ -210,7 +210,8 @@ def _take_over(batch: Batch, stored: Sequence[StoredEvent]) -> None:
     for row, new in zip(stored, batch.events, strict=True):
         if new.placement is not None:
             # The state may have changed without an event that says so.
-            room.forget_recent(max(row.position, room.known_since))
+            if new.placement.place is None:
+                room.forget_recent(max(row.came_at, room.known_since))
         elif new.is_accepted:
             room.remember([Recent(row, new.event, batch.transaction)])
 

@@ -67,6 +67,8 @@ class Placement:
     """The position at which the event is an outlier already."""
     missing: Sequence[str] = ()
     """The events before it that are not known."""
+    place: int | None = None
+    """Where it stands in the timeline if it is of the past: then nothing of the room is another for it."""
     is_end: bool = True
     """If it is accepted, it becomes a forward extremity: no event that was accepted before follows it."""
 

@@ -21,7 +21,7 @@ from homeserver.services.rooms.resolution import Resolver
 from homeserver.services.rooms.room_purge import RoomPurge
 from homeserver.services.rooms.send import Sender
 from homeserver.services.rooms.state import StateTrees
-from homeserver.storage import events, purges, rooms, state, stream_rows
+from homeserver.storage import events, places, purges, rooms, state, stream_rows
 from homeserver.storage.engine import Database, ReadTx, WriteTx
 from homeserver.storage.events import OK
 from homeserver.storage.purges import PAGE, ROOT, Job
@@ -87,6 +87,8 @@ class Purge:
         self._alone: dict[str, Unit] = {
             "begin": self._history.begin,
             "messages": self._history.messages,
+            "past": self._history.past,
+            "gaps": self._history.gaps,
             "edges": self._history.edges,
             "state": lambda tx, job: self._history.state(tx, job, self._surveys[job.purge_id]),
             "redactions": self._history.redactions,
@@ -136,7 +138,8 @@ class Purge:
         room = rooms.find(tx, room_id)
         if room is None:
             raise NotFound("This server does not know the room.")
-        before = None if point is None else _position_of(tx, room.room_nid, point)
+        place = None if point is None else _place_of(tx, room.room_nid, point)
+        before = None if place is None else places.position_of(place) + int(places.is_past(place))
         if before is None and not is_forced:
             self._whole.check_nobody_is_in(tx, room.room_nid)
         job = Job(
@@ -144,6 +147,7 @@ class Purge:
             room_id=room_id,
             room_nid=room.room_nid,
             before=before,
+            before_place=place if place is not None and places.is_past(place) else None,
             is_forced=is_forced,
             stage="leave" if before is None else "begin",
             cursor=0,
@@ -183,7 +187,7 @@ class Purge:
             elif job.stage == "begin":
                 # What is in memory of the room, and what was made of it, is not to be shown any more.
                 room.forget_recent(await self._database.read(stream_rows.current))
-            elif job.stage == "messages":
+            elif job.stage in ("messages", "past"):
                 self._resolver.forget()
         return after
 
@@ -275,12 +279,12 @@ def _forget_roots(tx: WriteTx, job: Job) -> Job:
     return job
 
 
-def _position_of(tx: ReadTx, room_nid: int, point: Point) -> int:
-    """The position of the first event that stays."""
+def _place_of(tx: ReadTx, room_nid: int, point: Point) -> int:
+    """The place of the first event that stays."""
     if point.event_id is None:
         first = events.find_first_at(tx, room_nid, point.ts or 0)
-        return stream_rows.current(tx) + 1 if first is None else first
+        return places.at(stream_rows.current(tx) + 1) if first is None else first
     event = events.find_by_id(tx, room_nid, point.event_id)
     if event is None or event.status != OK:
         raise NotFound("The room's history has no such event.")
-    return event.position
+    return event.timeline_place

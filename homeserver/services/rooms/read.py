@@ -21,7 +21,7 @@ from homeserver.services.rooms.hot import parse
 from homeserver.services.rooms.state import StateTrees
 from homeserver.services.rooms.visibility import Onlooker, Seen
 from homeserver.services.users.account_data import ignored_users
-from homeserver.storage import events, members, rooms, stream_rows
+from homeserver.storage import events, members, places, rooms, stream_rows
 from homeserver.storage.engine import Database, ReadTx
 from homeserver.storage.events import StoredEvent
 from homeserver.storage.rooms import Room
@@ -49,10 +49,10 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Readable:
-    """What somebody may read of a room: its state, and its history as far as a position, or all of it."""
+    """What somebody may read of a room: its state, and its history as far as a place."""
 
     root: int | None
-    upto: int | None
+    upto: int
 
 
 class RoomReader:
@@ -124,10 +124,10 @@ class RoomReader:
     def readable(self, eye: Onlooker) -> Readable:
         """What the onlooker may read: the room as it is, or as it was when the onlooker left."""
         if eye.may_read_present():
-            return Readable(eye.room.state_root, None)
+            return Readable(eye.room.state_root, places.LAST)
         if eye.member is None or eye.member.forgotten or eye.end is None:
             raise Forbidden("You are not in this room.")
-        return Readable(eye.end.room_root, eye.end_position)
+        return Readable(eye.end.room_root, eye.end_place)
 
     def _event(self, tx: ReadTx, who: Requester, room_id: RoomId, event_id: EventId) -> msgspec.Raw:
         eye, seen = self.seen_event(tx, who, room_id, event_id)
@@ -135,15 +135,17 @@ class RoomReader:
 
     def _messages(self, tx: ReadTx, who: Requester, room_id: RoomId, window: Window) -> Json:
         eye = self.onlooker(tx, who, room_id)
-        last = self.readable(eye).upto or stream_rows.current(tx)
-        start = window.start.position if window.start is not None else (0 if window.forwards else last)
-        bound = window.end.position if window.end is not None else (last if window.forwards else 0)
         # Nothing is to be seen behind the end of one's own time in the room.
-        limits = (start, min(bound, last)) if window.forwards else (min(start, last), bound)
-        seen, end = self._page(tx, eye, window, *limits)
-        answer: Json = {"start": window.start_text or str(RoomToken(start)), "chunk": self.show(tx, eye, who, seen)}
+        last = min(self.readable(eye).upto, places.upto(stream_rows.current(tx)))
+        oldest, newest = (window.start, window.end) if window.forwards else (window.end, window.start)
+        after = places.FIRST if oldest is None else oldest.after
+        upto = last if newest is None else min(newest.upto, last)
+        start, bound = (after, upto) if window.forwards else (upto, after)
+        seen, end = self._page(tx, eye, window, start, bound)
+        begun = window.start_text or str(RoomToken.at(start))
+        answer: Json = {"start": begun, "chunk": self.show(tx, eye, who, seen)}
         if end is not None:
-            answer["end"] = str(RoomToken(end))
+            answer["end"] = str(RoomToken.at(end))
         if window.filter.lazy_load_members and seen:
             answer["state"] = self._senders(tx, eye, seen)
         return answer
@@ -173,16 +175,15 @@ class RoomReader:
         self, tx: ReadTx, who: Requester, room_id: RoomId, event_id: EventId, limit: int, wanted: RoomEventFilter
     ) -> Json:
         eye, seen = self.seen_event(tx, who, room_id, event_id)
-        position = seen.stored.position
-        current = stream_rows.current(tx)
-        before = self._around(tx, eye, wanted, limit // 2, forwards=False, start=position - 1, bound=0)
-        after = self._around(tx, eye, wanted, limit - limit // 2, forwards=True, start=position, bound=current)
+        place = seen.stored.timeline_place
+        before = self._around(tx, eye, wanted, limit // 2, forwards=False, start=place - 1, bound=places.FIRST)
+        after = self._around(tx, eye, wanted, limit - limit // 2, forwards=True, start=place, bound=places.LAST)
         together = [*before[::-1], seen, *after]
         root = together[-1].stored.state_after
         shown = self.show(tx, eye, who, together)
         return {
-            "start": str(RoomToken(together[0].stored.position - 1)),
-            "end": str(RoomToken(together[-1].stored.position)),
+            "start": str(RoomToken.at(together[0].stored.timeline_place - 1)),
+            "end": str(RoomToken.at(together[-1].stored.timeline_place)),
             "events_before": shown[: len(before)][::-1],
             "event": shown[len(before)],
             "events_after": shown[len(before) + 1 :],
@@ -225,7 +226,7 @@ class RoomReader:
 
     def _senders(self, tx: ReadTx, eye: Onlooker, seen: Sequence[Seen]) -> list[msgspec.Raw]:
         """The member events of those who speak."""
-        newest = max(seen, key=lambda one: one.stored.position)
+        newest = max(seen, key=lambda one: one.stored.timeline_place)
         senders = [("m.room.member", user_id) for user_id in sorted({one.event.sender for one in seen})]
         found = self._trees.find(tx, newest.stored.state_after, senders)
         return show_state(tx, eye.room.version, found.values(), now=self._clock.now())
@@ -257,8 +258,8 @@ class RoomReader:
         eye = self.onlooker(tx, who, room_id)
         readable = self.readable(eye)
         root = readable.root
-        if at is not None and (readable.upto is None or at.position < readable.upto):
-            rows = events.list_backwards(tx, eye.room.room_nid, after=0, upto=at.position, limit=1)
+        if at is not None and at.upto < readable.upto:
+            rows = events.list_backwards(tx, eye.room.room_nid, after=places.FIRST, upto=at.upto, limit=1)
             root = rows[0].room_root if rows else None
         positions = [at for (kind, _), at in self._trees.items(tx, root).items() if kind == "m.room.member"]
         stored = events.find_many(tx, positions).values()
@@ -279,10 +280,10 @@ class RoomReader:
 
     def _at_time(self, tx: ReadTx, who: Requester, room_id: RoomId, ts: int, forwards: bool) -> Event:
         eye = self.onlooker(tx, who, room_id)
-        upto = self.readable(eye).upto or stream_rows.current(tx)
+        upto = self.readable(eye).upto
         for limit in (_PAGE, _PAGE * _PAGES):
             rows = events.list_by_time(tx, eye.room.room_nid, ts=ts, forwards=forwards, limit=limit)
-            seen = eye.seen([row for row in rows if row.position <= upto])
+            seen = eye.seen([row for row in rows if row.timeline_place <= upto])
             if seen:
                 return seen[0].event
             if len(rows) < limit:
@@ -297,5 +298,5 @@ def _rows(tx: ReadTx, room: Room, *, forwards: bool, start: int, bound: int, lim
 
 
 def _beyond(row: StoredEvent, *, forwards: bool) -> int:
-    """The point from which one reads on behind an event."""
-    return row.position if forwards else row.position - 1
+    """The place from which one reads on behind an event."""
+    return row.timeline_place if forwards else row.timeline_place - 1

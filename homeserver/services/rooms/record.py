@@ -19,6 +19,7 @@ from homeserver.storage import (
     events,
     members,
     outgoing,
+    places,
     relations,
     resolutions,
     room_servers,
@@ -44,6 +45,7 @@ class Line:
     root: int | None
     tips: list[int]
     forked_at: int = 0
+    gapped_at: int = 0
 
 
 @dataclass(slots=True)
@@ -70,7 +72,7 @@ class Recorder:
         self.written = Written(trees.begin(tx, pairs))
         count = sum(_positions_of(one) for one in new)
         self._next = stream_rows.advance(tx, count) - count + 1
-        self._places = self._places_of_auth(new)
+        self._auth = self._find_auth(new)
         self._changed: dict[tuple[int, UserId], Member | None] = {}
         self._resolutions: list[Resolution] = []
         self._come: list[tuple[ServerName, int, int]] = []
@@ -100,7 +102,7 @@ class Recorder:
     def _known(self) -> dict[int, Sequence[int]]:
         return {batch.room.room_nid: batch.room.tips for batch in self._group if batch.room.room_nid is not None}
 
-    def _places_of_auth(self, new: Sequence[NewEvent]) -> dict[str, int]:
+    def _find_auth(self, new: Sequence[NewEvent]) -> dict[str, int]:
         """Where the auth events of the group's state events are, as far as they are stored already."""
         cited = {
             EventId(event_id) for one in new if one.event.state_key is not None for event_id in one.event.auth_events
@@ -130,17 +132,19 @@ class Recorder:
         before = line.root if placement is None else self._resolved(line, placement.before, None)
         page = self._take()
         position = page if placement is None or placement.outlier is None else placement.outlier
-        self._places[new.event.event_id] = position
+        self._auth[new.event.event_id] = position
         row = self._row(new, line.room_nid, position, before, page)
         if placement is None:
             if new.is_accepted:
                 line.root, line.tips = row.state_after, [position]
                 self._note_change(line, row, new.event)
             return row
-        if not new.is_accepted:
-            return row
+        if not new.is_accepted or placement.place is not None:
+            return row  # What is past changes nothing of what is now.
         line.tips = [*placement.tips, position] if placement.is_end else list(placement.tips)
         line.forked_at = page  # Which is where it happened: an outlier was stored before.
+        if placement.missing:
+            line.gapped_at = page
         if placement.current is None:
             line.root = row.state_after
         else:
@@ -160,8 +164,10 @@ class Recorder:
                 replaces = states.current(before, pair)
             if new.status in (events.OK, events.SOFT_FAILED):
                 after = states.change(before, {pair_id: position}, page)
+        past = None if new.placement is None else new.placement.place
         return StoredEvent(
             position=position,
+            place=None if new.status == events.OUTLIER else places.at(page) if past is None else past,
             room_nid=nid,
             event_id=EventId(event.event_id),
             depth=event.depth,
@@ -178,7 +184,7 @@ class Recorder:
         )
 
     def _packed_auth(self, event: Event, position: int) -> bytes:
-        cited = [self._places[event_id] for event_id in event.auth_events if event_id in self._places]
+        cited = [self._auth[event_id] for event_id in event.auth_events if event_id in self._auth]
         return auth_graph.pack(position, cited)
 
     def _resolved(self, line: Line, resolved: Resolved | None, row: StoredEvent | None) -> int | None:
@@ -208,7 +214,7 @@ class Recorder:
             if kind != "m.room.member":
                 continue
             at = row.position if change.position == UNSTORED else change.position
-            member = None if change.event is None else _member(line.room_nid, change.event, row.position, at)
+            member = None if change.event is None else _member(line.room_nid, change.event, row.came_at, at)
             self._changed[line.room_nid, UserId(state_key)] = member
 
     def _store_rooms(self, old_tips: dict[int, list[int]]) -> None:
@@ -228,6 +234,9 @@ class Recorder:
         forked = [(line.room_nid, line.forked_at) for line in self.written.lines.values() if line.forked_at]
         if forked:
             rooms.set_forked(self._tx, forked)
+        gapped = [(line.room_nid, line.gapped_at) for line in self.written.lines.values() if line.gapped_at]
+        if gapped:
+            rooms.set_gapped(self._tx, gapped)
         removed: list[tuple[int, int]] = []
         added: list[tuple[int, int]] = []
         for nid, line in self.written.lines.items():
@@ -359,6 +368,7 @@ def relation_of(event: Event, row: StoredEvent) -> Relation | None:
         return None
     return Relation(
         row.position,
+        row.timeline_place,
         row.room_nid,
         EventId(related.event_id),
         related.rel_type,

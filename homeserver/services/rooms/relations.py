@@ -12,7 +12,7 @@ from homeserver.services.auth.sessions import Requester
 from homeserver.services.rooms.hot import parse
 from homeserver.services.rooms.read import RoomReader
 from homeserver.services.rooms.visibility import Onlooker, Seen
-from homeserver.storage import events, members, relations, rooms, stream_rows, transactions
+from homeserver.storage import events, members, places, relations, rooms, transactions
 from homeserver.storage.engine import Database, ReadTx
 from homeserver.storage.relations import Child, Summary
 from homeserver.streams.positions import RoomToken
@@ -74,8 +74,8 @@ class Relations:
         seen = eye.seen([stored[one.position] for one in heard])
         answer: Json = {"chunk": self._reader.show(tx, eye, who, seen)}
         if len(children) > limit:
-            last = children[limit - 1].position
-            answer["next_batch"] = str(RoomToken(last if page.forwards else last - 1))
+            last = children[limit - 1].place
+            answer["next_batch"] = str(RoomToken.at(last if page.forwards else last - 1))
         if page.start is not None:
             answer["prev_batch"] = str(page.start)
         if page.recurse is not None:
@@ -86,10 +86,10 @@ class Relations:
         self, tx: ReadTx, who: Requester, room_id: RoomId, participated: bool, start: RoomToken | None, limit: int
     ) -> Json:
         eye = self._reader.onlooker(tx, who, room_id)
-        known = self._reader.readable(eye).upto or stream_rows.current(tx)
+        known = self._reader.readable(eye).upto
         limit = min(limit, MOST)
         chosen: list[tuple[Summary, Seen]] = []
-        upto = known if start is None else min(start.position, known)
+        upto = known if start is None else min(start.upto, known)
         more = True
         while more and len(chosen) <= limit:
             page = relations.list_threads(
@@ -97,7 +97,7 @@ class Relations:
             )
             chosen += _roots(tx, eye, page, participated=participated)
             more = len(page) > limit
-            upto = page[-1].latest - 1 if page else 0
+            upto = page[-1].latest - 1 if page else places.FIRST
         seen = [
             # A client that puts threads together by itself would not have the event either.
             one if eye.hears(one.event) else replace(one, event=one.event.redacted())
@@ -105,7 +105,7 @@ class Relations:
         ]
         answer: Json = {"chunk": self._reader.show(tx, eye, who, seen)}
         if len(chosen) > limit:
-            answer["next_batch"] = str(RoomToken(chosen[limit - 1][0].latest - 1))
+            answer["next_batch"] = str(RoomToken.at(chosen[limit - 1][0].latest - 1))
         return answer
 
 
@@ -114,8 +114,8 @@ def _find_children(
 ) -> tuple[list[Child], int]:
     """What relates to the event on a page, and how many steps from it that was looked for."""
     lowest, highest = (page.start, page.end) if page.forwards else (page.end, page.start)
-    after = 0 if lowest is None else lowest.position
-    upto = stream_rows.current(tx) if highest is None else highest.position
+    after = places.FIRST if lowest is None else lowest.after
+    upto = places.LAST if highest is None else highest.upto
     if not page.recurse:
         children = relations.list_children(
             tx,
@@ -140,7 +140,7 @@ def _find_children(
             parents,
             rel_type=page.rel_type,
             type_=page.type,
-            after=0,
+            after=places.FIRST,
             upto=upto,
             newest_first=False,
             limit=_MOST_RECURSIVE,
@@ -148,8 +148,8 @@ def _find_children(
         parents = [child.event_id for child in step if child.event_id not in found]
         found.update((child.event_id, child) for child in step)
         depth += 1
-    inside = [child for child in found.values() if after < child.position <= upto]
-    inside.sort(key=lambda child: child.position, reverse=not page.forwards)
+    inside = [child for child in found.values() if after < child.place <= upto]
+    inside.sort(key=lambda child: child.place, reverse=not page.forwards)
     return inside[:limit], depth
 
 

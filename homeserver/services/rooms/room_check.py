@@ -117,6 +117,9 @@ class RoomCheck:
         for what, (said, stored) in told.items():
             if said != stored:
                 self._report.add(findings.FALSE_ROW, f"{_name(row)} is stored with {stored!r} as {what}, not {said!r}.")
+        must_stand = row.status in (events.OK, events.SOFT_FAILED)
+        if (row.place is None and must_stand) or (row.place is not None and row.status == events.OUTLIER):
+            self._report.add(findings.FALSE_ROW, f"{_name(row)} has the place {row.place}, which it cannot have.")
         if row.status not in _STATUSES:
             self._report.add(findings.FALSE_ROW, f"{_name(row)} has the status {row.status}, which there is not.")
 
@@ -180,8 +183,7 @@ class RoomCheck:
         redaction = page.redactions.get(row.redacted_by)
         # A redaction from before the point of a purge is kept for the sake of what it redacted.
         was_ok = redaction is not None and (
-            redaction.status == events.OK
-            or (redaction.status == events.OUTLIER and redaction.position < self._room.purged_before)
+            redaction.status == events.OK or (redaction.status == events.OUTLIER and self._room.purged_before > 0)
         )
         if redaction is None or redaction.room_nid != self._room.room_nid or not was_ok:
             self._report.add(

@@ -24,7 +24,7 @@ def joined_since(tx: ReadTx, version: str, position: int) -> int | None:
     for row in _backwards(tx, position):
         if parse(row, version).membership != "join":
             break
-        began = row.position
+        began = row.came_at
     return began
 
 

@@ -8,12 +8,12 @@ from typing import Protocol, TypeVar
 
 from homeserver.matrix import visibility
 from homeserver.matrix.events import Event
-from homeserver.matrix.identifiers import UserId, domain_of
+from homeserver.matrix.identifiers import ServerName, UserId, domain_of
 from homeserver.matrix.visibility import Moment
 from homeserver.services.rooms.hot import parse
 from homeserver.services.rooms.state import StateTrees
 from homeserver.services.rooms.stays import last_end
-from homeserver.storage import events, members, users
+from homeserver.storage import events, members, places, room_servers, users
 from homeserver.storage.engine import ReadTx
 from homeserver.storage.events import StoredEvent
 from homeserver.storage.members import Member
@@ -30,7 +30,7 @@ class Placed(Protocol):
     """What is known of an event without reading it."""
 
     @property
-    def position(self) -> int: ...
+    def place(self) -> int: ...
 
     @property
     def state_after(self) -> int | None: ...
@@ -102,7 +102,8 @@ class Onlooker:
             # An event that changes what may be seen is seen by whomever the moment before it or after it allows.
             considered = [after, self._moment(row.state_before)] if row.position in turning else [after]
             if any(
-                visibility.may_see(moment, joined_later=self._in_room_until > row.position) for moment in considered
+                visibility.may_see(moment, joined_later=self._in_room_until > row.timeline_place)
+                for moment in considered
             ):
                 seen.append(Seen(row, event, after.membership))
         return self._without_erased(seen)
@@ -113,7 +114,7 @@ class Onlooker:
         return [
             one
             for one in placed
-            if visibility.may_see(self._moment(one.state_after), joined_later=self._in_room_until > one.position)
+            if visibility.may_see(self._moment(one.state_after), joined_later=self._in_room_until > one.place)
         ]
 
     def may_read_present(self) -> bool:
@@ -131,16 +132,18 @@ class Onlooker:
         return last_end(self._tx, self.room.version, self.member.event)
 
     @property
-    def end_position(self) -> int:
-        """The position at which the user last ceased to be in the room; 0 for those who are in it or never were."""
+    def end_place(self) -> int:
+        """Where the user last ceased to be in the room; below all places for those who are in it or never were."""
         if self.member is None or self.end is None:
-            return 0
-        return self.member.position if self.end.position == self.member.event else self.end.position
+            return places.FIRST
+        if self.end.position == self.member.event or self.end.place is None:
+            return places.at(self.member.position if self.end.position == self.member.event else self.end.position)
+        return self.end.place
 
     @property
     def _in_room_until(self) -> float:
-        """The position up to which whatever came was sent before some moment at which the user was in the room."""
-        return inf if self.is_joined else self.end_position
+        """The place up to which whatever came was sent before some moment at which the user was in the room."""
+        return inf if self.is_joined else self.end_place
 
     def _moment(self, root: int | None) -> Moment:
         return _NOTHING if root is None else self._moments[root]
@@ -194,7 +197,7 @@ class OnlookingServer:
     state of which nothing is known but that others cite it.
     """
 
-    def __init__(self, tx: ReadTx, trees: StateTrees, room: Room, server_name: str) -> None:
+    def __init__(self, tx: ReadTx, trees: StateTrees, room: Room, server_name: ServerName) -> None:
         self.room = room
         self.server_name = server_name
         self._tx = tx
@@ -205,7 +208,7 @@ class OnlookingServer:
     @cached_property
     def is_in_room(self) -> bool:
         """Whether a user of the server is in the room now."""
-        return members.is_server_in(self._tx, self.room.room_nid, self.server_name)
+        return bool(room_servers.find_rooms(self._tx, self.server_name, [self.room.room_nid]))
 
     def shown(self, stored: Sequence[StoredEvent]) -> list[Shown]:
         """Those of the room's events that were not rejected, as the server may have them, in the order given."""

@@ -136,7 +136,7 @@ class Notifications:
             {
                 "actions": outcome.actions,
                 "event": shown[row.position],
-                "read": row.position not in unread,
+                "read": row.came_at not in unread,
                 "room_id": search.rooms[row.room_nid].room_id,
                 "ts": row.origin_server_ts,
             }

@@ -14,7 +14,7 @@ from homeserver.services.rooms.hot import parse
 from homeserver.services.rooms.state import StateTrees
 from homeserver.services.rooms.stays import is_joined_since
 from homeserver.services.rooms.visibility import Onlooker, Seen
-from homeserver.storage import events, members
+from homeserver.storage import events, members, places
 from homeserver.storage.engine import ReadTx
 from homeserver.storage.events import StoredEvent
 from homeserver.storage.members import Member
@@ -68,7 +68,7 @@ class Timeline:
     is_empty: bool
     """Nothing happened in the stretch."""
     before: int
-    """The position just before the first event."""
+    """The place just before the first event."""
 
 
 def joined_room(
@@ -106,7 +106,7 @@ def left_room(tx: ReadTx, trees: StateTrees, view: View, room: Room, member: Mem
     else:
         # An invite that was rejected, or a knock that came to nothing: nothing but the end of it is theirs to see.
         seen = [Seen(leave, parse(leave, room.version), member.membership)]
-        before = leave.position - 1
+        before = places.at(member.position) - 1
         timeline, state = Timeline(seen, limited=False, skipped=False, is_empty=False, before=before), {}
     entry = _entry(tx, eye, view, timeline)
     state.update(_lazy(tx, trees, view, room, timeline, (), is_whole=base is None and was_joined))
@@ -134,10 +134,13 @@ def _timeline(tx: ReadTx, eye: Onlooker, view: View, *, base: int | None, upto: 
     wanted, room = view.filter.timeline, eye.room
     limit = wanted.limit_or(DEFAULT_TIMELINE) if wanted.admits_room(room.room_id) else 0
     seen: list[Seen] = []
-    end, more, skipped, is_empty = upto, True, False, True
+    end, more, skipped, is_empty = places.at(upto), True, False, True
+    # What is missing before an event may come later, where it belongs: before the event.
+    has_gap = room.gapped_at > (base or 0) and room.gapped_at <= upto
+    after = places.at(room.gapped_at) - 1 if has_gap else places.FIRST if base is None else places.upto(base)
     for _ in range(_PAGES):
         size = limit + 1 if wanted.admits_all else _PAGE
-        rows = events.list_backwards(tx, room.room_nid, after=base or 0, upto=end, limit=size)
+        rows = events.list_backwards(tx, room.room_nid, after=after, upto=end, limit=size)
         heard = [one for one in eye.seen(rows) if eye.hears(one.event)]
         admitted = heard if wanted.admits_all else [one for one in heard if wanted.admits_event(one.event)]
         is_empty = is_empty and not rows
@@ -146,10 +149,10 @@ def _timeline(tx: ReadTx, eye: Onlooker, view: View, *, base: int | None, upto: 
         more = len(rows) == size
         if not more or len(seen) > limit:
             break
-        end = rows[-1].position - 1
-    limited = more or len(seen) > limit
+        end = rows[-1].timeline_place - 1
+    limited = more or has_gap or len(seen) > limit
     chosen = seen[:limit][::-1]
-    before = chosen[0].stored.position - 1 if chosen else upto
+    before = chosen[0].stored.timeline_place - 1 if chosen else places.upto(upto)
     return Timeline(chosen, limited, skipped or limited, is_empty, before)
 
 
@@ -159,7 +162,7 @@ def _state(
     """The state to tell, and whether memberships changed in it."""
     if not view.filter.state.admits_room(room.room_id):
         return {}, False
-    is_forked = room.forked_at > (timeline.before if base is None or view.full_state else base)
+    is_forked = room.forked_at > (places.position_of(timeline.before) if base is None or view.full_state else base)
     # Where branches met, the state changes by more than the timeline tells, so the rest of it is told beforehand.
     told = {one.stored.position for one in timeline.seen} if is_forked and not view.state_after else set()
     target = end
@@ -177,7 +180,7 @@ def _state(
 
 def _root_at(tx: ReadTx, room: Room, position: int) -> int | None:
     """The state of the room at a position."""
-    last = events.list_backwards(tx, room.room_nid, after=0, upto=position, limit=1)
+    last = events.list_backwards(tx, room.room_nid, after=places.FIRST, upto=places.at(position), limit=1)
     return last[0].room_root if last else None
 
 
@@ -207,7 +210,7 @@ def _lazy(
     if not users:
         return {}
     root = room.state_root
-    if timeline.seen and room.forked_at <= timeline.before:
+    if timeline.seen and room.forked_at <= places.position_of(timeline.before):
         root = timeline.seen[-1].stored.state_after or root
         if not view.state_after:
             root = timeline.seen[0].stored.state_before or root
@@ -220,7 +223,7 @@ def _entry(tx: ReadTx, eye: Onlooker, view: View, timeline: Timeline) -> Json:
     else:
         form = Form(now=view.now, include_room_id=False, bundle=timeline.limited)
         shown = show(tx, eye, view.who, timeline.seen, form)
-    prev_batch = str(RoomToken(timeline.before))
+    prev_batch = str(RoomToken.at(timeline.before))
     return {"timeline": {"events": shown, "limited": timeline.limited, "prev_batch": prev_batch}}
 
 

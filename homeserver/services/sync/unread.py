@@ -19,7 +19,7 @@ from homeserver.services.rooms.hot import HotRoom, parse
 from homeserver.services.rooms.state import StateTrees
 from homeserver.services.rooms.stays import joined_since
 from homeserver.services.users.push_rules import PushRules
-from homeserver.storage import events, members, receipts
+from homeserver.storage import events, members, places, receipts
 from homeserver.storage.engine import ReadTx
 from homeserver.storage.members import Member
 from homeserver.storage.receipts import UNTHREADED
@@ -38,6 +38,7 @@ class Notice:
     """An event that notifies the user."""
 
     position: int
+    """At which it came."""
     thread: str
     highlight: bool
 
@@ -133,13 +134,15 @@ class Unread:
     def _scan(
         self, tx: ReadTx, user_id: UserId, room: Room, notices: list[Notice], *, after: int, upto: int
     ) -> list[Notice]:
-        rows = events.list_backwards(tx, room.room_nid, after=after, upto=upto, limit=_MOST)
+        rows = events.list_backwards(tx, room.room_nid, after=places.upto(after), upto=places.upto(upto), limit=_MOST)
         if not rows:
             return notices
         place = Place.of_stored(tx, self._trees, room, user_id)
         ruleset = self._push_rules.ruleset(tx, user_id)
         redacted: list[EventId] = []
         for row in reversed(rows):
+            if places.is_past(row.timeline_place):
+                continue
             event = parse(row, room.version)
             if event.redacts is not None:
                 redacted.append(EventId(event.redacts))
@@ -150,7 +153,7 @@ class Unread:
                 continue
             outcome = place.outcome(ruleset, event)
             if outcome.notify and row.redacted_by is None:
-                notices.append(Notice(row.position, thread, outcome.highlight))
+                notices.append(Notice(row.came_at, thread, outcome.highlight))
         return _without_redacted(tx, notices, redacted) if notices and redacted else notices
 
 
@@ -204,7 +207,7 @@ class Place:
 
 def _without_redacted(tx: ReadTx, notices: list[Notice], redacted: Iterable[EventId]) -> list[Notice]:
     """The notices without those of events that were redacted: nothing is left in them to be read."""
-    gone = {row.position for row in events.find_many_by_id(tx, redacted).values() if row.redacted_by is not None}
+    gone = {row.came_at for row in events.find_many_by_id(tx, redacted).values() if row.redacted_by is not None}
     return [notice for notice in notices if notice.position not in gone]
 
 

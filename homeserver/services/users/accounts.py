@@ -26,7 +26,7 @@ from homeserver.storage import (
     stream_rows,
     users,
 )
-from homeserver.storage.engine import Database, WriteTx
+from homeserver.storage.engine import Database, ReadTx, WriteTx
 
 _OPENID_S = 3600
 
@@ -183,6 +183,19 @@ class Accounts:
         expires_ts = now + _OPENID_S * 1000
         await self._database.write(openid_tokens.add, hash_token(token), user_id, expires_ts=expires_ts, now=now)
         return token, _OPENID_S
+
+    async def user_of_openid_token(self, token: str) -> UserId:
+        """The user who made such a token. Raises `UnknownToken`."""
+
+        def read(tx: ReadTx) -> UserId | None:
+            user_id = openid_tokens.find(tx, hash_token(token), now=self._clock.now())
+            account = None if user_id is None else users.find(tx, user_id)
+            return None if account is None or account.is_deactivated else user_id
+
+        user_id = await self._database.read(read)
+        if user_id is None:
+            raise UnknownToken
+        return user_id
 
     async def login(self, user: str, password: str, device: NewDevice) -> NewSession:
         """Log in with a full user id or a localpart. Raises `Forbidden`, the same whatever was wrong."""

@@ -6,8 +6,9 @@ from typing import Any
 import msgspec
 
 from homeserver.errors import Forbidden, InvalidParam, NotFound, Unsupported
-from homeserver.matrix.identifiers import UserId
+from homeserver.matrix.identifiers import UserId, domain_of
 from homeserver.services.auth.sessions import Requester
+from homeserver.services.users.profiles_elsewhere import LARGEST, ProfilesElsewhere
 from homeserver.storage import profiles, stream_rows, users
 from homeserver.storage.engine import Database, ReadTx, WriteTx
 from homeserver.storage.profiles import Change
@@ -15,7 +16,6 @@ from homeserver.storage.profiles import Change
 CHANGES = "profile changes"
 """The notifier's key of changes that rooms must be told of."""
 
-_LARGEST = 65_535
 _LONGEST_KEY = 255
 _TEXTS = ("displayname", "avatar_url", "m.tz")
 _NAMESPACED = re.compile(r"[a-z][a-z0-9_-]*(\.[a-z0-9_-]+)+")
@@ -25,13 +25,21 @@ Json = dict[str, Any]
 
 
 class Profiles:
-    """The profiles of this server's users."""
+    """The profiles of this server's users; those of others are asked for."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, elsewhere: ProfilesElsewhere, server_name: str) -> None:
         self._database = database
+        self._elsewhere = elsewhere
+        self._server_name = server_name
 
     async def get(self, user_id: UserId) -> Json:
-        """The whole profile. Raises `NotFound` for somebody who is not of this server."""
+        """The whole profile, of whomever. Raises `NotFound`, or `RemoteFailure` where it must be asked for."""
+        if domain_of(user_id) != self._server_name:
+            return await self._elsewhere.get(user_id)
+        return await self.get_own(user_id)
+
+    async def get_own(self, user_id: UserId) -> Json:
+        """The whole profile of a user of this server. Raises `NotFound`."""
         return await self._database.read(_get, user_id)
 
     async def get_field(self, user_id: UserId, name: str) -> Any:
@@ -73,8 +81,8 @@ def set_in(tx: WriteTx, user_id: UserId, name: str, value: Any) -> None:
         _remove(tx, user_id, name)
         return
     changed = {**fields, name: value}
-    if len(msgspec.json.encode(changed)) > _LARGEST:
-        raise Unsupported("M_PROFILE_TOO_LARGE", f"A profile has at most {_LARGEST} bytes.")
+    if len(msgspec.json.encode(changed)) > LARGEST:
+        raise Unsupported("M_PROFILE_TOO_LARGE", f"A profile has at most {LARGEST} bytes.")
     if changed != fields:
         _put(tx, user_id, name, changed)
 

@@ -1,6 +1,7 @@
 """How many statements it takes to read many rooms in short; on both databases."""
 
 from homeserver.matrix.identifiers import RoomId
+from homeserver.services.rooms.directories_elsewhere import DirectoriesElsewhere
 from homeserver.services.rooms.directory import Directory, DirectoryPage
 from homeserver.services.rooms.hierarchy import Hierarchy, View
 from homeserver.services.rooms.state import StateTrees
@@ -23,7 +24,8 @@ async def test_directory_and_spaces_are_read_in_a_fixed_number_of_statements(wor
         with counted() as sent:
             # Nothing is in memory yet.
             summaries = Summaries(StateTrees())
-            directory = Directory(container.database, world.clock, container.sender, summaries, "localhost")
+            elsewhere = DirectoriesElsewhere(container.federation)
+            directory = Directory(container.database, world.clock, container.sender, summaries, elsewhere, "localhost")
             page = await directory.list_public(DirectoryPage(None, None))
             trees = StateTrees()
             hierarchy = Hierarchy(container.database, trees, Summaries(trees))

@@ -7,7 +7,7 @@ from urllib.parse import quote
 import pytest
 
 from homeserver.matrix.events import Event
-from homeserver.matrix.identifiers import EventId, RoomId
+from homeserver.matrix.identifiers import EventId, RoomId, ServerName
 from homeserver.services.rooms.inbox import Outcome
 from homeserver.services.rooms.state import StateTrees
 from homeserver.services.rooms.visibility import OnlookingServer
@@ -103,7 +103,7 @@ async def test_nothing_that_another_server_says_beside_an_event_reaches_clients(
 def _shown(tx: ReadTx, room_id: str, server: str, event_ids: list[str]) -> dict[str, bool]:
     room = rooms.find(tx, RoomId(room_id))
     assert room is not None
-    eye = OnlookingServer(tx, StateTrees(), room, server)
+    eye = OnlookingServer(tx, StateTrees(), room, ServerName(server))
     rows = events.find_many_by_id(tx, [EventId(one) for one in event_ids])
     shown = eye.shown([rows[EventId(one)] for one in event_ids])
     for one in shown:

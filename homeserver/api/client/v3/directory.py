@@ -5,11 +5,11 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from homeserver.errors import InvalidParam, NotFound
+from homeserver.errors import InvalidParam
 from homeserver.http.bodies import Body, Empty, Query, identifier
 from homeserver.http.endpoint import ANYBODY, NOBODY, USER, USER_OR_GUEST, Endpoint
 from homeserver.matrix import identifiers
-from homeserver.matrix.identifiers import RoomAlias, RoomId
+from homeserver.matrix.identifiers import RoomAlias, RoomId, ServerName
 from homeserver.services.auth.sessions import Requester
 from homeserver.services.rooms.directory import Directory, DirectoryPage
 
@@ -46,8 +46,8 @@ class Search(Body, frozen=True):
 
 
 async def resolve(room_alias: RoomAlias, directory: Directory) -> dict[str, Any]:
-    room_id = await directory.resolve(room_alias)
-    return {"room_id": room_id, "servers": [directory.server_name]}
+    room_id, servers = await directory.resolve(room_alias)
+    return {"room_id": room_id, "servers": servers}
 
 
 async def put(room_alias: RoomAlias, body: Target, who: Requester, directory: Directory) -> Empty:
@@ -74,39 +74,41 @@ async def set_visibility(room_id: RoomId, body: Visibility, who: Requester, dire
 
 
 async def list_rooms(query: ListQuery, directory: Directory) -> dict[str, Any]:
-    _check_server(query.server, directory)
-    return await directory.list_public(DirectoryPage(query.limit, query.since))
+    return await directory.list_public(DirectoryPage(query.limit, query.since), _server(query.server))
 
 
 async def search(body: Search, query: ServerQuery, directory: Directory) -> dict[str, Any]:
-    _check_server(query.server, directory)
+    return await found(body, directory, _server(query.server))
+
+
+async def found(body: Search, directory: Directory, server: ServerName | None = None) -> dict[str, Any]:
+    """What is in the directory of this server, or of another one, that is searched for."""
     if body.include_all_networks and body.third_party_instance_id is not None:
         raise InvalidParam("Ask for all networks, or for one of them.")
     wanted = body.filter or Wanted()
     if body.third_party_instance_id is not None:
         return {"chunk": [], "total_room_count_estimate": 0}
     page = DirectoryPage(body.limit, body.since, wanted.generic_search_term, wanted.room_types)
-    return await directory.list_public(page)
+    return await directory.list_public(page, server)
 
 
 async def summary(room_id_or_alias: str, who: Requester | None, directory: Directory) -> dict[str, Any]:
     return await directory.summary(who, await directory.room_of(room_id_or_alias))
 
 
-def _check_server(server: str | None, directory: Directory) -> None:
-    if server not in (None, directory.server_name):
-        raise NotFound("This server cannot ask others for their directory yet.")
+def _server(name: str | None) -> ServerName | None:
+    return identifier(identifiers.server_name, name) if name is not None else None
 
 
 ENDPOINTS = [
-    Endpoint("GET", "/directory/room/{room_alias}", resolve, auth=NOBODY, limit=None, body=None),
+    Endpoint("GET", "/directory/room/{room_alias}", resolve, auth=NOBODY, limit="lookup", body=None),
     Endpoint("PUT", "/directory/room/{room_alias}", put, auth=USER, limit=None, body=Target),
     Endpoint("DELETE", "/directory/room/{room_alias}", delete, auth=USER, limit=None, body=None),
     Endpoint("GET", "/rooms/{room_id}/aliases", aliases, auth=USER_OR_GUEST, limit=None, body=None),
     Endpoint("GET", "/directory/list/room/{room_id}", visibility, auth=NOBODY, limit=None, body=None),
     Endpoint("PUT", "/directory/list/room/{room_id}", set_visibility, auth=USER, limit=None, body=Visibility),
-    Endpoint("GET", "/publicRooms", list_rooms, auth=NOBODY, limit=None, body=None),
-    Endpoint("POST", "/publicRooms", search, auth=USER_OR_GUEST, limit=None, body=Search),
+    Endpoint("GET", "/publicRooms", list_rooms, auth=NOBODY, limit="lookup", body=None),
+    Endpoint("POST", "/publicRooms", search, auth=USER_OR_GUEST, limit="lookup", body=Search),
 ]
 
 ENDPOINTS_V1 = [

@@ -31,8 +31,8 @@ async def delete_field(user_id: UserId, key_name: str, who: Requester, profiles:
 
 
 ENDPOINTS = [
-    Endpoint("GET", "/profile/{user_id}", get, auth=NOBODY, limit=None, body=None),
-    Endpoint("GET", "/profile/{user_id}/{key_name}", get_field, auth=NOBODY, limit=None, body=None),
+    Endpoint("GET", "/profile/{user_id}", get, auth=NOBODY, limit="lookup", body=None),
+    Endpoint("GET", "/profile/{user_id}/{key_name}", get_field, auth=NOBODY, limit="lookup", body=None),
     Endpoint("PUT", "/profile/{user_id}/{key_name}", put_field, auth=USER_OR_GUEST, limit="profile", body=JsonObject),
     Endpoint("DELETE", "/profile/{user_id}/{key_name}", delete_field, auth=USER_OR_GUEST, limit="profile", body=None),
 ]

@@ -1,0 +1,386 @@
+"""Requests over HTTP, to other servers: the one place that knows the HTTP client.
+
+The client is what httpx2 stands on, httpcore2, because the signature of a request covers its target as it is sent, and
+the connection is made here. A connection belongs to one server name and to the route by which that was found, so it
+can carry nothing to a server that has not proven its name.
+"""
+
+import asyncio
+import io
+import ssl
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+import h2.exceptions
+import httpcore2
+
+from homeserver.config.model import Federation
+from homeserver.errors import Unreachable
+from homeserver.kit.clock import Clock
+from homeserver.kit.randomness import Randomness
+from homeserver.matrix.identifiers import ServerName
+from homeserver.outbound.addresses import find_literal
+from homeserver.outbound.connecting import Connector, Wire, load_authorities
+from homeserver.outbound.discovery import Discovery, Route, is_host
+from homeserver.outbound.partners import Partners
+from homeserver.outbound.resolver import CachingResolver, DnsResolver, Resolver, Service
+from homeserver.outbound.transport import Reply
+
+_IDLE_S = 55.0
+"""Less than what most servers and proxies wait before they hang up."""
+_SWEEP_S = 15.0
+_WELL_KNOWN_S = 10.0
+_WELL_KNOWN_BYTES = 51_200
+_MOST_REDIRECTS = 5
+_MOST_STREAMS = 100
+_FAILURES = (
+    OSError,
+    httpcore2.NetworkError,
+    httpcore2.ProtocolError,
+    h2.exceptions.H2Error,
+)
+
+
+class _Stale(Exception):
+    """A connection that had been kept ended before anything of the answer came."""
+
+
+class _Stream(httpcore2.AsyncNetworkStream):
+    """A connection, as the HTTP client wants it. Time limits are set around whole requests."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+        self.received = 0
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        try:
+            data = await self._wire.read()
+        except OSError as error:
+            raise httpcore2.ReadError(str(error)) from None
+        self.received += len(data)
+        return data
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        try:
+            await self._wire.write(buffer)
+        except OSError as error:
+            raise httpcore2.WriteError(str(error)) from None
+
+    async def aclose(self) -> None:
+        self._wire.abort()
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._wire.is_readable if info == "is_readable" else None
+
+
+class _Connection:
+    """An open connection to a server. With HTTP/2 it has several users at once."""
+
+    def __init__(self, wire: Wire, route: Route) -> None:
+        self.route = route
+        self.users = 0
+        self.idle_since = 0.0
+        self.wire = wire
+        self._served = 0
+        self._is_retired = False
+        self._stream = _Stream(wire)
+        self._origin = httpcore2.Origin(b"https", route.tls_name.encode("ascii"), route.services[0].port)
+        tls = wire.ssl_object
+        self.is_shared = tls is not None and tls.selected_alpn_protocol() == "h2"
+        kind = httpcore2.AsyncHTTP2Connection if self.is_shared else httpcore2.AsyncHTTP11Connection
+        self._http = kind(self._origin, self._stream)
+
+    @property
+    def is_free(self) -> bool:
+        """Whether it can take one more request."""
+        if self._is_retired or self._http.is_closed() or self._http.has_expired() or not self._http.is_available():
+            return False
+        return not self.wire.is_readable and self.users == 0 if not self.is_shared else self.users < _MOST_STREAMS
+
+    @property
+    def is_open(self) -> bool:
+        return not self._is_retired and not self._http.is_closed()
+
+    async def exchange(
+        self, method: str, target: str, headers: Iterable[tuple[str, str]], body: bytes | None, largest: int
+    ) -> Reply:
+        """The answer to a request. Raises `_Stale`, or `Unreachable`."""
+        request = httpcore2.Request(
+            method.encode("ascii"),
+            httpcore2.URL(
+                scheme=self._origin.scheme,
+                host=self._origin.host,
+                port=self._origin.port,
+                target=target.encode("ascii"),
+            ),
+            headers=[(name.encode("ascii"), value.encode("ascii")) for name, value in headers],
+            content=body,
+        )
+        before = self._stream.received
+        is_done = False
+        try:
+            reply = await self._read(await self._http.handle_async_request(request), largest)
+            is_done = True
+        except httpcore2.ConnectionNotAvailable:
+            raise _Stale from None
+        except _FAILURES as error:
+            is_unread = self._stream.received == before
+            if self._served and (is_unread or (self.is_shared and isinstance(error, httpcore2.RemoteProtocolError))):
+                raise _Stale from None
+            raise Unreachable(
+                f"It broke off, or does not speak HTTP as it should: {str(error) or 'no answer'}"
+            ) from None
+        finally:
+            if not is_done:
+                # What is left of the answer is still to come: nothing else may be asked on this connection.
+                self.retire()
+        self._served += 1
+        return reply
+
+    def retire(self) -> None:
+        """Let it end when nobody uses it any more."""
+        self._is_retired = True
+        if self.users <= 1 or not self.is_shared:
+            self.wire.abort()
+
+    async def _read(self, response: httpcore2.Response, largest: int) -> Reply:
+        if not 200 <= response.status <= 599:
+            raise Unreachable(f"Its answer has the status {response.status}, which means nothing.")
+        headers: dict[str, str] = {}
+        for raw_name, raw_value in response.headers:
+            name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
+            headers[name] = f"{headers[name]}, {value}" if name in headers else value
+        length = headers.get("content-length", "")
+        # A buffer of this kind gives its bytes away without a copy, which counts with the state of a large room.
+        body = io.BytesIO()
+        size = int(length[:20]) if length.isascii() and length.isdigit() else 0
+        try:
+            async with aclosing(response.aiter_stream()) as chunks:
+                while size <= largest and (chunk := await anext(chunks, None)) is not None:
+                    size = max(size, body.tell() + len(chunk))
+                    body.write(chunk)
+        finally:
+            await response.aclose()
+        if size > largest:
+            raise Unreachable(f"Its answer is larger than {largest} bytes.")
+        if headers.get("content-encoding", "identity").lower() not in ("", "identity"):
+            raise Unreachable("Its answer is in an encoding that was not asked for.")
+        return Reply(response.status, headers, body.getvalue())
+
+
+@dataclass(slots=True)
+class _Peer:
+    """A server, while there are connections to it or requests under way."""
+
+    turns: asyncio.Semaphore
+    connections: list[_Connection] = field(default_factory=list)
+    users: int = 0
+
+
+class HttpTransport:
+    """The way to other servers.
+
+    A request waits for its turn at its server first, then for one of all: whoever waits for a slow server is in nobody
+    else's way. All waiting is bounded by the request's own time limit, and cancelling it ends its connection.
+    """
+
+    def __init__(
+        self,
+        settings: Federation,
+        clock: Clock,
+        randomness: Randomness,
+        resolver: Resolver | None = None,
+    ) -> None:
+        context = httpcore2.default_ssl_context()
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.set_alpn_protocols(["h2", "http/1.1"] if settings.http2 else ["http/1.1"])
+        load_authorities(context, settings.ca_files)
+        self.resolver = resolver or CachingResolver(DnsResolver(), clock)
+        self.discovery = Discovery(self.resolver, self._ask_well_known, clock, settings.addresses)
+        self.connector = Connector(settings, self.resolver, randomness, context)
+        self._partners = Partners(settings)
+        self._turns = asyncio.Semaphore(settings.connections)
+        # Requests wait for well-known files while it is their turn, so these need turns of their own.
+        self._fetching = asyncio.Semaphore(settings.connections)
+        self._turns_each = settings.connections_per_server
+        self._most_idle = settings.idle_connections
+        self._peers: dict[str, _Peer] = {}
+        self._idle: OrderedDict[_Connection, str] = OrderedDict()
+        self._sweep: asyncio.TimerHandle | None = None
+
+    async def exchange(
+        self,
+        destination: ServerName,
+        method: str,
+        target: str,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        *,
+        timeout_s: float,
+        largest: int,
+    ) -> Reply:
+        """The answer of a server to a request. Raises `Unreachable`, whose message says which step failed."""
+        refusal = self._partners.refusal(destination)
+        if refusal is not None:
+            raise Unreachable(f"{destination} is not asked: {refusal}")
+        doing = "waiting for a turn"
+        peer = self._peers.setdefault(destination, _Peer(asyncio.Semaphore(self._turns_each)))
+        peer.users += 1
+        try:
+            async with asyncio.timeout(timeout_s), peer.turns, self._turns:
+                doing = "finding out where it is"
+                route = await self.discovery.find(destination)
+                every = _complete(method, headers, route.authority, body)
+                while True:
+                    doing = "connecting to it"
+                    connection = self._take(peer, route) or await self._open(destination, peer, route)
+                    doing = "waiting for its answer"
+                    try:
+                        return await connection.exchange(method, target, every, body, largest)
+                    except _Stale:
+                        # Requests between servers may be repeated, and this one was most likely never read.
+                        continue
+                    finally:
+                        self._release(destination, peer, connection)
+        except TimeoutError:
+            raise Unreachable(f"{destination} was given up after {timeout_s:g} s, while {doing}.") from None
+        except Unreachable as error:
+            raise Unreachable(f"{destination} cannot be reached. {error}") from None
+        finally:
+            peer.users -= 1
+            self._forget(destination, peer)
+
+    async def fetch(
+        self, url: str, *, timeout_s: float, largest: int, headers: Mapping[str, str] | None = None
+    ) -> Reply:
+        """What is at an `https:` address, redirects followed, each to an address that may be connected to.
+
+        Raises `Unreachable`.
+        """
+        try:
+            # To wait for a turn is no fault of whoever is asked.
+            async with self._fetching, asyncio.timeout(timeout_s):
+                for _ in range(_MOST_REDIRECTS + 1):
+                    reply = await self._get(url, headers or {}, largest)
+                    if reply.status not in (301, 302, 303, 307, 308) or "location" not in reply.headers:
+                        return reply
+                    url = urljoin(url, reply.headers["location"])
+        except TimeoutError:
+            raise Unreachable(f"It took longer than {timeout_s:g} s.") from None
+        except ValueError:
+            raise Unreachable("It redirects to something that is no address.") from None
+        raise Unreachable("It redirects again and again.")
+
+    async def close(self) -> None:
+        """End all connections."""
+        if self._sweep is not None:
+            self._sweep.cancel()
+        for peer in self._peers.values():
+            for connection in peer.connections:
+                connection.wire.abort()
+        # The event loop ends them when it comes round.
+        await asyncio.sleep(0)
+
+    async def _ask_well_known(self, host: str) -> Reply:
+        url = f"https://{host}/.well-known/matrix/server"
+        return await self.fetch(url, timeout_s=_WELL_KNOWN_S, largest=_WELL_KNOWN_BYTES)
+
+    async def _get(self, url: str, headers: Mapping[str, str], largest: int) -> Reply:
+        """What is at an address. Raises `Unreachable`, `ValueError`."""
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port or 443
+        literal = f"[{host}]" if ":" in host else host
+        if parts.scheme != "https" or "@" in parts.netloc or (find_literal(literal) is None and not is_host(host)):
+            raise Unreachable(f"{url[:300]} is no address of a page that is safe to get.")
+        authority = literal if port == 443 else f"{literal}:{port}"
+        route = Route(authority, host.removesuffix("."), (Service(host, port),))
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        if not target.isascii() or any(character <= " " for character in target):
+            raise Unreachable(f"{url[:300]} is no address of a page.")
+        connection = _Connection(await self.connector.connect(route), route)
+        try:
+            return await connection.exchange("GET", target, _complete("GET", headers, authority, None), None, largest)
+        finally:
+            connection.retire()
+
+    def _take(self, peer: _Peer, route: Route) -> _Connection | None:
+        """An open connection to where the server is now. One may have ended without our having been told."""
+        for connection in reversed(peer.connections):
+            if connection.route == route and connection.is_free:
+                connection.users += 1
+                self._idle.pop(connection, None)
+                return connection
+        return None
+
+    async def _open(self, destination: ServerName, peer: _Peer, route: Route) -> _Connection:
+        try:
+            wire = await self.connector.connect(route)
+        except Unreachable:
+            self.discovery.doubt(destination)
+            raise
+        connection = _Connection(wire, route)
+        connection.users = 1
+        peer.connections.append(connection)
+
+        def lost() -> None:
+            if connection in peer.connections:
+                peer.connections.remove(connection)
+            self._idle.pop(connection, None)
+            self._forget(destination, peer)
+
+        wire.on_lost = lost
+        return connection
+
+    def _release(self, destination: ServerName, peer: _Peer, connection: _Connection) -> None:
+        """A request has ended: keep the connection for the next, if it is good and there are not too many."""
+        connection.users -= 1
+        if connection.users:
+            return
+        if not connection.is_open or not connection.is_free:
+            connection.retire()
+            return
+        connection.idle_since = asyncio.get_running_loop().time()
+        self._idle[connection] = destination
+        while len(self._idle) > self._most_idle:
+            self._idle.popitem(last=False)[0].retire()
+        if self._sweep is None and self._idle:
+            self._sweep = asyncio.get_running_loop().call_later(_SWEEP_S, self._close_idle)
+
+    def _close_idle(self) -> None:
+        """End the connections that nobody has used for a while."""
+        self._sweep = None
+        loop = asyncio.get_running_loop()
+        while self._idle and (oldest := next(iter(self._idle))).idle_since + _IDLE_S < loop.time():
+            del self._idle[oldest]
+            oldest.retire()
+        if self._idle:
+            self._sweep = loop.call_later(_SWEEP_S, self._close_idle)
+
+    def _forget(self, destination: str, peer: _Peer) -> None:
+        if not peer.users and not peer.connections and self._peers.get(destination) is peer:
+            del self._peers[destination]
+
+
+@asynccontextmanager
+async def opened(
+    settings: Federation, clock: Clock, randomness: Randomness, resolver: Resolver | None = None
+) -> AsyncIterator[HttpTransport]:
+    """The way to other servers, closed in the end. Raises `ConfigError`."""
+    transport = HttpTransport(settings, clock, randomness, resolver)
+    try:
+        yield transport
+    finally:
+        await transport.close()
+
+
+def _complete(method: str, headers: Mapping[str, str], authority: str, body: bytes | None) -> list[tuple[str, str]]:
+    """The headers of a request, with those that the transport itself must know."""
+    every = [("Host", authority), ("User-Agent", "homeserver"), ("Accept-Encoding", "identity")]
+    every += [(name, value) for name, value in headers.items() if name.lower() not in ("host", "content-length")]
+    if body is not None or method in ("POST", "PUT"):
+        every.append(("Content-Length", str(len(body or b""))))
+    return every
