@@ -149,9 +149,7 @@ class FederationCheck:
 
     async def _answers(self, name: ServerName) -> AsyncIterator[Step]:
         """What the server answers to requests."""
-        client = FederationClient(
-            self._transport, self._destinations, self._config.server_name, self._key or _NO_KEY
-        )
+        client = FederationClient(self._transport, self._destinations, self._config.server_name, self._key or _NO_KEY)
         try:
             version = (await client.version(name)).get("server", {})
             described = [str(version.get(part, ""))[:100] for part in ("name", "version")]
