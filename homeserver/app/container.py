@@ -33,6 +33,7 @@ from homeserver.services.auth.limits import Limits
 from homeserver.services.auth.passwords import Passwords
 from homeserver.services.auth.servers import ServerAuth
 from homeserver.services.auth.sessions import Sessions
+from homeserver.services.federation.destinations import DestinationReports
 from homeserver.services.federation.device_keys import DeviceKeys
 from homeserver.services.federation.device_lists import DeviceListUpdates, RemoteDeviceLists, SigningKeyUpdates
 from homeserver.services.federation.edus import Edus
@@ -114,6 +115,7 @@ class Container:
     notifier: Notifier
     destinations: Destinations
     ephemeral: Ephemeral
+    destination_reports: DestinationReports
     federation: FederationClient
     server_auth: ServerAuth
     published_keys: PublishedKeys
@@ -348,6 +350,7 @@ async def build(
             notifier=notifier,
             destinations=destinations,
             ephemeral=ephemeral,
+            destination_reports=DestinationReports(database, clock, destinations),
             federation=client,
             server_auth=ServerAuth(keys, destinations, clock, Partners(config.federation), config.server_name),
             published_keys=PublishedKeys(database, clock, keys, config.server_name, author.key, old_keys),
