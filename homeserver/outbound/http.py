@@ -10,7 +10,7 @@ import io
 import ssl
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urljoin, urlsplit
@@ -37,6 +37,7 @@ _WELL_KNOWN_S = 10.0
 _WELL_KNOWN_BYTES = 51_200
 _MOST_REDIRECTS = 5
 _MOST_STREAMS = 100
+_GATHERED = 65_536
 _FAILURES = (
     OSError,
     httpcore2.NetworkError,
@@ -50,13 +51,22 @@ class _Stale(Exception):
 
 
 class _Stream(httpcore2.AsyncNetworkStream):
-    """A connection, as the HTTP client wants it. Time limits are set around whole requests."""
+    """A connection, as the HTTP client wants it. Time limits are set around whole requests.
 
-    def __init__(self, wire: Wire) -> None:
+    The client writes a request in pieces, and reads when it is whole: small pieces leave together. With HTTP/2, where
+    one request is written while the answer to another is read, nothing is kept back.
+    """
+
+    def __init__(self, wire: Wire, *, is_gathering: bool) -> None:
         self._wire = wire
+        self._is_gathering = is_gathering
+        self._gathered = b""
         self.received = 0
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        if self._gathered:
+            with suppress(OSError):  # An answer may have come before the other side had taken all.
+                await self._flush(b"")
         try:
             data = await self._wire.read()
         except OSError as error:
@@ -66,9 +76,16 @@ class _Stream(httpcore2.AsyncNetworkStream):
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
         try:
-            await self._wire.write(buffer)
+            if self._is_gathering and len(self._gathered) + len(buffer) <= _GATHERED:
+                self._gathered += buffer
+            else:
+                await self._flush(buffer)
         except OSError as error:
             raise httpcore2.WriteError(str(error)) from None
+
+    async def _flush(self, data: bytes) -> None:
+        data, self._gathered = self._gathered + data, b""
+        await self._wire.write(data)
 
     async def aclose(self) -> None:
         self._wire.abort()
@@ -87,10 +104,10 @@ class _Connection:
         self.wire = wire
         self._served = 0
         self._is_retired = False
-        self._stream = _Stream(wire)
         self._origin = httpcore2.Origin(b"https", route.tls_name.encode("ascii"), route.services[0].port)
         tls = wire.ssl_object
         self.is_shared = tls is not None and tls.selected_alpn_protocol() == "h2"
+        self._stream = _Stream(wire, is_gathering=not self.is_shared)
         kind = httpcore2.AsyncHTTP2Connection if self.is_shared else httpcore2.AsyncHTTP11Connection
         self._http = kind(self._origin, self._stream)
 

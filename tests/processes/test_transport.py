@@ -364,3 +364,34 @@ async def test_fetch_follows_redirects_without_going_round_and_never_out_of_tls(
                 await transport.fetch(url + path, timeout_s=5, largest=100)
         with pytest.raises(Unreachable):
             await transport.fetch(f"{url}/start", timeout_s=5, largest=4)
+
+
+@pytest.mark.behaviours("SS-DISC-01", "SS-DISC-02", "SS-DISC-03")
+async def test_a_delegated_server_is_found_asked_by_its_other_name_and_kept(authority: Authority) -> None:
+    """The whole way: a well-known file behind a redirect, SRV records of the host it names, and the server."""
+    redirect = ok(b"", "301 Moved", Location="https://www.a.test/elsewhere.json")
+    page = ok(b'{"m.server": "matrix.a.test"}', Content_Type="text/plain")
+
+    async def web(heard: Heard, writer: asyncio.StreamWriter) -> None:
+        await (page if heard.headers["host"] == "www.a.test" else redirect)(heard, writer)
+
+    async with AsyncExitStack() as stack:
+        site = authority.issue("a.test", "www.a.test").server_context()
+        try:
+            pages = await stack.enter_async_context(tls_peer(site, web, "127.0.0.44", 443))
+        except PermissionError:
+            pytest.skip("Port 443, where well-known files are, can be had by an administrator only.")
+        context = authority.issue("matrix.a.test").server_context()
+        server = await stack.enter_async_context(tls_peer(context, ok()))
+        names = Names(hosts={name: ["127.0.0.44"] for name in ("a.test", "www.a.test")})
+        names.hosts["host.test"] = ["127.0.0.2"]
+        names.records["_matrix-fed._tcp.matrix.a.test"] = [Service("host.test", server.port)]
+        transport = await stack.enter_async_context(transport_to(authority, names=names, allowed_ranges=LOCAL))
+        for _ in range(3):
+            assert (await ask(transport, "a.test")).status == 200
+    assert [heard.line for heard in pages.heard] == [
+        "GET /.well-known/matrix/server HTTP/1.1",
+        "GET /elsewhere.json HTTP/1.1",
+    ]
+    assert {heard.headers["host"] for heard in server.heard} == {"matrix.a.test"}
+    assert (server.names, server.connections) == (["matrix.a.test"], 1)
