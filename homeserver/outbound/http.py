@@ -32,7 +32,6 @@ from homeserver.outbound.transport import Reply
 
 _IDLE_S = 55.0
 """Less than what most servers and proxies wait before they hang up."""
-_SWEEP_S = 15.0
 _WELL_KNOWN_S = 10.0
 _WELL_KNOWN_BYTES = 51_200
 _MOST_REDIRECTS = 5
@@ -211,7 +210,11 @@ class HttpTransport:
         clock: Clock,
         randomness: Randomness,
         resolver: Resolver | None = None,
+        *,
+        idle_s: float = _IDLE_S,
     ) -> None:
+        """`idle_s` is how long a connection that nobody uses is kept. Raises `ConfigError`."""
+        self._idle_s = idle_s
         found = resolver or CachingResolver(DnsResolver(), clock)
         self.discovery = Discovery(found, self._ask_well_known, clock, settings.addresses)
         self.connector = Connector(settings, found, randomness, new_context(settings))
@@ -361,17 +364,17 @@ class HttpTransport:
         while len(self._idle) > self._most_idle:
             self._idle.popitem(last=False)[0].retire()
         if self._sweep is None and self._idle:
-            self._sweep = asyncio.get_running_loop().call_later(_SWEEP_S, self._close_idle)
+            self._sweep = asyncio.get_running_loop().call_later(self._idle_s / 4, self._close_idle)
 
     def _close_idle(self) -> None:
         """End the connections that nobody has used for a while."""
         self._sweep = None
         loop = asyncio.get_running_loop()
-        while self._idle and (oldest := next(iter(self._idle))).idle_since + _IDLE_S < loop.time():
+        while self._idle and (oldest := next(iter(self._idle))).idle_since + self._idle_s < loop.time():
             del self._idle[oldest]
             oldest.retire()
         if self._idle:
-            self._sweep = loop.call_later(_SWEEP_S, self._close_idle)
+            self._sweep = loop.call_later(self._idle_s / 4, self._close_idle)
 
     def _forget(self, destination: str, peer: _Peer) -> None:
         if not peer.users and not peer.connections and self._peers.get(destination) is peer:
@@ -389,10 +392,15 @@ def new_context(settings: Federation) -> ssl.SSLContext:
 
 @asynccontextmanager
 async def opened(
-    settings: Federation, clock: Clock, randomness: Randomness, resolver: Resolver | None = None
+    settings: Federation,
+    clock: Clock,
+    randomness: Randomness,
+    resolver: Resolver | None = None,
+    *,
+    idle_s: float = _IDLE_S,
 ) -> AsyncIterator[HttpTransport]:
     """The way to other servers, closed in the end. Raises `ConfigError`."""
-    transport = HttpTransport(settings, clock, randomness, resolver)
+    transport = HttpTransport(settings, clock, randomness, resolver, idle_s=idle_s)
     try:
         yield transport
     finally:

@@ -39,13 +39,13 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 @asynccontextmanager
 async def transport_to(
-    authority: Authority, *peers: tuple[str, TlsPeer], names: Names | None = None, **more: Any
+    authority: Authority, *peers: tuple[str, TlsPeer], names: Names | None = None, idle_s: float = 60, **more: Any
 ) -> AsyncIterator[HttpTransport]:
     """The transport under test, which is told where the peers are."""
     settings = Federation(
         addresses={name: peer.address for name, peer in peers}, ca_files=(str(authority.file),), **more
     )
-    async with opened(settings, Clock(), Randomness(), names or Names()) as transport:
+    async with opened(settings, Clock(), Randomness(), names or Names(), idle_s=idle_s) as transport:
         yield transport
 
 
@@ -322,6 +322,26 @@ async def test_unused_connections_are_kept_up_to_a_bound(authority: Authority) -
             await ask(transport, "9.test")
             await ask(transport, "0.test")
     assert [heard.connection for heard in peer.heard[-2:]] == [10, 11]
+
+
+async def test_unused_connections_are_ended_after_a_while(authority: Authority) -> None:
+    async with tls_peer(authority.issue("a.test", "b.test").server_context(), ok()) as peer:
+        async with transport_to(authority, ("a.test", peer), ("b.test", peer), idle_s=0.2) as transport:
+            await ask(transport, "a.test")
+            await ask(transport, "b.test")
+            await peer.until(lambda peer: not peer.open_now)
+            assert (await ask(transport, "a.test")).status == 200
+
+
+async def test_a_server_that_has_moved_is_asked_where_it_is_now(authority: Authority) -> None:
+    context = authority.issue("a.test").server_context()
+    async with tls_peer(context, ok(b"old")) as old, tls_peer(context, ok(b"new"), "127.0.0.3") as new:
+        names = Names(hosts={"old.test": [old.host], "new.test": [new.host]})
+        async with transport_to(authority, names=names, allowed_ranges=LOCAL) as transport:
+            names.records["_matrix-fed._tcp.a.test"] = [Service("old.test", old.port)]
+            assert (await ask(transport, "a.test")).body == b"old"
+            names.records["_matrix-fed._tcp.a.test"] = [Service("new.test", new.port)]
+            assert (await ask(transport, "a.test")).body == b"new"
 
 
 async def test_a_cancelled_request_leaves_nothing_behind(authority: Authority) -> None:
