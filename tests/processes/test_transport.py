@@ -21,7 +21,7 @@ from homeserver.outbound.resolver import Service
 from homeserver.outbound.transport import Reply
 from tests.outbound.names import Names
 from tests.processes.certificates import Authority
-from tests.processes.tls_peers import Answer, Heard, TlsPeer, dripping, never, ok, raw, tls_peer
+from tests.processes.tls_peers import Answer, Heard, TlsPeer, dripping, endless, never, ok, raw, tls_peer
 
 BODY = b'{"secret": "what only the right server may read"}'
 LOCAL = ("127.0.0.0/8",)
@@ -149,6 +149,17 @@ async def test_addresses_of_the_inside_are_not_connected_to_unless_allowed(autho
             assert (await ask(transport, name)).status == 200
 
 
+@pytest.mark.behaviours("SS-DISC-05")
+async def test_the_address_that_is_reached_is_judged_too(authority: Authority) -> None:
+    # To connect to 0.0.0.0 is to connect to this machine, which nobody has allowed.
+    async with tls_peer(authority.issue("a.test").server_context(), ok(), "127.0.0.1") as peer:
+        names = Names(hosts={"a.test": ["0.0.0.0"]})
+        async with transport_to(authority, names=names, allowed_ranges=("0.0.0.0/32",)) as transport:
+            with pytest.raises(Unreachable, match=r"127\.0\.0\.1 is this machine, and is not to be connected to"):
+                await ask(transport, f"a.test:{peer.port}")
+    assert peer.bytes_read == 0
+
+
 @pytest.mark.parametrize(("deny", "allow"), [(("*.test",), None), ((), ("b.test",))])
 async def test_a_server_that_the_operator_excludes_is_not_asked(
     authority: Authority, deny: tuple[str, ...], allow: tuple[str, ...] | None
@@ -267,6 +278,19 @@ async def test_a_slow_server_is_given_up_in_time_and_holds_up_nobody_else(author
             await slow.until(lambda peer: not peer.open_now)
 
 
+@pytest.mark.trust("F28")
+async def test_many_servers_that_cannot_be_found_do_not_stand_in_each_others_way(authority: Authority) -> None:
+    async with transport_to(authority, connections=10) as transport:
+
+        async def ask_nobody(number: int) -> None:
+            with pytest.raises(Unreachable, match="has no address"):
+                await ask(transport, f"{number}.test", timeout_s=3)
+
+        async with asyncio.TaskGroup() as tasks:
+            for number in range(50):
+                tasks.create_task(ask_nobody(number))
+
+
 @pytest.mark.parametrize(
     "answer",
     [
@@ -291,6 +315,23 @@ async def test_an_answer_that_is_garbage_or_too_large_is_none(authority: Authori
         async with transport_to(authority, ("a.test", peer)) as transport:
             with pytest.raises(Unreachable, match=r"a\.test cannot be reached"):
                 await ask(transport, "a.test", timeout_s=10)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        endless(b"HTTP/1.1 200 OK\r\n\r\n", b"x" * 65_536),
+        endless(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n" * 10_000),
+        endless(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n", b"x" * 65_536),
+    ],
+)
+@pytest.mark.trust("F25")
+async def test_an_answer_without_an_end_is_read_no_further_than_allowed(authority: Authority, answer: Answer) -> None:
+    async with tls_peer(authority.issue("a.test").server_context(), answer) as peer:
+        async with transport_to(authority, ("a.test", peer)) as transport:
+            with pytest.raises(Unreachable, match="is larger than 100000 bytes"):
+                await ask(transport, "a.test")
+            await peer.until(lambda peer: not peer.open_now)
 
 
 @pytest.mark.parametrize("status", ["302 Found", "418 Teapot", "429 Slow", "500 Oh", "599 X", "204 None"])
