@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.processes.federating import Federation, new_federation
-from tests.processes.server import PROGRAM
+from tests.processes.server import PROGRAM, free_port
+from tests.processes.synapse import running_synapse
+
+pytestmark = pytest.mark.timeout(90)  # Each test starts processes, and waits for them.
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,18 @@ def test_check_of_a_name_that_leads_to_another_server_says_whose_it_is(pair: Pai
     result = pair.check("a.test", pair.others["of a"])
     assert result.returncode == 1
     assert "Its keys (/_matrix/key/v2/server) are not good: The keys are those of 'b.test'." in result.stdout
+
+
+def test_check_of_a_synapse_is_good_in_both_directions(tmp_path: Path) -> None:
+    federation = new_federation(tmp_path)
+    place = f"127.0.0.3:{free_port()}"
+    federation.add(place, at=place)  # Synapse finds servers by the DNS alone, so the name is an address.
+    ranges = {"HOMESERVER_FEDERATION_ALLOWED_RANGES": '["127.0.0.0/8"]'}
+    with running_synapse(tmp_path / "synapse", federation.authority) as synapse, federation.running(place, **ranges):
+        result = federation.check(place, synapse.name, **ranges)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "It says that it is Synapse" in result.stdout
+    assert "It answers a request that is signed by this server." in result.stdout
 
 
 def test_check_of_what_the_settings_forbid_ends_there(tmp_path: Path) -> None:
