@@ -225,8 +225,8 @@ async def build(
         destinations, ephemeral = Destinations(clock, randomness), Ephemeral()
         client = FederationClient(transport, destinations, config.server_name, author.key)
         notaries = config.federation.notaries
-        keys = KeyRing(database, clock, client, config.server_name, author.key, notaries=notaries)
         old_keys = {one.key_id: PublishedKey(one.public_key, one.expired_ts) for one in config.federation.old_keys}
+        keys = KeyRing(database, clock, client, config.server_name, author.key, old=old_keys, notaries=notaries)
         server_acls = ServerAcls(hot)
         room_reads = RoomReads(database, trees, server_acls)
         merger = Merger(clock, hot, writer, graph, author, config.server_name)
