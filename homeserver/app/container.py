@@ -8,6 +8,7 @@ from pathlib import Path
 from homeserver.app import signing_key
 from homeserver.config.model import Config
 from homeserver.consumers.effects import RoomEffects
+from homeserver.consumers.federation_sender import FederationSender
 from homeserver.consumers.housekeeping import Housekeeping, Purging
 from homeserver.consumers.loop import running
 from homeserver.kit import crash
@@ -18,6 +19,8 @@ from homeserver.kit.metrics import Metrics
 from homeserver.kit.randomness import Randomness
 from homeserver.matrix.server_keys import PublishedKey
 from homeserver.outbound.blobs import DiskBlobs
+from homeserver.outbound.destinations import Destinations
+from homeserver.outbound.ephemeral import Ephemeral
 from homeserver.outbound.federation import FederationClient
 from homeserver.outbound.http import opened
 from homeserver.outbound.keyring import KeyRing
@@ -29,6 +32,7 @@ from homeserver.services.auth.passwords import Passwords
 from homeserver.services.auth.servers import ServerAuth
 from homeserver.services.auth.sessions import Sessions
 from homeserver.services.federation.edus import Edus
+from homeserver.services.federation.history import History
 from homeserver.services.federation.lines import Lines
 from homeserver.services.federation.room_reads import RoomReads
 from homeserver.services.federation.server_keys import PublishedKeys
@@ -39,7 +43,9 @@ from homeserver.services.live.receipts import Receipts
 from homeserver.services.live.typing import Typing
 from homeserver.services.media.store import MediaStore
 from homeserver.services.media.thumbnails import Thumbnails
+from homeserver.services.rooms.arrival import Arrivals
 from homeserver.services.rooms.author import Author
+from homeserver.services.rooms.checks import Checks
 from homeserver.services.rooms.create import RoomCreation
 from homeserver.services.rooms.directories_elsewhere import DirectoriesElsewhere
 from homeserver.services.rooms.directory import Directory
@@ -48,18 +54,23 @@ from homeserver.services.rooms.graph import Graph
 from homeserver.services.rooms.hierarchy import Hierarchy
 from homeserver.services.rooms.hot import HotRooms
 from homeserver.services.rooms.inbox import Inbox
+from homeserver.services.rooms.invitations import Invitations
 from homeserver.services.rooms.members import Members
 from homeserver.services.rooms.merge import Merger
+from homeserver.services.rooms.outliers import Outliers
 from homeserver.services.rooms.persist import EventWriter
 from homeserver.services.rooms.purge import Purge
 from homeserver.services.rooms.read import RoomReader
 from homeserver.services.rooms.relations import Relations
+from homeserver.services.rooms.remote_members import RemoteMembers
+from homeserver.services.rooms.resident import Resident
 from homeserver.services.rooms.resolution import Resolver
 from homeserver.services.rooms.send import Sender
 from homeserver.services.rooms.server_acl import ServerAcls
 from homeserver.services.rooms.signatures import Signatures
 from homeserver.services.rooms.state import StateTrees
 from homeserver.services.rooms.state_events import StateEvents
+from homeserver.services.rooms.stripped import Stripper
 from homeserver.services.rooms.succession import Succession
 from homeserver.services.rooms.summaries import Summaries
 from homeserver.services.rooms.upgrade import RoomUpgrade
@@ -92,6 +103,8 @@ class Container:
     metrics: Metrics
     database: Database
     notifier: Notifier
+    destinations: Destinations
+    ephemeral: Ephemeral
     federation: FederationClient
     server_auth: ServerAuth
     published_keys: PublishedKeys
@@ -113,7 +126,10 @@ class Container:
     to_device: ToDevice
     key_backups: KeyBackups
     server_acls: ServerAcls
+    resident: Resident
+    invitations: Invitations
     inbox: Inbox
+    arrivals: Arrivals
     sender: Sender
     members: Members
     room_creation: RoomCreation
@@ -123,6 +139,7 @@ class Container:
     relations: Relations
     hierarchy: Hierarchy
     room_reads: RoomReads
+    history: History
     state_events: StateEvents
     purge: Purge
     receipts: Receipts
@@ -193,13 +210,17 @@ async def build(
         graph = Graph(database, trees, hot, resolver)
         if transport is None:
             transport = await stack.enter_async_context(opened(config.federation, clock, randomness))
-        client = FederationClient(transport, config.server_name, author.key)
+        destinations, ephemeral = Destinations(clock, randomness), Ephemeral()
+        client = FederationClient(transport, destinations, config.server_name, author.key)
         notaries = config.federation.notaries
         keys = KeyRing(database, clock, client, config.server_name, author.key, notaries=notaries)
         old_keys = {one.key_id: PublishedKey(one.public_key, one.expired_ts) for one in config.federation.old_keys}
         server_acls = ServerAcls(hot)
+        room_reads = RoomReads(database, trees, server_acls)
         merger = Merger(clock, hot, writer, graph, author, config.server_name)
-        inbox = Inbox(database, clock, hot, writer, graph, merger, Signatures(keys))
+        signatures = Signatures(keys)
+        checks, outliers = Checks(signatures), Outliers(database, clock, writer)
+        inbox = Inbox(database, clock, hot, writer, graph, merger, checks, outliers)
         gaps = Gaps(database, clock, trees, hot, inbox, server_acls, client, metrics, background, config.server_name)
         stack.push_async_callback(gaps.close)
         lines = Lines(database, clock, hot, inbox, gaps, metrics, background)
@@ -208,8 +229,11 @@ async def build(
         transactions = Transactions(
             database, clock, hot, inbox, server_acls, lines, edus, metrics, background, config.server_name
         )
+        arrivals = Arrivals(database, clock, hot, trees, writer, inbox, checks, outliers, config.server_name)
         sender = Sender(database, clock, hot, writer, merger, author)
-        members = Members(database, sender, Succession(database, trees), config.server_name)
+        stripper = Stripper(signatures)
+        remote_members = RemoteMembers(database, clock, client, author, signatures, arrivals, stripper)
+        members = Members(database, sender, inbox, Succession(database, trees), remote_members, config.server_name)
         room_creation = RoomCreation(clock, sender, members, author, default_version=config.default_room_version)
         room_reader = RoomReader(database, clock, trees)
         summaries = Summaries(trees)
@@ -244,8 +268,12 @@ async def build(
             database, clock, trees, hot, resolver, sender, server_name=config.server_name, holder=randomness.letters(16)
         )
         purging = Purging(notifier, purge)
+        federation_sender = FederationSender(
+            database, clock, randomness, notifier, client, destinations, ephemeral, metrics, config.server_name
+        )
         if is_server:
-            await stack.enter_async_context(running([housekeeping.run, effects.run, purging.run, lines.run], clock))
+            works = [housekeeping.run, effects.run, purging.run, lines.run, federation_sender.run]
+            await stack.enter_async_context(running(works, clock))
         yield Container(
             config=config,
             clock=clock,
@@ -253,10 +281,12 @@ async def build(
             metrics=metrics,
             database=database,
             notifier=notifier,
+            destinations=destinations,
+            ephemeral=ephemeral,
             federation=client,
-            transactions=transactions,
-            server_auth=ServerAuth(keys, clock, Partners(config.federation), config.server_name),
+            server_auth=ServerAuth(keys, destinations, clock, Partners(config.federation), config.server_name),
             published_keys=PublishedKeys(database, clock, keys, config.server_name, author.key, old_keys),
+            transactions=transactions,
             sessions=sessions,
             passwords=passwords,
             limits=limits,
@@ -273,8 +303,11 @@ async def build(
             e2e_keys=E2eKeys(database, config.server_name),
             to_device=ToDevice(database, clock),
             key_backups=KeyBackups(database),
+            invitations=Invitations(database, sender, members, server_acls, signatures, stripper, author),
+            resident=Resident(database, sender, inbox, server_acls, signatures, author, trees),
             server_acls=server_acls,
             inbox=inbox,
+            arrivals=arrivals,
             sender=sender,
             members=members,
             room_creation=room_creation,
@@ -283,7 +316,8 @@ async def build(
             room_upgrade=RoomUpgrade(database, sender, members, room_creation, author),
             directory=directory,
             hierarchy=Hierarchy(database, trees, summaries),
-            room_reads=RoomReads(database, trees, server_acls),
+            room_reads=room_reads,
+            history=History(database, trees, room_reads),
             state_events=StateEvents(sender, members, directory),
             purge=purge,
             receipts=Receipts(database, clock),

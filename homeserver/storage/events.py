@@ -245,6 +245,9 @@ _ROOTS = (
     .order_by(events.c.place)
     .limit(bindparam("limit"))
 )
+_GRAPH_BACKWARDS = (
+    _ALL.where(_OF_ROOM, events.c.place < bindparam("below")).order_by(events.c.place.desc()).limit(bindparam("limit"))
+)
 _PAST = (
     _ALL.where(
         _OF_ROOM,
@@ -441,6 +444,12 @@ def list_every_backwards(tx: ReadTx, room_nid: int, *, upto: int, limit: int) ->
     """The room's events up to a position, the newest first: also those that nobody is shown."""
     values = {"room_nid": room_nid, "upto": upto, "limit": limit}
     return [StoredEvent(*row) for row in tx.connection.execute(_EVERY_BACKWARDS, values)]
+
+
+def list_graph_backwards(tx: ReadTx, room_nid: int, *, below: int, limit: int) -> list[StoredEvent]:
+    """The room's events below a place, the last first: also those that nobody is shown, without outliers."""
+    values = {"nid": room_nid, "below": below, "limit": limit}
+    return [StoredEvent(*row) for row in tx.connection.execute(_GRAPH_BACKWARDS, values)]
 
 
 def count(tx: ReadTx) -> int:
