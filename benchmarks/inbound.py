@@ -119,7 +119,8 @@ async def measure(subject: Subject, database_url: str, arguments: argparse.Names
         print(
             f"{batch:3} events in a delivery: {total / seconds:7.0f} events/s, {spent / total:.2f} ms CPU each"
             f" (database {(_database_cpu(database_url) - others) / total:.2f}),"
-            f" answers p50 {statistics.median(took) * 1000:.1f} ms, p99 {took[len(took) * 99 // 100] * 1000:.1f} ms"
+            f" answers p50 {statistics.median(took) * 1000:.1f} ms, p99 {took[len(took) * 99 // 100] * 1000:.1f},"
+            f" longest {took[-1] * 1000:.0f} ms"
         )
     connection.close()
 
