@@ -186,11 +186,11 @@ class World:
 
 def settings(database_url: str, data_dir: str, **more: Any) -> Config:
     """Settings for tests: cheap passwords, no rate limits."""
+    more.setdefault("limits", Limits(rate_limits=False))
     return Config(
         database_url=database_url,
         data_dir=data_dir,
         passwords=Passwords(time_cost=1, memory_kib=8, minimum_length=1),
-        limits=Limits(rate_limits=False),
         **more,
     )
 

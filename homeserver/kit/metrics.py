@@ -81,6 +81,14 @@ class Metrics:
             "Servers that do not take what is sent to them.",
             registry=self.registry,
         )
+        self.partial_rooms = Gauge(
+            "homeserver_partial_rooms", "Rooms whose state is known in part.", registry=self.registry
+        )
+        self.state_events_fetched = Counter(
+            "homeserver_state_events_fetched",
+            "Events of rooms that are known in part that were verified and stored.",
+            registry=self.registry,
+        )
         self.waiting = Gauge("homeserver_waiting_requests", "Long polls held open now.", registry=self.registry)
 
     def answered(self, method: str, endpoint: str, status: int, seconds: float) -> None:

@@ -13,7 +13,7 @@ from urllib.parse import quote, urlencode
 import msgspec
 
 from homeserver.errors import Refused, Unreachable
-from homeserver.matrix.identifiers import EventId, RoomAlias, RoomId, ServerName, UserId
+from homeserver.matrix.identifiers import DeviceId, EventId, RoomAlias, RoomId, ServerName, UserId
 from homeserver.matrix.request_signing import sign_request
 from homeserver.matrix.signing import SigningKey
 from homeserver.outbound.destinations import Destinations
@@ -374,7 +374,7 @@ class FederationClient:
     async def claim_keys(
         self,
         destination: ServerName,
-        one_time_keys: Mapping[UserId, Mapping[str, str]],
+        one_time_keys: Mapping[UserId, Mapping[DeviceId, str]],
         *,
         timeout_s: float = 10.0,
     ) -> ClaimedKeys:
@@ -383,10 +383,10 @@ class FederationClient:
         target = f"{_V1}/user/keys/claim"
         return await self._call(destination, "POST", target, ClaimedKeys, content=content, timeout_s=timeout_s)
 
-    async def media(self, destination: ServerName, media_id: str, *, largest: int, timeout_s: float = 60.0) -> Reply:
-        """A file, as the parts of a multipart answer (`getContent`)."""
-        target = f"{_V1}/media/download/{_part(media_id)}"
-        return await self._ask(destination, "GET", target, timeout_s=timeout_s, largest=largest)
+    async def media(self, destination: ServerName, media_id: str, *, largest: int, wait_ms: int = 20_000) -> Reply:
+        """A file, as the parts of a multipart answer; the server may wait for it to be uploaded (`getContent`)."""
+        target = _with_query(f"{_V1}/media/download/{_part(media_id)}", [("timeout_ms", str(wait_ms))])
+        return await self._ask(destination, "GET", target, timeout_s=60.0 + wait_ms / 1000, largest=largest)
 
     async def thumbnail(
         self, destination: ServerName, media_id: str, query: Sequence[tuple[str, str]], *, largest: int
@@ -399,6 +399,13 @@ class FederationClient:
         """A file, from a server that does not know the authenticated way (`getContent` of clients)."""
         target = f"/_matrix/media/v3/download/{_part(server)}/{_part(media_id)}?allow_remote=false"
         return await self._ask(destination, "GET", target, timeout_s=60.0, largest=largest, is_signed=False)
+
+    async def file_at(self, url: str, *, largest: int) -> Reply:
+        """A file that a server says is at this address."""
+        reply = await self._transport.fetch(url, timeout_s=60.0, largest=largest)
+        if reply.status != 200:
+            raise _refusal(reply)
+        return reply
 
     async def version(self, destination: ServerName) -> Json:
         """The software of a server (`getVersion`)."""

@@ -96,12 +96,12 @@ class _Load:
     """What earlier events wait for."""
     staged: set[EventId]
     """What waits in the database."""
+    relayed: dict[EventId, ServerName] = field(default_factory=dict)
+    """What is to be sent on, with the server that has it already."""
     coming: set[EventId] = field(default_factory=set)
     """What is about to be placed."""
     after: dict[EventId, set[EventId]] | None = None
     """What waits for an event, here or in the database; read when something is to be released."""
-    relayed: dict[EventId, ServerName] = field(default_factory=dict)
-    """What is to be sent on, with the server that has it already."""
 
 
 class Inbox:
