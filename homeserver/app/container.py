@@ -226,6 +226,7 @@ async def build(
         client = FederationClient(transport, destinations, config.server_name, author.key)
         notaries = config.federation.notaries
         keys = KeyRing(database, clock, client, config.server_name, author.key, notaries=notaries)
+        stack.push_async_callback(keys.close)
         old_keys = {one.key_id: PublishedKey(one.public_key, one.expired_ts) for one in config.federation.old_keys}
         server_acls = ServerAcls(hot)
         room_reads = RoomReads(database, trees, server_acls)
