@@ -488,3 +488,26 @@ async def test_typing_and_receipts_of_a_server_that_the_room_keeps_out_are_ignor
     edus = [typing, {"edu_type": "m.receipt", "content": receipt}]
     assert (await stage.put("1", stage.body(edus=edus)))[0] == 200
     assert "rooms" not in await stage.scene.alice.sync(since)
+
+
+@pytest.mark.trust("C18", "R5")
+async def test_deliveries_of_one_server_do_not_wait_for_those_of_another(held: Held) -> None:
+    others = held.network.peer("d.example")
+    beside = Scene(held.scene.world, held.scene.alice, await held.scene.alice.create_room(preset="public_chat"))
+    graph = await beside.graph()
+    eve = "@eve:d.example"
+    join = graph.say(eve, "m.room.member", {"membership": "join"}, [graph.events[-1]], state_key=eve)
+    await others.send("a.test", "join", join.pdu)
+    room = await held.graph()
+    events_of_dan = [
+        room.build(
+            DAN, "m.room.member", {"membership": "join", "displayname": f"{n}"}, [room.events[-1]], state_key=DAN
+        )
+        for n in range(4)
+    ]
+    flood = [asyncio.ensure_future(held.put(event.event_id[1:], held.body(event.pdu))) for event in events_of_dan]
+    said = graph.say(eve, "m.room.message", {"body": "hello"}, [join])
+    assert await others.send("a.test", "1", said.pdu) == {said.event_id: {}}
+    assert not any(one.done() for one in flood)
+    held.other.awake.set()
+    assert {status for status, _ in await asyncio.gather(*flood)} == {200}
