@@ -225,6 +225,8 @@ async def build(
         destinations, ephemeral = Destinations(clock, randomness), Ephemeral()
         client = FederationClient(transport, destinations, config.server_name, author.key)
         notaries = config.federation.notaries
+        keys = KeyRing(database, clock, client, config.server_name, author.key, notaries=notaries)
+        stack.push_async_callback(keys.close)
         old_keys = {one.key_id: PublishedKey(one.public_key, one.expired_ts) for one in config.federation.old_keys}
         keys = KeyRing(database, clock, client, config.server_name, author.key, old=old_keys, notaries=notaries)
         server_acls = ServerAcls(hot)

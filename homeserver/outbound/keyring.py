@@ -120,6 +120,10 @@ class KeyRing:
         asked = await self._ask_notaries(silent) if silent and self._notaries else False
         return asked or any(answers)
 
+    async def close(self) -> None:
+        """Ask nobody any more."""
+        await self._asking.close()
+
     def _may_ask(self, server: str) -> bool:
         asked = self._asked.get(server)
         return asked is None or asked.again_ts <= self._clock.now()

@@ -129,6 +129,8 @@ class Inbox:
         self._turns: KeyedLocks[RoomId] = KeyedLocks()
         self._changes: dict[RoomId, int] = {}
         """Counts when a turn of a room begins and ends: what was found out before that may be out of date."""
+        self._calm: set[RoomId] = set()
+        """Rooms of which no event waits."""
 
     async def receive(
         self, room_id: RoomId, pdus: Sequence[bytes], *, relay_to_all_but: ServerName | None = None
@@ -150,11 +152,24 @@ class Inbox:
         outcomes = await self._checks.check_quickly([(one.room_id, one.version, coming[one]) for one in rooms])
         quick = {room: _told_apart(some) for room, some in zip(rooms, outcomes, strict=True) if some is not None}
         changes = {room: self._changes.get(room.room_id, 0) for room in quick}
-        loads = await self._database.snapshot(self._begin, {room: checked for room, (checked, _) in quick.items()})
+        loads = await self._loads({room: checked for room, (checked, _) in quick.items()}, changes)
         return [
             Delivery(room, coming[room], checked, receipts, loads[room], changes[room])
             for room, (checked, receipts) in quick.items()
         ]
+
+    async def _loads(
+        self, coming: Mapping[HotRoom, Mapping[EventId, Event]], changes: Mapping[HotRoom, int]
+    ) -> dict[HotRoom, "_Load"]:
+        """What is known of the events, in one statement where no event of the rooms waits."""
+        if all(room.room_id in self._calm for room in coming):
+            return await self._database.read(self._begin_calmly, coming)
+        loads = await self._database.snapshot(self._begin, coming)
+        for room, load in loads.items():
+            # Nobody has a turn, and nobody has had one: what was read is how it is.
+            if not load.wanted and changes[room] % 2 == 0 and self._changes.get(room.room_id, 0) == changes[room]:
+                self._calm.add(room.room_id)
+        return loads
 
     async def take(self, delivery: Delivery) -> list[Receipt]:
         """Take events that were looked at; what became of each, in the order given. Raises as `receive`."""
@@ -307,16 +322,19 @@ class Inbox:
         standings = events.find_standings_by_id(tx, ids)
         waiting = event_graph.find_waiting(tx, ids)
         missing = event_graph.list_missing_in_rooms(tx, [_nid(room) for room in coming])
-        loads = {}
-        for room, checked in coming.items():
-            known = {
-                event_id: receipt
-                for event_id, receipt in _known_of(room, checked, standings).items()
-                # The create event comes before all others, whether or not what followed it is known (any more).
-                if receipt.outcome != Outcome.OUTLIER or not checked[event_id].prev_events
-            }
-            loads[room] = _Load(known, [], {}, missing.get(_nid(room), set()), waiting & checked.keys())
-        return loads
+        return {
+            room: _Load(
+                _settled(room, checked, standings), [], {}, missing.get(_nid(room), set()), waiting & checked.keys()
+            )
+            for room, checked in coming.items()
+        }
+
+    def _begin_calmly(self, tx: ReadTx, coming: Mapping[HotRoom, Mapping[EventId, Event]]) -> dict[HotRoom, "_Load"]:
+        """The same where no event waits."""
+        standings = events.find_standings_by_id(tx, [one for checked in coming.values() for one in checked])
+        return {
+            room: _Load(_settled(room, checked, standings), [], {}, set(), set()) for room, checked in coming.items()
+        }
 
     @staticmethod
     def _known(tx: ReadTx, room: HotRoom, checked: Collection[EventId]) -> dict[EventId, Receipt]:
@@ -419,6 +437,7 @@ class Inbox:
     async def _end(self, room: HotRoom, load: _Load) -> None:
         await self._settle(load)
         if load.waiting:
+            self._calm.discard(room.room_id)
             await self._database.write(self._keep_waiting, room, list(load.waiting.values()))
 
     def _keep_waiting(self, tx: WriteTx, room: HotRoom, waiting: Sequence[Waiting]) -> None:
@@ -508,6 +527,18 @@ def _ordered(found: Mapping[EventId, Event]) -> Iterable[Event]:
 def _is_placed(event_id: EventId, load: _Load) -> bool:
     receipt = load.receipts.get(event_id)
     return receipt is not None and receipt.outcome != Outcome.WAITING
+
+
+def _settled(
+    room: HotRoom, checked: Mapping[EventId, Event], standings: Mapping[EventId, Standing]
+) -> dict[EventId, Receipt]:
+    """What became of those of the events that need not be placed any more."""
+    return {
+        event_id: receipt
+        for event_id, receipt in _known_of(room, checked, standings).items()
+        # The create event comes before all others, whether or not what followed it is known (any more).
+        if receipt.outcome != Outcome.OUTLIER or not checked[event_id].prev_events
+    }
 
 
 def _waits_behind(event: Event, load: _Load) -> frozenset[EventId]:
