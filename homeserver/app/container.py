@@ -66,6 +66,7 @@ from homeserver.services.rooms.resolution import Resolver
 from homeserver.services.rooms.send import Sender
 from homeserver.services.rooms.server_acl import ServerAcls
 from homeserver.services.rooms.signatures import Signatures
+from homeserver.services.rooms.spaces_elsewhere import SpacesElsewhere
 from homeserver.services.rooms.state import StateTrees
 from homeserver.services.rooms.state_events import StateEvents
 from homeserver.services.rooms.stripped import Stripper
@@ -315,7 +316,7 @@ async def build(
             relations=Relations(database, room_reader),
             room_upgrade=RoomUpgrade(database, sender, members, room_creation, author),
             directory=directory,
-            hierarchy=Hierarchy(database, trees, summaries),
+            hierarchy=Hierarchy(database, trees, summaries, SpacesElsewhere(client, clock), config.server_name),
             room_reads=room_reads,
             history=History(database, trees, room_reads),
             state_events=StateEvents(sender, members, directory),
