@@ -39,6 +39,7 @@ from homeserver.api.federation.v1 import (
     openid,
     public_rooms,
     query,
+    user,
     version,
 )
 from homeserver.api.federation.v1 import media as federation_media
@@ -96,6 +97,7 @@ _FEDERATION_V1 = [
     *query.ENDPOINTS,
     *federation_send.ENDPOINTS,
     *federation_state.ENDPOINTS,
+    *user.ENDPOINTS,
     *version.ENDPOINTS,
 ]
 

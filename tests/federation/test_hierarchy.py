@@ -71,12 +71,7 @@ async def test_server_is_told_of_the_rooms_that_it_could_get_into(stage: Stage) 
     rules: dict[str, dict[str, Any]] = {
         "public": {"preset": "public_chat"},
         "private": {"preset": "private_chat"},
-        "readable": {
-            "preset": "private_chat",
-            "initial_state": [
-                {"type": "m.room.history_visibility", "content": {"history_visibility": "world_readable"}}
-            ],
-        },
+        "readable": {"preset": "private_chat", "initial_state": [readable]},
         "restricted": {
             "initial_state": [
                 {
