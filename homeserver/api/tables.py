@@ -31,6 +31,7 @@ from homeserver.api.client.v3 import (
 from homeserver.api.federation.v1 import (
     backfill,
     events,
+    hierarchy,
     invite,
     join,
     knock,
@@ -90,6 +91,7 @@ _FEDERATION_V1 = [
     *backfill.ENDPOINTS,
     *events.ENDPOINTS,
     *federation_media.ENDPOINTS,
+    *hierarchy.ENDPOINTS,
     *openid.ENDPOINTS,
     *public_rooms.ENDPOINTS,
     *query.ENDPOINTS,

@@ -67,6 +67,7 @@ from homeserver.services.rooms.members import Members
 from homeserver.services.rooms.merge import Merger
 from homeserver.services.rooms.outliers import Outliers
 from homeserver.services.rooms.persist import EventWriter
+from homeserver.services.rooms.policy import PolicyServers
 from homeserver.services.rooms.purge import Purge
 from homeserver.services.rooms.read import RoomReader
 from homeserver.services.rooms.relations import Relations
@@ -77,6 +78,7 @@ from homeserver.services.rooms.resolution import Resolver
 from homeserver.services.rooms.send import Sender
 from homeserver.services.rooms.server_acl import ServerAcls
 from homeserver.services.rooms.signatures import Signatures
+from homeserver.services.rooms.spaces_elsewhere import SpacesElsewhere
 from homeserver.services.rooms.state import StateTrees
 from homeserver.services.rooms.state_events import StateEvents
 from homeserver.services.rooms.stripped import Stripper
@@ -234,7 +236,8 @@ async def build(
         merger = Merger(clock, hot, writer, graph, author, config.server_name)
         signatures = Signatures(keys)
         checks, outliers = Checks(signatures), Outliers(database, clock, writer)
-        inbox = Inbox(database, clock, hot, writer, graph, merger, checks, outliers)
+        policies = PolicyServers(client, clock, config.server_name)
+        inbox = Inbox(database, clock, hot, writer, graph, merger, checks, outliers, policies)
         replay = Replay(database, trees, hot, resolver, config.server_name)
         completion = Completion(
             database,
@@ -255,7 +258,7 @@ async def build(
         lines = Lines(database, clock, hot, inbox, gaps, metrics, background)
         stack.push_async_callback(lines.close)
         arrivals = Arrivals(database, clock, hot, trees, writer, inbox, checks, outliers, config.server_name)
-        sender = Sender(database, clock, hot, writer, merger, author)
+        sender = Sender(database, clock, hot, writer, merger, author, policies)
         stripper = Stripper(signatures)
         remote_members = RemoteMembers(database, clock, client, author, signatures, arrivals, stripper)
         members = Members(database, sender, inbox, Succession(database, trees), remote_members, config.server_name)
@@ -383,7 +386,7 @@ async def build(
             relations=Relations(database, room_reader),
             room_upgrade=RoomUpgrade(database, sender, members, room_creation, author),
             directory=directory,
-            hierarchy=Hierarchy(database, trees, summaries),
+            hierarchy=Hierarchy(database, trees, summaries, SpacesElsewhere(client, clock), config.server_name),
             room_reads=room_reads,
             history=History(database, trees, room_reads),
             state_events=StateEvents(sender, members, directory),

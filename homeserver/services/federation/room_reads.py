@@ -109,7 +109,7 @@ class RoomReads:
         room, row = _find(tx, room_id, event_id)
         if row.state_before is None and row.state_after is None:
             raise NotFound(_NO_EVENT)
-        positions = sorted(self._trees.items(tx, row.state_before).values())
+        positions = self._trees.positions(tx, row.state_before)
         return StateBefore(positions, auth_chain(tx, room, positions))
 
     def _auth_chain(self, tx: ReadTx, room_id: RoomId, event_id: EventId) -> list[int]:

@@ -104,10 +104,13 @@ class Graph:
         reason = _refusal(event, cited, list(state.values()), room.create, set())
         return Placed(NewEvent(event, status=events.REJECTED if reason else events.OK), reason)
 
-    async def place(self, room: HotRoom, event: Event, *, given: Mapping[Pair, int] | None = None) -> Placed:
+    async def place(
+        self, room: HotRoom, event: Event, *, given: Mapping[Pair, int] | None = None, is_recommended: bool = True
+    ) -> Placed:
         """Find out all about an event, in a room that the caller has alone.
 
-        `given` is the state before the event where it is known from elsewhere: positions by pair.
+        `given` is the state before the event where it is known from elsewhere: positions by pair. What the room's
+        policy server does not recommend is soft-failed, if the rules allow it.
         """
         around = await self._database.snapshot(self._look_around, room, event)
         beyond_gap = given is not None or around.arrival_root is not None
@@ -125,6 +128,8 @@ class Graph:
             filled = await self._database.snapshot(self._fill_in, room, room.partial, event, around, before)
             before, told = filled.before, filled.current
         status, reason = await self._judge(room, event, around, before, told, beyond_gap=beyond_gap)
+        if status == events.OK and not is_recommended:
+            status, reason = events.SOFT_FAILED, "The policy server of the room does not recommend it."
         outlier = None if around.own is None else around.own.position
         if status != events.OK:
             return Placed(NewEvent(event, status=status, placement=Placement(before, outlier=outlier)), reason)
