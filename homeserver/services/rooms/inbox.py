@@ -24,6 +24,7 @@ from homeserver.matrix.identifiers import EventId, RoomId
 from homeserver.matrix.room_versions import ROOM_VERSIONS
 from homeserver.services.rooms.graph import Graph, Placed
 from homeserver.services.rooms.hot import HotRoom, HotRooms, NotLoaded
+from homeserver.services.rooms.loose_ends import settle
 from homeserver.services.rooms.merge import Merger
 from homeserver.services.rooms.persist import EventWriter, Superseded
 from homeserver.services.rooms.placement import Batch, NewEvent
@@ -126,7 +127,7 @@ class Inbox:
 
         A room that is not known begins with its create event. Raises `NotFound` if that is not among them.
         """
-        async with self._turn(room_id):
+        async with self.turn(room_id):
             return await self._receive(await self._room(room_id, pdus), pdus)
 
     async def look_at(self, coming: Mapping[HotRoom, Sequence[bytes]]) -> list[Delivery]:
@@ -149,7 +150,7 @@ class Inbox:
     async def take(self, delivery: Delivery) -> list[Receipt]:
         """Take events that were looked at; what became of each, in the order given. Raises as `receive`."""
         room_id = delivery.room.room_id
-        async with self._turn(room_id):
+        async with self.turn(room_id):
             room = await self._hot.find(room_id)
             # This turn has begun, and no other has since the events were looked at.
             if self._changes[room_id] != delivery.changes + 1 or room is not delivery.room:
@@ -164,7 +165,7 @@ class Inbox:
 
         Raises `NotFound` if the room is not known, or an event of the state.
         """
-        async with self._turn(room_id):
+        async with self.turn(room_id):
             room = await self._hot.find(room_id)
             given = await self._database.read(_positions_in_room, room.room_nid, state)
             [receipt] = await self._receive(room, [pdu], given=given)
@@ -172,7 +173,7 @@ class Inbox:
 
     async def receive_outliers(self, room_id: RoomId, pdus: Sequence[bytes]) -> list[Receipt]:
         """Take events that others cite in `auth_events`, or that are part of a state; they are in no timeline."""
-        async with self._turn(room_id):
+        async with self.turn(room_id):
             room = await self._hot.find(room_id)
             checked, receipts = await self._check(room, pdus)
             load = (await self._database.snapshot(self._begin, {room: checked}))[room]
@@ -186,13 +187,19 @@ class Inbox:
             await self._settle(load)
             return [_told(receipt, load) for receipt in receipts]
 
+    async def check(self, room: HotRoom, pdus: Sequence[bytes]) -> dict[EventId, Event]:
+        """Those that are events of the room and are signed, by their ids."""
+        checked, _ = await self._check(room, pdus)
+        return checked
+
     async def missing(self, room_id: RoomId) -> set[EventId]:
         """What the events of a room wait for, and does not wait itself: what has to be asked for."""
         room = await self._hot.find(room_id)
         return await self._database.snapshot(_missing, room.room_nid)
 
     @asynccontextmanager
-    async def _turn(self, room_id: RoomId) -> AsyncIterator[None]:
+    async def turn(self, room_id: RoomId) -> AsyncIterator[None]:
+        """While this is held, nothing that comes from elsewhere is taken into the room."""
         async with self._turns.hold(room_id):
             self._changes[room_id] = self._changes.get(room_id, 0) + 1
             try:
@@ -335,20 +342,8 @@ class Inbox:
         assert new is not None
         event = new.event
         event_id = EventId(event.event_id)
-        unapplied = EventId(event.redacts) if event.redacts and new.redaction is None and new.is_accepted else None
-
-        def also(tx: WriteTx, room_nid: int) -> None:
-            if new.status != events.OUTLIER:
-                event_graph.end_waiting(tx, [event_id])
-                event_graph.remove_backward_extremities(tx, [event_id])
-            if unapplied is not None and unapplied not in events.find_many_by_id(tx, [unapplied]):
-                [row] = events.find_many_by_id(tx, [event_id]).values()
-                event_graph.add_pending_redactions(tx, [(room_nid, unapplied, row.position)])
-            if new.redacted_by is not None:
-                event_graph.remove_pending_redactions(tx, [event_id])
-
-        is_plain = new.placement is None and unapplied is None and event_id not in load.staged
-        batch = Batch(room, [new], also=None if is_plain else also, now=self._clock.now())
+        is_plain = new.placement is None and not event.redacts and event_id not in load.staged
+        batch = Batch(room, [new], also=None if is_plain else settle(new), now=self._clock.now())
         load.writing.append(self._writer.write(batch))
         load.receipts[event_id] = _receipt(event, placed)
 
