@@ -22,6 +22,7 @@ HomeserverError
 │   └── Conflict                 a name is taken, or a state forbids the change
 ├── RemoteFailure                another server did not do what it was asked
 │   ├── Unreachable              it gave no answer that can be used
+│   │   └── BadAnswer              it answered something that does not hold
 │   └── Refused                  it answered with an error
 ├── ConfigError                  the settings are wrong; carries every fault found
 └── Unavailable                  our own trouble, worth a retry
@@ -139,6 +140,10 @@ class RemoteFailure(HomeserverError):
 
 class Unreachable(RemoteFailure):
     """The server gave no answer that can be used; the message says, for an operator, which step failed."""
+
+
+class BadAnswer(Unreachable):
+    """What the server answered is not what it should be, or does not hold."""
 
 
 class Refused(RemoteFailure):

@@ -28,11 +28,23 @@ from homeserver.api.client.v3 import (
     state,
     sync,
 )
-from homeserver.api.federation.v1 import backfill, events, openid, public_rooms, query, version
-from homeserver.api.federation.v1 import events, openid, public_rooms, query, version
-from homeserver.api.federation.v1 import events, query, version
+from homeserver.api.federation.v1 import (
+    backfill,
+    events,
+    invite,
+    join,
+    knock,
+    leave,
+    openid,
+    public_rooms,
+    query,
+    version,
+)
 from homeserver.api.federation.v1 import send as federation_send
 from homeserver.api.federation.v1 import state as federation_state
+from homeserver.api.federation.v2 import invite as invite_v2
+from homeserver.api.federation.v2 import join as join_v2
+from homeserver.api.federation.v2 import leave as leave_v2
 from homeserver.api.keys.v2 import server
 from homeserver.http.endpoint import Endpoint
 
@@ -69,6 +81,10 @@ _V1 = [
 ]
 
 _FEDERATION_V1 = [
+    *invite.ENDPOINTS,
+    *join.ENDPOINTS,
+    *knock.ENDPOINTS,
+    *leave.ENDPOINTS,
     *backfill.ENDPOINTS,
     *events.ENDPOINTS,
     *openid.ENDPOINTS,
@@ -79,7 +95,11 @@ _FEDERATION_V1 = [
     *version.ENDPOINTS,
 ]
 
-_FEDERATION_V2: list[Endpoint] = []
+_FEDERATION_V2 = [
+    *invite_v2.ENDPOINTS,
+    *join_v2.ENDPOINTS,
+    *leave_v2.ENDPOINTS,
+]
 
 
 def _below(prefix: str, endpoints: list[Endpoint]) -> list[Endpoint]:

@@ -40,7 +40,9 @@ from homeserver.services.live.receipts import Receipts
 from homeserver.services.live.typing import Typing
 from homeserver.services.media.store import MediaStore
 from homeserver.services.media.thumbnails import Thumbnails
+from homeserver.services.rooms.arrival import Arrivals
 from homeserver.services.rooms.author import Author
+from homeserver.services.rooms.checks import Checks
 from homeserver.services.rooms.create import RoomCreation
 from homeserver.services.rooms.directories_elsewhere import DirectoriesElsewhere
 from homeserver.services.rooms.directory import Directory
@@ -49,18 +51,23 @@ from homeserver.services.rooms.graph import Graph
 from homeserver.services.rooms.hierarchy import Hierarchy
 from homeserver.services.rooms.hot import HotRooms
 from homeserver.services.rooms.inbox import Inbox
+from homeserver.services.rooms.invitations import Invitations
 from homeserver.services.rooms.members import Members
 from homeserver.services.rooms.merge import Merger
+from homeserver.services.rooms.outliers import Outliers
 from homeserver.services.rooms.persist import EventWriter
 from homeserver.services.rooms.purge import Purge
 from homeserver.services.rooms.read import RoomReader
 from homeserver.services.rooms.relations import Relations
+from homeserver.services.rooms.remote_members import RemoteMembers
+from homeserver.services.rooms.resident import Resident
 from homeserver.services.rooms.resolution import Resolver
 from homeserver.services.rooms.send import Sender
 from homeserver.services.rooms.server_acl import ServerAcls
 from homeserver.services.rooms.signatures import Signatures
 from homeserver.services.rooms.state import StateTrees
 from homeserver.services.rooms.state_events import StateEvents
+from homeserver.services.rooms.stripped import Stripper
 from homeserver.services.rooms.succession import Succession
 from homeserver.services.rooms.summaries import Summaries
 from homeserver.services.rooms.upgrade import RoomUpgrade
@@ -114,7 +121,10 @@ class Container:
     to_device: ToDevice
     key_backups: KeyBackups
     server_acls: ServerAcls
+    resident: Resident
+    invitations: Invitations
     inbox: Inbox
+    arrivals: Arrivals
     sender: Sender
     members: Members
     room_creation: RoomCreation
@@ -202,7 +212,9 @@ async def build(
         server_acls = ServerAcls(hot)
         room_reads = RoomReads(database, trees, server_acls)
         merger = Merger(clock, hot, writer, graph, author, config.server_name)
-        inbox = Inbox(database, clock, hot, writer, graph, merger, Signatures(keys))
+        signatures = Signatures(keys)
+        checks, outliers = Checks(signatures), Outliers(database, clock, writer)
+        inbox = Inbox(database, clock, hot, writer, graph, merger, checks, outliers)
         gaps = Gaps(database, clock, trees, hot, inbox, server_acls, client, metrics, background, config.server_name)
         stack.push_async_callback(gaps.close)
         lines = Lines(database, clock, hot, inbox, gaps, metrics, background)
@@ -211,8 +223,11 @@ async def build(
         transactions = Transactions(
             database, clock, hot, inbox, server_acls, lines, edus, metrics, background, config.server_name
         )
+        arrivals = Arrivals(database, clock, hot, trees, writer, inbox, checks, outliers, config.server_name)
         sender = Sender(database, clock, hot, writer, merger, author)
-        members = Members(database, sender, Succession(database, trees), config.server_name)
+        stripper = Stripper(signatures)
+        remote_members = RemoteMembers(database, clock, client, author, signatures, arrivals, stripper)
+        members = Members(database, sender, inbox, Succession(database, trees), remote_members, config.server_name)
         room_creation = RoomCreation(clock, sender, members, author, default_version=config.default_room_version)
         room_reader = RoomReader(database, clock, trees)
         summaries = Summaries(trees)
@@ -259,9 +274,6 @@ async def build(
             federation=client,
             server_auth=ServerAuth(keys, clock, Partners(config.federation), config.server_name),
             published_keys=PublishedKeys(database, clock, keys, config.server_name, author.key, old_keys),
-            edus=Edus({}, metrics),
-            server_auth=ServerAuth(keys, clock, config.server_name),
-            published_keys=PublishedKeys(database, clock, keys, config.server_name, author.key, {}),
             transactions=transactions,
             sessions=sessions,
             passwords=passwords,
@@ -279,8 +291,11 @@ async def build(
             e2e_keys=E2eKeys(database, config.server_name),
             to_device=ToDevice(database, clock),
             key_backups=KeyBackups(database),
+            invitations=Invitations(database, sender, members, server_acls, signatures, stripper, author),
+            resident=Resident(database, sender, inbox, server_acls, signatures, author, trees),
             server_acls=server_acls,
             inbox=inbox,
+            arrivals=arrivals,
             sender=sender,
             members=members,
             room_creation=room_creation,

@@ -2,14 +2,17 @@
 
 from collections.abc import Callable
 
-from homeserver.matrix.identifiers import EventId
+from homeserver.matrix.identifiers import EventId, ServerName
 from homeserver.services.rooms.placement import NewEvent
-from homeserver.storage import event_graph, events
+from homeserver.storage import event_graph, events, outgoing
 from homeserver.storage.engine import WriteTx
 
 
-def settle(new: NewEvent) -> Callable[[WriteTx, int], None]:
-    """Statements for the transaction that writes the event, called with the room's number."""
+def settle(new: NewEvent, *, relay_to_all_but: ServerName | None = None) -> Callable[[WriteTx, int], None]:
+    """Statements for the transaction that writes the event, called with the room's number.
+
+    It may be one that is to be sent on to all servers in the room but one.
+    """
     event = new.event
     event_id = EventId(event.event_id)
     unapplied = EventId(event.redacts) if event.redacts and new.redaction is None and new.is_accepted else None
@@ -23,5 +26,9 @@ def settle(new: NewEvent) -> Callable[[WriteTx, int], None]:
             event_graph.add_pending_redactions(tx, [(room_nid, unapplied, row.position)])
         if new.redacted_by is not None:
             event_graph.remove_pending_redactions(tx, [event_id])
+
+        if relay_to_all_but is not None and new.is_accepted:
+            for position in events.find_positions(tx, [event_id]).values():
+                outgoing.forward(tx, position, relay_to_all_but)
 
     return also

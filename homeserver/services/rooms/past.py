@@ -92,7 +92,7 @@ def _plan(tx: ReadTx, room: HotRoom, found: Mapping[EventId, Event]) -> list[_Pl
         stand = [known[position] for position in positions if position in known]
         if stand:
             lowest[event_id] = min(stand)
-    waiting = {event_id: 0 for event_id in new}
+    waiting = dict.fromkeys(new, 0)
     for event in new.values():
         for before in set(event.prev_events) & new.keys():
             waiting[EventId(before)] += 1

@@ -6,18 +6,21 @@ from typing import Any
 
 import msgspec
 
+from homeserver.matrix.events import Event
 from homeserver.matrix.filters import RoomFilter
 from homeserver.matrix.identifiers import UserId
 from homeserver.services.auth.sessions import Requester
-from homeserver.services.rooms.client_events import Form, show, show_state_events
+from homeserver.services.rooms.client_events import Form, show, show_state_events, with_unsigned
 from homeserver.services.rooms.hot import parse
 from homeserver.services.rooms.state import StateTrees
 from homeserver.services.rooms.stays import is_joined_since
+from homeserver.services.rooms.stripped import STRIPPED
 from homeserver.services.rooms.visibility import Onlooker, Seen
 from homeserver.storage import events, members, places
 from homeserver.storage.engine import ReadTx
 from homeserver.storage.events import StoredEvent
 from homeserver.storage.members import Member
+from homeserver.storage.out_of_room import Outsider
 from homeserver.storage.rooms import Room
 from homeserver.storage.state import Pair
 from homeserver.streams.positions import RoomToken
@@ -26,15 +29,6 @@ DEFAULT_TIMELINE = 10
 _PAGE = 100
 _PAGES = 5
 _HEROES = 5
-_STRIPPED = (
-    "m.room.create",
-    "m.room.name",
-    "m.room.avatar",
-    "m.room.topic",
-    "m.room.join_rules",
-    "m.room.canonical_alias",
-    "m.room.encryption",
-)
 
 Json = dict[str, Any]
 
@@ -117,12 +111,21 @@ def left_room(tx: ReadTx, trees: StateTrees, view: View, room: Room, member: Mem
 def stripped_room(tx: ReadTx, trees: StateTrees, room: Room, member: Member) -> list[msgspec.Raw]:
     """What somebody who is invited, or knocks, is told of the room: its stripped state at that moment."""
     event = events.find_many(tx, [member.event])[member.event]
-    pairs: list[Pair] = [(kind, "") for kind in _STRIPPED]
+    pairs: list[Pair] = [(kind, "") for kind in STRIPPED]
     # Where the history of that time was purged, it is the state of now.
     root = event.state_after or room.state_root
     positions = trees.find(tx, root, [*pairs, ("m.room.member", member.user_id)])
     stored = events.find_many(tx, positions.values())
     return [msgspec.Raw(parse(stored[position], room.version).stripped_json()) for position in sorted(stored)]
+
+
+def left_outside(view: View, outsider: Outsider, upto: int) -> Json:
+    """The entry of a room of which nothing was known but an invite or a knock, and that is over now."""
+    event = Event.parse(outsider.pdu, outsider.version)
+    unsigned = {"age": max(0, view.now - event.origin_server_ts)}
+    shown = msgspec.Raw(event.pdu) if view.as_pdus else with_unsigned(event, unsigned, include_room_id=False)
+    timeline = {"events": [shown], "limited": False, "prev_batch": str(RoomToken(upto))}
+    return {"timeline": timeline, "state_after" if view.state_after else "state": {"events": []}}
 
 
 def _in_history(room: Room, since: int | None) -> int | None:

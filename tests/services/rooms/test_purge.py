@@ -590,6 +590,7 @@ def test_every_table_that_names_rooms_is_known_here() -> None:
         "events",
         "forward_extremities",
         "memberships",
+        "partial_rooms",
         "pending_redactions",
         "purges",
         "receipts",
