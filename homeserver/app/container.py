@@ -42,6 +42,7 @@ from homeserver.services.media.store import MediaStore
 from homeserver.services.media.thumbnails import Thumbnails
 from homeserver.services.rooms.arrival import Arrivals
 from homeserver.services.rooms.author import Author
+from homeserver.services.rooms.backfill import Backfill
 from homeserver.services.rooms.checks import Checks
 from homeserver.services.rooms.create import RoomCreation
 from homeserver.services.rooms.directories_elsewhere import DirectoriesElsewhere
@@ -55,6 +56,7 @@ from homeserver.services.rooms.invitations import Invitations
 from homeserver.services.rooms.members import Members
 from homeserver.services.rooms.merge import Merger
 from homeserver.services.rooms.outliers import Outliers
+from homeserver.services.rooms.past import Past
 from homeserver.services.rooms.persist import EventWriter
 from homeserver.services.rooms.purge import Purge
 from homeserver.services.rooms.read import RoomReader
@@ -67,6 +69,7 @@ from homeserver.services.rooms.server_acl import ServerAcls
 from homeserver.services.rooms.signatures import Signatures
 from homeserver.services.rooms.state import StateTrees
 from homeserver.services.rooms.state_events import StateEvents
+from homeserver.services.rooms.states_elsewhere import StatesElsewhere
 from homeserver.services.rooms.stripped import Stripper
 from homeserver.services.rooms.succession import Succession
 from homeserver.services.rooms.summaries import Summaries
@@ -215,8 +218,35 @@ async def build(
         signatures = Signatures(keys)
         checks, outliers = Checks(signatures), Outliers(database, clock, writer)
         inbox = Inbox(database, clock, hot, writer, graph, merger, checks, outliers)
-        gaps = Gaps(database, clock, trees, hot, inbox, server_acls, client, metrics, background, config.server_name)
+        states_elsewhere = StatesElsewhere(database, trees, inbox, client)
+        gaps = Gaps(
+            database,
+            clock,
+            hot,
+            inbox,
+            states_elsewhere,
+            server_acls,
+            client,
+            metrics,
+            background,
+            config.server_name,
+        )
         stack.push_async_callback(gaps.close)
+        past = Past(database, clock, trees, hot, writer, graph, inbox)
+        backfill = Backfill(
+            database,
+            clock,
+            hot,
+            inbox,
+            states_elsewhere,
+            past,
+            server_acls,
+            client,
+            metrics,
+            background,
+            config.server_name,
+        )
+        stack.push_async_callback(backfill.close)
         lines = Lines(database, clock, hot, inbox, gaps, metrics, background)
         stack.push_async_callback(lines.close)
         edus = Edus({}, metrics)
@@ -229,7 +259,7 @@ async def build(
         remote_members = RemoteMembers(database, clock, client, author, signatures, arrivals, stripper)
         members = Members(database, sender, inbox, Succession(database, trees), remote_members, config.server_name)
         room_creation = RoomCreation(clock, sender, members, author, default_version=config.default_room_version)
-        room_reader = RoomReader(database, clock, trees)
+        room_reader = RoomReader(database, clock, trees, backfill)
         summaries = Summaries(trees)
         elsewhere = DirectoriesElsewhere(client)
         directory = Directory(database, clock, sender, summaries, elsewhere, config.server_name)

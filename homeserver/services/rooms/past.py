@@ -18,8 +18,10 @@ from homeserver.services.rooms.inbox import Inbox
 from homeserver.services.rooms.loose_ends import settle
 from homeserver.services.rooms.persist import EventWriter, Superseded
 from homeserver.services.rooms.placement import Batch, NewEvent, State
+from homeserver.services.rooms.state import StateTrees
 from homeserver.storage import event_graph, events, places
 from homeserver.storage.engine import Database, ReadTx
+from homeserver.storage.state import Pair
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +39,26 @@ class Past:
     """
 
     def __init__(
-        self, database: Database, clock: Clock, hot: HotRooms, writer: EventWriter, graph: Graph, inbox: Inbox
+        self,
+        database: Database,
+        clock: Clock,
+        trees: StateTrees,
+        hot: HotRooms,
+        writer: EventWriter,
+        graph: Graph,
+        inbox: Inbox,
     ) -> None:
         self._database = database
         self._clock = clock
+        self._trees = trees
         self._hot = hot
         self._writer = writer
         self._graph = graph
         self._inbox = inbox
 
-    async def take(self, room_id: RoomId, found: Mapping[EventId, Event], states: Mapping[EventId, State]) -> int:
+    async def take(
+        self, room_id: RoomId, found: Mapping[EventId, Event], states: Mapping[EventId, Mapping[Pair, EventId]]
+    ) -> int:
         """Take events that passed the first checks, and say how many could be placed.
 
         Only what is known to be missing in the room can be, and what comes before that. `states` are those before
@@ -57,7 +69,8 @@ class Past:
             room = await self._hot.find(room_id)
             plan = await self._database.snapshot(_plan, room, found)
             for one in reversed(plan):  # What follows another event is placed behind it.
-                given = states.get(EventId(one.event.event_id))
+                state = states.get(EventId(one.event.event_id))
+                given = None if state is None else await self._database.snapshot(self._as_changes, room, state)
                 placed = await self._graph.place_past(room, one.event, one.place, given=given)
                 if placed.new is None:
                     continue
@@ -71,6 +84,15 @@ class Past:
             with suppress(Superseded):  # What is past does not stand on what was not written.
                 await self._writer.write(batch)
                 return
+
+    def _as_changes(self, tx: ReadTx, room: HotRoom, state: Mapping[Pair, EventId]) -> State:
+        """The state as what is different in it from that of now, which is most alike of those that are stored."""
+        rows = events.find_standings_by_id(tx, state.values()).values()
+        then = {row.pair_id: row.position for row in rows if row.pair_id is not None and row.room_nid == room.room_nid}
+        now = {pair_id: at for pair_id, (_, at) in self._trees.differing_ids(tx, None, room.root).items()}
+        changes: dict[int, int | None] = {pair_id: at for pair_id, at in then.items() if now.get(pair_id) != at}
+        changes.update((pair_id, None) for pair_id in now.keys() - then.keys())
+        return State(room.root, changes)
 
 
 def _plan(tx: ReadTx, room: HotRoom, found: Mapping[EventId, Event]) -> list[_Planned]:
