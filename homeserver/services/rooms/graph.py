@@ -96,7 +96,7 @@ class Graph:
             return None
         if set(event.prev_events) != {tip.event_id for tip in room.latest}:
             return None
-        state = {pair: found for pair in _keys(event) if (found := room.state.get(pair)) is not None}
+        state = {pair: found for pair in authauth_keys(event) if (found := room.state.get(pair)) is not None}
         by_id = {found.event_id: found for found in state.values()}
         cited = [by_id[event_id] for event_id in event.auth_events if event_id in by_id]
         if len(cited) < len(set(event.auth_events)):
@@ -209,7 +209,7 @@ class Graph:
         self, tx: ReadTx, room: HotRoom, partial: PartialRoom, event: Event, around: _Around, before: Resolved
     ) -> _Told:
         cited = {row.pair_id: row for row in around.auth if row.status != events.REJECTED}
-        pairs = self._trees.pair_ids(tx, [pair for pair in _keys(event) if pair[0] == "m.room.member"])
+        pairs = self._trees.pair_ids(tx, [pair for pair in authauth_keys(event) if pair[0] == "m.room.member"])
         pairs = {pair: pair_id for pair, pair_id in pairs.items() if pair_id in cited}
         if not pairs:
             return _Told(before, {})
@@ -258,7 +258,7 @@ class Graph:
         reason = await self._refusal_before(room, event, around, before)
         if reason:
             return events.REJECTED, reason
-        current = await self._current(room, _keys(event), before if beyond_gap else None)
+        current = await self._current(room, auth_keys(event), before if beyond_gap else None)
         try:
             event_auth.check_state_auth(event, list({**current, **told}.values()), create=room.create)
         except AuthError as error:
@@ -270,7 +270,7 @@ class Graph:
         assert room.create is not None
         cited = [parse(row, room.version.identifier) for row in around.auth]
         rejected = {row.event_id for row in around.auth if row.status == events.REJECTED}
-        state = await self._database.snapshot(self._state, room, before.state, _keys(event))
+        state = await self._database.snapshot(self._state, room, before.state, auth_keys(event))
         return _refusal(event, cited, list(state.values()), room.create, rejected)
 
     async def _current(self, room: HotRoom, keys: Sequence[Pair], before: Resolved | None) -> dict[Pair, Event]:
@@ -418,7 +418,8 @@ def _has_state(row: StoredEvent) -> bool:
     return row.state_before is not None or row.state_after is not None
 
 
-def _keys(event: Event) -> list[Pair]:
+def auth_keys(event: Event) -> list[Pair]:
+    """The pieces of state that decide whether the event is allowed."""
     return event_auth.auth_event_keys(
         event.room_version,
         type=event.type,
