@@ -264,7 +264,19 @@ async def build(
             replay,
             config.server_name,
         )
-        gaps = Gaps(database, clock, trees, hot, inbox, server_acls, client, metrics, background, config.server_name)
+        states_elsewhere = StatesElsewhere(database, trees, inbox, client)
+        gaps = Gaps(
+            database,
+            clock,
+            hot,
+            inbox,
+            states_elsewhere,
+            server_acls,
+            client,
+            metrics,
+            background,
+            config.server_name,
+        )
         stack.push_async_callback(gaps.close)
         past = Past(database, clock, trees, hot, writer, graph, inbox)
         backfill = Backfill(

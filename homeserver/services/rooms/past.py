@@ -107,7 +107,7 @@ def _plan(tx: ReadTx, room: HotRoom, found: Mapping[EventId, Event]) -> list[_Pl
         for event_id, event in found.items()
         if (one := standings.get(event_id)) is None or (one.room_nid == room.room_nid and one.status == events.OUTLIER)
     }
-    followers = event_graph.list_followers(tx, room.room_nid, new)
+    followers = event_graph.find_behind_missing(tx, room.room_nid, new)
     known = events.find_places(tx, {position for positions in followers.values() for position in positions})
     lowest: dict[EventId, int] = {}
     for event_id, positions in followers.items():
