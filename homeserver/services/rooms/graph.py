@@ -145,10 +145,12 @@ class Graph:
         missing = around.missing_auth if given is not None else around.missing_auth | around.missing_prev
         if missing:
             return Placed(None, missing=missing)
-        if given is None:
+        if given is not None:
+            before = Resolved(given)
+        elif around.prev:
             before = await self._resolver.resolve(room, _first(room.root, [row.state_after for row in around.prev]))
         else:
-            before = Resolved(given)
+            before = Resolved(State(None))  # The room begins here.
         outlier = None if around.own is None else around.own.position
         reason = await self._refusal_before(room, event, around, before)
         if reason:
