@@ -52,6 +52,7 @@ from homeserver.services.media.store import MediaStore
 from homeserver.services.media.thumbnails import Thumbnails
 from homeserver.services.rooms.arrival import Arrivals
 from homeserver.services.rooms.author import Author
+from homeserver.services.rooms.backfill import Backfill
 from homeserver.services.rooms.checks import Checks
 from homeserver.services.rooms.completion import Completion
 from homeserver.services.rooms.create import RoomCreation
@@ -66,6 +67,7 @@ from homeserver.services.rooms.invitations import Invitations
 from homeserver.services.rooms.members import Members
 from homeserver.services.rooms.merge import Merger
 from homeserver.services.rooms.outliers import Outliers
+from homeserver.services.rooms.past import Past
 from homeserver.services.rooms.persist import EventWriter
 from homeserver.services.rooms.policy import PolicyServers
 from homeserver.services.rooms.purge import Purge
@@ -81,6 +83,7 @@ from homeserver.services.rooms.signatures import Signatures
 from homeserver.services.rooms.spaces_elsewhere import SpacesElsewhere
 from homeserver.services.rooms.state import StateTrees
 from homeserver.services.rooms.state_events import StateEvents
+from homeserver.services.rooms.states_elsewhere import StatesElsewhere
 from homeserver.services.rooms.stripped import Stripper
 from homeserver.services.rooms.succession import Succession
 from homeserver.services.rooms.summaries import Summaries
@@ -227,10 +230,9 @@ async def build(
         destinations, ephemeral = Destinations(clock, randomness), Ephemeral()
         client = FederationClient(transport, destinations, config.server_name, author.key)
         notaries = config.federation.notaries
-        keys = KeyRing(database, clock, client, config.server_name, author.key, notaries=notaries)
-        stack.push_async_callback(keys.close)
         old_keys = {one.key_id: PublishedKey(one.public_key, one.expired_ts) for one in config.federation.old_keys}
         keys = KeyRing(database, clock, client, config.server_name, author.key, old=old_keys, notaries=notaries)
+        stack.push_async_callback(keys.close)
         server_acls = ServerAcls(hot)
         room_reads = RoomReads(database, trees, server_acls)
         merger = Merger(clock, hot, writer, graph, author, config.server_name)
@@ -253,8 +255,35 @@ async def build(
             replay,
             config.server_name,
         )
-        gaps = Gaps(database, clock, trees, hot, inbox, server_acls, client, metrics, background, config.server_name)
+        states_elsewhere = StatesElsewhere(database, trees, inbox, client)
+        gaps = Gaps(
+            database,
+            clock,
+            hot,
+            inbox,
+            states_elsewhere,
+            server_acls,
+            client,
+            metrics,
+            background,
+            config.server_name,
+        )
         stack.push_async_callback(gaps.close)
+        past = Past(database, clock, trees, hot, writer, graph, inbox)
+        backfill = Backfill(
+            database,
+            clock,
+            hot,
+            inbox,
+            states_elsewhere,
+            past,
+            server_acls,
+            client,
+            metrics,
+            background,
+            config.server_name,
+        )
+        stack.push_async_callback(backfill.close)
         lines = Lines(database, clock, hot, inbox, gaps, metrics, background)
         stack.push_async_callback(lines.close)
         arrivals = Arrivals(database, clock, hot, trees, writer, inbox, checks, outliers, config.server_name)
@@ -263,7 +292,7 @@ async def build(
         remote_members = RemoteMembers(database, clock, client, author, signatures, arrivals, stripper)
         members = Members(database, sender, inbox, Succession(database, trees), remote_members, config.server_name)
         room_creation = RoomCreation(clock, sender, members, author, default_version=config.default_room_version)
-        room_reader = RoomReader(database, clock, trees)
+        room_reader = RoomReader(database, clock, trees, backfill)
         summaries = Summaries(trees)
         elsewhere = DirectoriesElsewhere(client)
         directory = Directory(database, clock, sender, summaries, elsewhere, config.server_name)

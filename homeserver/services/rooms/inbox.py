@@ -25,12 +25,13 @@ from homeserver.matrix.room_versions import ROOM_VERSIONS
 from homeserver.services.rooms.checks import Checks, Unfit
 from homeserver.services.rooms.graph import Graph, Placed
 from homeserver.services.rooms.hot import HotRoom, HotRooms, NotLoaded
+from homeserver.services.rooms.loose_ends import settle
 from homeserver.services.rooms.merge import Merger
 from homeserver.services.rooms.outliers import Judged, Outliers, by_auth
 from homeserver.services.rooms.persist import EventWriter, Superseded
 from homeserver.services.rooms.placement import Batch, NewEvent
 from homeserver.services.rooms.policy import PolicyServers
-from homeserver.storage import event_graph, events, outgoing
+from homeserver.storage import event_graph, events
 from homeserver.storage.engine import Database, ReadTx, WriteTx
 from homeserver.storage.event_graph import Waiting
 from homeserver.storage.events import Standing, StoredEvent
@@ -215,6 +216,11 @@ class Inbox:
         async with self._turn(room_id):
             yield
 
+    async def check(self, room: HotRoom, pdus: Sequence[bytes]) -> dict[EventId, Event]:
+        """Those that are events of the room and are signed, by their ids; they may be of old."""
+        checked, _ = await self._check(room, pdus, is_old=True)
+        return checked
+
     async def missing(self, room_id: RoomId) -> set[EventId]:
         """What the events of a room wait for, and does not wait itself: what has to be asked for."""
         room = await self._hot.find(room_id)
@@ -393,24 +399,10 @@ class Inbox:
         assert new is not None
         event = new.event
         event_id = EventId(event.event_id)
-        unapplied = EventId(event.redacts) if event.redacts and new.redaction is None and new.is_accepted else None
-
-        def also(tx: WriteTx, room_nid: int) -> None:
-            if new.status != events.OUTLIER:
-                event_graph.end_waiting(tx, [event_id])
-                event_graph.remove_backward_extremities(tx, [event_id])
-            if unapplied is not None and unapplied not in events.find_many_by_id(tx, [unapplied]):
-                [row] = events.find_many_by_id(tx, [event_id]).values()
-                event_graph.add_pending_redactions(tx, [(room_nid, unapplied, row.position)])
-            if new.redacted_by is not None:
-                event_graph.remove_pending_redactions(tx, [event_id])
-            if but is not None and new.is_accepted:
-                for position in events.find_positions(tx, [event_id]).values():
-                    outgoing.forward(tx, position, but)
-
         but = load.relayed.get(event_id)
-        is_plain = new.placement is None and unapplied is None and but is None and event_id not in load.staged
-        batch = Batch(room, [new], also=None if is_plain else also, now=self._clock.now())
+        is_plain = new.placement is None and not event.redacts and but is None and event_id not in load.staged
+        also = None if is_plain else settle(new, relay_to_all_but=but)
+        batch = Batch(room, [new], also=also, now=self._clock.now())
         load.writing.append(self._writer.write(batch))
         load.receipts[event_id] = _receipt(event, placed)
 
