@@ -33,6 +33,7 @@ from homeserver.services.auth.limits import Limits
 from homeserver.services.auth.passwords import Passwords
 from homeserver.services.auth.servers import ServerAuth
 from homeserver.services.auth.sessions import Sessions
+from homeserver.services.federation.destinations import DestinationReports
 from homeserver.services.federation.device_keys import DeviceKeys
 from homeserver.services.federation.device_lists import DeviceListUpdates, RemoteDeviceLists, SigningKeyUpdates
 from homeserver.services.federation.edus import Edus
@@ -119,6 +120,7 @@ class Container:
     notifier: Notifier
     destinations: Destinations
     ephemeral: Ephemeral
+    destination_reports: DestinationReports
     federation: FederationClient
     server_auth: ServerAuth
     published_keys: PublishedKeys
@@ -225,6 +227,7 @@ async def build(
         writer = EventWriter(database, hot, trees, background, config.server_name)
         resolver = Resolver(database, trees)
         graph = Graph(database, trees, hot, resolver)
+        destinations, ephemeral = Destinations(clock, randomness), Ephemeral()
         if transport is None:
             transport = await stack.enter_async_context(opened(config.federation, clock, randomness))
         destinations, ephemeral = Destinations(clock, randomness), Ephemeral()
@@ -360,6 +363,7 @@ async def build(
         )
         rest = RoomCompletion(notifier, completion)
         if is_server:
+            works = [housekeeping.run, effects.run, purging.run, lines.run, federation_sender.run]
             works = [
                 housekeeping.run,
                 effects.run,
@@ -380,6 +384,7 @@ async def build(
             notifier=notifier,
             destinations=destinations,
             ephemeral=ephemeral,
+            destination_reports=DestinationReports(database, clock, destinations),
             federation=client,
             server_auth=ServerAuth(keys, destinations, clock, Partners(config.federation), config.server_name),
             published_keys=PublishedKeys(database, clock, keys, config.server_name, author.key, old_keys),
