@@ -28,7 +28,18 @@ from homeserver.api.client.v3 import (
     state,
     sync,
 )
-from homeserver.api.federation.v1 import events, invite, join, knock, leave, openid, public_rooms, query, version
+from homeserver.api.federation.v1 import (
+    events,
+    invite,
+    join,
+    knock,
+    leave,
+    openid,
+    public_rooms,
+    query,
+    third_party,
+    version,
+)
 from homeserver.api.federation.v1 import state as federation_state
 from homeserver.api.federation.v2 import invite as invite_v2
 from homeserver.api.federation.v2 import join as join_v2
@@ -77,6 +88,7 @@ _FEDERATION_V1 = [
     *openid.ENDPOINTS,
     *public_rooms.ENDPOINTS,
     *query.ENDPOINTS,
+    *third_party.ENDPOINTS,
     *federation_state.ENDPOINTS,
     *version.ENDPOINTS,
 ]

@@ -66,6 +66,7 @@ from homeserver.services.rooms.state_events import StateEvents
 from homeserver.services.rooms.stripped import Stripper
 from homeserver.services.rooms.succession import Succession
 from homeserver.services.rooms.summaries import Summaries
+from homeserver.services.rooms.third_party import ThirdPartyInvites
 from homeserver.services.rooms.upgrade import RoomUpgrade
 from homeserver.services.sync.notifications import Notifications
 from homeserver.services.sync.unread import Unread
@@ -119,6 +120,7 @@ class Container:
     server_acls: ServerAcls
     resident: Resident
     invitations: Invitations
+    third_party: ThirdPartyInvites
     inbox: Inbox
     arrivals: Arrivals
     sender: Sender
@@ -277,6 +279,9 @@ async def build(
             e2e_keys=E2eKeys(database, config.server_name),
             to_device=ToDevice(database, clock),
             key_backups=KeyBackups(database),
+            third_party=ThirdPartyInvites(
+                database, sender, members, server_acls, client, transport, config.server_name
+            ),
             invitations=Invitations(database, sender, members, server_acls, signatures, stripper, author),
             resident=Resident(database, sender, inbox, server_acls, signatures, author, trees),
             server_acls=server_acls,

@@ -38,6 +38,10 @@ class Transport(Protocol):
         """
         ...
 
+    async def fetch(self, url: str, *, timeout_s: float, largest: int) -> Reply:
+        """What is at an `https:` address that may be connected to. Raises `Unreachable`."""
+        ...
+
 
 class Nowhere:
     """A transport for servers that are alone in the world."""
@@ -53,5 +57,9 @@ class Nowhere:
         timeout_s: float,
         largest: int,
     ) -> Reply:
+        """Raise `Unreachable`."""
+        raise Unreachable("This server does not speak to others.")
+
+    async def fetch(self, url: str, *, timeout_s: float, largest: int) -> Reply:
         """Raise `Unreachable`."""
         raise Unreachable("This server does not speak to others.")

@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx2
 
@@ -198,6 +199,15 @@ class Link:
         if len(reply.body) > largest:
             raise Unreachable("The answer is too large.")
         return reply
+
+    async def fetch(self, url: str, *, timeout_s: float, largest: int) -> Reply:
+        """What a server of the network has at an address; what is not of it is as far as a private one."""
+        parts = urlsplit(url)
+        if parts.scheme != "https" or parts.netloc not in self._network.peers:
+            raise Unreachable("The address may not be connected to.")
+        target = f"{parts.path}?{parts.query}"
+        name = ServerName(parts.netloc)
+        return await self.exchange(name, "GET", target, {}, None, timeout_s=timeout_s, largest=largest)
 
 
 @asynccontextmanager

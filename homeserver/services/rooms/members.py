@@ -117,10 +117,14 @@ class Members:
     async def invite(self, by: UserId, room_id: RoomId, target: UserId, *, reason: str | None = None) -> None:
         """Invite a user; nothing happens if an invite is open."""
         content = (await self.invite_contents([target], reason))[target]
-        if not is_local(target, self._server_name):
+        await self.issue(by, room_id, target, content)
+
+    async def issue(self, by: UserId, room_id: RoomId, target: UserId, content: Json) -> None:
+        """Invite, somebody who may be invited, with this content; nothing happens if an invite is open."""
+        if is_local(target, self._server_name):
+            await self._set(by, room_id, target, content, lambda before: before != "invite")
+        else:
             await self._invite_remote(by, room_id, target, content, again=False)
-            return
-        await self._set(by, room_id, target, content, lambda before: before != "invite")
 
     async def kick(self, by: UserId, room_id: RoomId, target: UserId, *, reason: str | None = None) -> None:
         """Put a user out, withdraw an invite or turn down a knock."""
@@ -340,10 +344,11 @@ class Members:
         else:
             known = by_power(room, but=self._server_name)
             # A room that everybody has left is what it was when this server left it.
-            if self._server_name in room.servers or (not known and not via):
+            if self._server_name in room.servers or not (known or set(via) - {self._server_name}):
                 return None
         held = await self._database.read(out_of_room.find, user_id, room_id)
-        return [*(() if held is None else held.servers), *via, *known, domain_of(room_id)]
+        others = [server for server in via if server != self._server_name]
+        return [*(() if held is None else held.servers), *others, *known, domain_of(room_id)]
 
     async def _invite_remote(
         self, by: UserId, room_id: RoomId, target: UserId, content: Json, *, again: bool

@@ -39,6 +39,8 @@ from homeserver.storage.engine import Database, ReadTx
 from homeserver.storage.state import Pair
 
 _HEROES = 5
+_FEW_MEMBERS = 100
+"""Up to so many members, none is left out: to ask for them would take longer than to be told."""
 _AT_ONCE = 1000
 """So many events of an answer are read at once."""
 
@@ -120,7 +122,7 @@ class Resident:
         """Take a user in. Raises `InvalidParam` for an event that is not their join, `Forbidden` if they may not."""
         room, event = await self._submitted(origin, room_id, event_id, pdu, "join")
         signed = await self._countersigned(room, event)
-        servers = sorted(room.servers)
+        servers, omit_members = sorted(room.servers), omit_members and len(room.joined) > _FEW_MEMBERS
         await self._take(room, signed or event)
         state, chain = await self._database.snapshot(self._surroundings, room_id, event_id, omit_members)
         return Welcome(None if signed is None else signed.pdu, state, chain, servers if omit_members else None)
@@ -155,8 +157,8 @@ class Resident:
     async def _admit(self, origin: Origin, room_id: RoomId, user_id: str) -> HotRoom:
         """The room, if this server can speak for it to that server, and that server for the user."""
         room = await self._sender.room(room_id)
-        if self._author.server_name not in room.servers:
-            raise NotFound("This server is not in the room.")
+        if self._author.server_name not in room.servers or room.partial is not None:
+            raise NotFound("This server is not in the room, or does not know it well enough yet.")
         if not self._acls.allows(room, origin):
             raise Forbidden("The room does not let this server take part.")
         if domain_of(user_id) != origin:
