@@ -29,6 +29,7 @@ from homeserver.api.client.v3 import (
     sync,
 )
 from homeserver.api.federation.v1 import (
+    backfill,
     events,
     invite,
     join,
@@ -38,8 +39,11 @@ from homeserver.api.federation.v1 import (
     public_rooms,
     query,
     third_party,
+    user,
     version,
 )
+from homeserver.api.federation.v1 import media as federation_media
+from homeserver.api.federation.v1 import send as federation_send
 from homeserver.api.federation.v1 import state as federation_state
 from homeserver.api.federation.v2 import invite as invite_v2
 from homeserver.api.federation.v2 import join as join_v2
@@ -84,12 +88,16 @@ _FEDERATION_V1 = [
     *join.ENDPOINTS,
     *knock.ENDPOINTS,
     *leave.ENDPOINTS,
+    *backfill.ENDPOINTS,
     *events.ENDPOINTS,
+    *federation_media.ENDPOINTS,
     *openid.ENDPOINTS,
     *public_rooms.ENDPOINTS,
     *query.ENDPOINTS,
     *third_party.ENDPOINTS,
+    *federation_send.ENDPOINTS,
     *federation_state.ENDPOINTS,
+    *user.ENDPOINTS,
     *version.ENDPOINTS,
 ]
 

@@ -7,9 +7,12 @@ from pathlib import Path
 
 from homeserver.app import signing_key
 from homeserver.config.model import Config
+from homeserver.consumers.device_lists import Introductions, Resyncs
 from homeserver.consumers.effects import RoomEffects
+from homeserver.consumers.federation_sender import FederationSender
 from homeserver.consumers.housekeeping import Housekeeping, Purging
 from homeserver.consumers.loop import running
+from homeserver.consumers.partial_rooms import RoomCompletion
 from homeserver.kit import crash
 from homeserver.kit.clock import Clock
 from homeserver.kit.concurrency import Background
@@ -18,6 +21,8 @@ from homeserver.kit.metrics import Metrics
 from homeserver.kit.randomness import Randomness
 from homeserver.matrix.server_keys import PublishedKey
 from homeserver.outbound.blobs import DiskBlobs
+from homeserver.outbound.destinations import Destinations
+from homeserver.outbound.ephemeral import Ephemeral
 from homeserver.outbound.federation import FederationClient
 from homeserver.outbound.http import opened
 from homeserver.outbound.keyring import KeyRing
@@ -28,21 +33,31 @@ from homeserver.services.auth.limits import Limits
 from homeserver.services.auth.passwords import Passwords
 from homeserver.services.auth.servers import ServerAuth
 from homeserver.services.auth.sessions import Sessions
+from homeserver.services.federation.device_keys import DeviceKeys
+from homeserver.services.federation.device_lists import DeviceListUpdates, RemoteDeviceLists, SigningKeyUpdates
 from homeserver.services.federation.edus import Edus
+from homeserver.services.federation.history import History
+from homeserver.services.federation.lines import Lines
+from homeserver.services.federation.live import PresenceEdus, ReceiptEdus, TypingEdus
 from homeserver.services.federation.room_reads import RoomReads
 from homeserver.services.federation.server_keys import PublishedKeys
+from homeserver.services.federation.to_device import DirectToDevice
+from homeserver.services.federation.transactions import Transactions
 from homeserver.services.live.counter import LiveCounter
 from homeserver.services.live.presence import Presence
 from homeserver.services.live.receipts import Receipts
 from homeserver.services.live.typing import Typing
+from homeserver.services.media.elsewhere import MediaElsewhere
 from homeserver.services.media.store import MediaStore
 from homeserver.services.media.thumbnails import Thumbnails
 from homeserver.services.rooms.arrival import Arrivals
 from homeserver.services.rooms.author import Author
 from homeserver.services.rooms.checks import Checks
+from homeserver.services.rooms.completion import Completion
 from homeserver.services.rooms.create import RoomCreation
 from homeserver.services.rooms.directories_elsewhere import DirectoriesElsewhere
 from homeserver.services.rooms.directory import Directory
+from homeserver.services.rooms.gaps import Gaps
 from homeserver.services.rooms.graph import Graph
 from homeserver.services.rooms.hierarchy import Hierarchy
 from homeserver.services.rooms.hot import HotRooms
@@ -56,6 +71,7 @@ from homeserver.services.rooms.purge import Purge
 from homeserver.services.rooms.read import RoomReader
 from homeserver.services.rooms.relations import Relations
 from homeserver.services.rooms.remote_members import RemoteMembers
+from homeserver.services.rooms.replay import Replay
 from homeserver.services.rooms.resident import Resident
 from homeserver.services.rooms.resolution import Resolver
 from homeserver.services.rooms.send import Sender
@@ -97,10 +113,12 @@ class Container:
     metrics: Metrics
     database: Database
     notifier: Notifier
+    destinations: Destinations
+    ephemeral: Ephemeral
     federation: FederationClient
     server_auth: ServerAuth
     published_keys: PublishedKeys
-    edus: Edus
+    transactions: Transactions
     sessions: Sessions
     passwords: Passwords
     limits: Limits
@@ -115,6 +133,8 @@ class Container:
     pushers: Pushers
     notifications: Notifications
     e2e_keys: E2eKeys
+    device_keys: DeviceKeys
+    device_lists: RemoteDeviceLists
     to_device: ToDevice
     key_backups: KeyBackups
     server_acls: ServerAcls
@@ -123,6 +143,7 @@ class Container:
     third_party: ThirdPartyInvites
     inbox: Inbox
     arrivals: Arrivals
+    completion: Completion
     sender: Sender
     members: Members
     room_creation: RoomCreation
@@ -132,6 +153,7 @@ class Container:
     relations: Relations
     hierarchy: Hierarchy
     room_reads: RoomReads
+    history: History
     state_events: StateEvents
     purge: Purge
     receipts: Receipts
@@ -202,15 +224,36 @@ async def build(
         graph = Graph(database, trees, hot, resolver)
         if transport is None:
             transport = await stack.enter_async_context(opened(config.federation, clock, randomness))
-        client = FederationClient(transport, config.server_name, author.key)
+        destinations, ephemeral = Destinations(clock, randomness), Ephemeral()
+        client = FederationClient(transport, destinations, config.server_name, author.key)
         notaries = config.federation.notaries
         keys = KeyRing(database, clock, client, config.server_name, author.key, notaries=notaries)
         old_keys = {one.key_id: PublishedKey(one.public_key, one.expired_ts) for one in config.federation.old_keys}
         server_acls = ServerAcls(hot)
+        room_reads = RoomReads(database, trees, server_acls)
         merger = Merger(clock, hot, writer, graph, author, config.server_name)
         signatures = Signatures(keys)
         checks, outliers = Checks(signatures), Outliers(database, clock, writer)
         inbox = Inbox(database, clock, hot, writer, graph, merger, checks, outliers)
+        replay = Replay(database, trees, hot, resolver, config.server_name)
+        completion = Completion(
+            database,
+            clock,
+            metrics,
+            notifier,
+            client,
+            hot,
+            trees,
+            inbox,
+            checks,
+            outliers,
+            replay,
+            config.server_name,
+        )
+        gaps = Gaps(database, clock, trees, hot, inbox, server_acls, client, metrics, background, config.server_name)
+        stack.push_async_callback(gaps.close)
+        lines = Lines(database, clock, hot, inbox, gaps, metrics, background)
+        stack.push_async_callback(lines.close)
         arrivals = Arrivals(database, clock, hot, trees, writer, inbox, checks, outliers, config.server_name)
         sender = Sender(database, clock, hot, writer, merger, author)
         stripper = Stripper(signatures)
@@ -225,6 +268,16 @@ async def build(
         blobs = DiskBlobs(Path(config.data_dir) / "media")
         thumbnails = Thumbnails(blobs)
         stack.callback(thumbnails.close)
+        elsewhere_media = MediaElsewhere(
+            database,
+            clock,
+            randomness,
+            client,
+            blobs,
+            thumbnails,
+            largest=config.limits.upload_bytes,
+            room=config.limits.remote_media_bytes,
+        )
         media = MediaStore(
             database,
             clock,
@@ -232,15 +285,35 @@ async def build(
             notifier,
             blobs,
             thumbnails,
+            elsewhere_media,
             server_name=config.server_name,
             largest=config.limits.upload_bytes,
         )
 
         unread = Unread(trees, push_rules)
         counter = LiveCounter(clock)
-        typing = Typing(database, notifier, counter)
+        typing = Typing(database, clock, notifier, counter, hot, ephemeral, config.server_name)
         stack.callback(typing.close)
-        presence = Presence(database, clock, notifier, counter, is_enabled=config.presence)
+        presence = Presence(
+            database, clock, notifier, counter, ephemeral, config.server_name, is_enabled=config.presence
+        )
+        receipts = Receipts(database, clock, hot, ephemeral, config.server_name)
+        e2e_keys = E2eKeys(database, config.server_name)
+        device_lists = RemoteDeviceLists(database, clock, client, config.server_name)
+        edus = Edus(
+            {
+                "m.typing": TypingEdus(typing, hot, server_acls),
+                "m.presence": PresenceEdus(presence),
+                "m.receipt": ReceiptEdus(receipts, hot, server_acls),
+                "m.direct_to_device": DirectToDevice(database, clock, config.server_name),
+                "m.device_list_update": DeviceListUpdates(device_lists),
+                "m.signing_key_update": SigningKeyUpdates(device_lists),
+            },
+            metrics,
+        )
+        transactions = Transactions(
+            database, clock, hot, inbox, server_acls, lines, edus, metrics, background, config.server_name
+        )
         sync = Sync(database, clock, notifier, trees, counter, typing, presence, push_rules, unread, hot)
         housekeeping = Housekeeping(database, clock, presence, sessions)
         stack.push_async_callback(housekeeping.tidy)
@@ -250,8 +323,22 @@ async def build(
             database, clock, trees, hot, resolver, sender, server_name=config.server_name, holder=randomness.letters(16)
         )
         purging = Purging(notifier, purge)
+        federation_sender = FederationSender(
+            database, clock, randomness, notifier, client, destinations, ephemeral, metrics, config.server_name
+        )
+        rest = RoomCompletion(notifier, completion)
         if is_server:
-            await stack.enter_async_context(running([housekeeping.run, effects.run, purging.run], clock))
+            works = [
+                housekeeping.run,
+                effects.run,
+                purging.run,
+                lines.run,
+                rest.run,
+                federation_sender.run,
+                Introductions(database, notifier).run,
+                Resyncs(clock, notifier, device_lists).run,
+            ]
+            await stack.enter_async_context(running(works, clock))
         yield Container(
             config=config,
             clock=clock,
@@ -259,10 +346,12 @@ async def build(
             metrics=metrics,
             database=database,
             notifier=notifier,
+            destinations=destinations,
+            ephemeral=ephemeral,
             federation=client,
-            server_auth=ServerAuth(keys, clock, Partners(config.federation), config.server_name),
+            server_auth=ServerAuth(keys, destinations, clock, Partners(config.federation), config.server_name),
             published_keys=PublishedKeys(database, clock, keys, config.server_name, author.key, old_keys),
-            edus=Edus({}, metrics),
+            transactions=transactions,
             sessions=sessions,
             passwords=passwords,
             limits=limits,
@@ -276,8 +365,10 @@ async def build(
             push_rules=push_rules,
             pushers=Pushers(database, clock),
             notifications=Notifications(database, clock, trees, push_rules, unread),
-            e2e_keys=E2eKeys(database, config.server_name),
-            to_device=ToDevice(database, clock),
+            e2e_keys=e2e_keys,
+            device_keys=DeviceKeys(database, e2e_keys, device_lists, client, config.server_name),
+            device_lists=device_lists,
+            to_device=ToDevice(database, clock, randomness, config.server_name),
             key_backups=KeyBackups(database),
             third_party=ThirdPartyInvites(
                 database, sender, members, server_acls, client, transport, config.server_name
@@ -287,6 +378,7 @@ async def build(
             server_acls=server_acls,
             inbox=inbox,
             arrivals=arrivals,
+            completion=completion,
             sender=sender,
             members=members,
             room_creation=room_creation,
@@ -295,10 +387,11 @@ async def build(
             room_upgrade=RoomUpgrade(database, sender, members, room_creation, author),
             directory=directory,
             hierarchy=Hierarchy(database, trees, summaries),
-            room_reads=RoomReads(database, trees, server_acls),
+            room_reads=room_reads,
+            history=History(database, trees, room_reads),
             state_events=StateEvents(sender, members, directory),
             purge=purge,
-            receipts=Receipts(database, clock),
+            receipts=receipts,
             typing=typing,
             presence=presence,
             media=media,

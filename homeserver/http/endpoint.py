@@ -71,6 +71,8 @@ class Endpoint:
     auth: Auth
     limit: str | None
     body: type[Body] | type[JsonObject] | None
+    largest: int | None = None
+    """The most bytes that the body may have, where that is another number than the setting's."""
 
     def __post_init__(self) -> None:
         hints = get_type_hints(self.handler)
@@ -90,7 +92,8 @@ class Endpoint:
 def bind(endpoint: Endpoint, services: Callable[[Request], Any], provided: Mapping[type, str], cap: int) -> Bound:
     """The callable of an endpoint.
 
-    `provided` maps each service type to the field of what `services` returns. Raises `TypeError` when an argument
+    `provided` maps each service type to the field of what `services` returns, `cap` is how many bytes a body may have.
+    Raises `TypeError` when an argument
     of the handler comes from nowhere.
     """
     hints = get_type_hints(endpoint.handler)
@@ -98,6 +101,7 @@ def bind(endpoint: Endpoint, services: Callable[[Request], Any], provided: Mappi
     from_services: list[tuple[str, str]] = []
     query: type[Query] | None = None
     wants_request = False
+    largest = cap if endpoint.largest is None else endpoint.largest
     decode = _decoder(endpoint.body)
     sessions_field = provided.get(Sessions)
     servers_field = provided.get(ServerAuth)
@@ -132,7 +136,7 @@ def bind(endpoint: Endpoint, services: Callable[[Request], Any], provided: Mappi
         raw: bytes | None = None
         if endpoint.auth is SERVER:
             assert servers_field is not None
-            raw = b"" if decode is None else await read_capped(request, cap)
+            raw = b"" if decode is None else await read_capped(request, largest)
             key = await origin(request, getattr(container, servers_field), raw)
             if caller is not None:
                 arguments[caller] = key
@@ -151,7 +155,7 @@ def bind(endpoint: Endpoint, services: Callable[[Request], Any], provided: Mappi
             limits: Limits = getattr(container, limits_field)
             limits.take(endpoint.limit, key)
         if decode is not None:
-            arguments["body"] = decode(await read_capped(request, cap) if raw is None else raw)
+            arguments["body"] = decode(await read_capped(request, largest) if raw is None else raw)
         if query is not None:
             arguments["query"] = decode_query(request.query_params.multi_items(), query)
         if wants_request:

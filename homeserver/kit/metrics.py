@@ -32,10 +32,61 @@ class Metrics:
             buckets=(1, 2, 5, 10, 20, 50, 100, 200),
             registry=self.registry,
         )
+        self.transactions_received = Counter(
+            "homeserver_federation_transactions_received",
+            "Deliveries of other servers.",
+            ["outcome"],
+            registry=self.registry,
+        )
+        self.pdus_received = Counter(
+            "homeserver_federation_pdus_received",
+            "Events that other servers delivered, by what became of them.",
+            ["outcome"],
+            registry=self.registry,
+        )
+        self.staged_pdus = Gauge(
+            "homeserver_federation_staged_pdus",
+            "Events that were acknowledged and wait to be taken in.",
+            registry=self.registry,
+        )
+        self.gaps = Counter(
+            "homeserver_federation_gaps",
+            "Searches for what is missing in a room.",
+            ["outcome"],
+            registry=self.registry,
+        )
         self.edus_received = Counter(
             "homeserver_federation_edus_received",
             "What other servers told besides events.",
             ["edu_type", "outcome"],
+            registry=self.registry,
+        )
+        self.federation_transactions = Counter(
+            "homeserver_federation_transactions",
+            "Transactions sent to other servers, by what came of them.",
+            ["outcome"],
+            registry=self.registry,
+        )
+        self.federation_pdus = Counter(
+            "homeserver_federation_pdus_sent", "Events that other servers took.", registry=self.registry
+        )
+        self.federation_edus = Counter(
+            "homeserver_federation_edus_sent", "Data other than events that other servers took.", registry=self.registry
+        )
+        self.destinations = Gauge(
+            "homeserver_federation_destinations", "Servers to which something was sent.", registry=self.registry
+        )
+        self.destinations_failing = Gauge(
+            "homeserver_federation_destinations_failing",
+            "Servers that do not take what is sent to them.",
+            registry=self.registry,
+        )
+        self.partial_rooms = Gauge(
+            "homeserver_partial_rooms", "Rooms whose state is known in part.", registry=self.registry
+        )
+        self.state_events_fetched = Counter(
+            "homeserver_state_events_fetched",
+            "Events of rooms that are known in part that were verified and stored.",
             registry=self.registry,
         )
         self.waiting = Gauge("homeserver_waiting_requests", "Long polls held open now.", registry=self.registry)

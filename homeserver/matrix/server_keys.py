@@ -12,7 +12,7 @@ from homeserver.matrix.signing import SignatureError, SigningKey, sign_json, ver
 LONGEST_VALIDITY_MS = 7 * 24 * 60 * 60 * 1000
 """No key is believed for longer than that, whatever its server says."""
 
-_KEY_ID = re.compile(r"ed25519:[a-zA-Z0-9_]{1,100}")
+KEY_ID = re.compile(r"ed25519:[a-zA-Z0-9_]{1,100}")
 _MOST_KEYS = 100
 
 
@@ -47,7 +47,7 @@ class KeyDocument:
             raise BadKeys(f"The keys are not in the form of the specification: {error}") from None
         if shape.server_name != server_name:
             raise BadKeys(f"The keys are those of {shape.server_name!r}.")
-        current = {key_id: key.key for key_id, key in shape.verify_keys.items() if _KEY_ID.fullmatch(key_id)}
+        current = {key_id: key.key for key_id, key in shape.verify_keys.items() if KEY_ID.fullmatch(key_id)}
         if len(shape.verify_keys) > _MOST_KEYS or len(shape.old_verify_keys) > _MOST_KEYS:
             raise BadKeys("There are too many keys.")
         signed_by = [key_id for key_id in shape.signatures.get(server_name, {}) if key_id in current]
@@ -59,7 +59,7 @@ class KeyDocument:
         old = {
             key_id: PublishedKey(key.key, min(key.expired_ts, now))
             for key_id, key in shape.old_verify_keys.items()
-            if _KEY_ID.fullmatch(key_id)
+            if KEY_ID.fullmatch(key_id)
         }
         new = {key_id: PublishedKey(key, valid_until) for key_id, key in current.items()}
         return cls(server_name, valid_until, {**old, **new}, raw)

@@ -27,6 +27,7 @@ _AT_ONCE = 64
 _AGAIN_MS = 60_000
 _MOST_PATIENT_MS = 60 * 60 * 1000
 _REMEMBERED = 20_000
+_IN_MEMORY = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,7 @@ class KeyRing:
         self._client = client
         self._own = ServerKey(server_name, key.key_id, key.public_key, _FOR_EVER)
         self._notaries = [ServerName(one) for one in notaries]
+        self._known: Lru[KeyName, ServerKey] = Lru(_IN_MEMORY)
         self._asked: Lru[str, _Asked] = Lru(_REMEMBERED)
         self._asking: SingleFlight[str, bool] = SingleFlight()
         self._turns = asyncio.Semaphore(_AT_ONCE)
@@ -69,14 +71,32 @@ class KeyRing:
         others = [name for name in wanted if name[0] != self._own.server_name]
         if not others:
             return found
-        found |= await self._database.read(server_keys.find_many, others)
+        found |= {name: key for name in others if (key := self._recall(name, wanted[name])) is not None}
+        others = [name for name in others if name not in found]
+        if not others:
+            return found
+        found |= await self._read(others)
         lacking = {
             server
             for server, key_id in others
             if (key := found.get((server, key_id))) is None or key.valid_until_ts < wanted[server, key_id]
         }
         if lacking and await self.refresh(lacking):
-            found |= await self._database.read(server_keys.find_many, others)
+            found |= await self._read(others)
+        return found
+
+    def recalls(self, wanted: Mapping[KeyName, int]) -> bool:
+        """Whether all of the keys are in memory, so that `find` need not wait for anything."""
+        return all(name[0] == self._own.server_name or self._recall(name, ts) for name, ts in wanted.items())
+
+    def _recall(self, name: KeyName, ts: int) -> ServerKey | None:
+        key = self._known.get(name)
+        return None if key is None or key.valid_until_ts < ts else key
+
+    async def _read(self, names: Collection[KeyName]) -> dict[KeyName, ServerKey]:
+        found = await self._database.read(server_keys.find_many, names)
+        for name, key in found.items():
+            self._known.put(name, key)
         return found
 
     async def refresh(self, servers: Collection[str]) -> bool:
@@ -104,7 +124,7 @@ class KeyRing:
                 self._asked.put(server, _Asked(now + pause, min(asked.failures + 1, 10)))
                 return False
         self._asked.put(server, _Asked(now + _AGAIN_MS))
-        await self._database.write(_keep, [document], now)
+        await self._keep([document], now)
         return True
 
     async def _ask_notaries(self, servers: Collection[str]) -> bool:
@@ -121,9 +141,15 @@ class KeyRing:
                 if document is not None:
                     kept.append(document)
             if kept:
-                await self._database.write(_keep, kept, now)
+                await self._keep(kept, now)
                 return True
         return False
+
+    async def _keep(self, documents: Collection[KeyDocument], now: int) -> None:
+        keys = [(document.server_name, key_id) for document in documents for key_id in document.keys]
+        await self._database.write(_keep, documents, now)
+        for name in keys:
+            self._known.drop(name)
 
     async def _vouched_for(
         self, raw: bytes, notary: ServerName, servers: Collection[str], now: int

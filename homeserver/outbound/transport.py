@@ -38,8 +38,13 @@ class Transport(Protocol):
         """
         ...
 
-    async def fetch(self, url: str, *, timeout_s: float, largest: int) -> Reply:
-        """What is at an `https:` address that may be connected to. Raises `Unreachable`."""
+    async def fetch(
+        self, url: str, *, timeout_s: float, largest: int, headers: Mapping[str, str] | None = None
+    ) -> Reply:
+        """What is at an `https:` address, redirects followed, each to an address that may be connected to.
+
+        Raises `Unreachable`.
+        """
         ...
 
 
@@ -60,6 +65,8 @@ class Nowhere:
         """Raise `Unreachable`."""
         raise Unreachable("This server does not speak to others.")
 
-    async def fetch(self, url: str, *, timeout_s: float, largest: int) -> Reply:
+    async def fetch(
+        self, url: str, *, timeout_s: float, largest: int, headers: Mapping[str, str] | None = None
+    ) -> Reply:
         """Raise `Unreachable`."""
         raise Unreachable("This server does not speak to others.")

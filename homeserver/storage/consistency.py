@@ -4,6 +4,7 @@ from sqlalchemy import ColumnElement, Select, Table, bindparam, exists, func, li
 
 from homeserver.matrix.identifiers import EventId
 from homeserver.storage.aliases import aliases
+from homeserver.storage.deliveries import staged_pdus
 from homeserver.storage.engine import ReadTx
 from homeserver.storage.event_graph import backward_extremities, pending_redactions, waiting_events
 from homeserver.storage.events import events
@@ -23,6 +24,7 @@ _OF_ROOMS = (
     forward_extremities,
     backward_extremities,
     waiting_events,
+    staged_pdus,
     pending_redactions,
     relations,
     resolutions,

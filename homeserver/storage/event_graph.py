@@ -8,7 +8,7 @@ A redaction that came before its target waits for it.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import BigInteger, Column, Index, LargeBinary, Table, bindparam, delete, func, select
+from sqlalchemy import BigInteger, Column, Index, LargeBinary, Table, bindparam, delete, exists, func, select
 from sqlalchemy.dialects.postgresql import insert
 
 from homeserver.matrix.identifiers import EventId
@@ -68,20 +68,30 @@ _ADD_FOR = insert(waiting_for).on_conflict_do_nothing()
 _REMOVE = delete(waiting_events).where(waiting_events.c.event_id.in_(bindparam("event_ids", expanding=True)))
 _REMOVE_FOR = delete(waiting_for).where(waiting_for.c.event_id.in_(bindparam("event_ids", expanding=True)))
 _KNOWN = select(waiting_events.c.event_id).where(waiting_events.c.event_id.in_(bindparam("ids", expanding=True)))
-_FOR = (
-    select(waiting_events.c.event_id, waiting_events.c.pdu)
-    .distinct()
-    .select_from(waiting_events.join(waiting_for, waiting_events.c.event_id == waiting_for.c.event_id))
-    .where(
-        waiting_for.c.missing_id.in_(bindparam("missing", expanding=True)),
-        waiting_events.c.room_nid == bindparam("room_nid"),
-    )
+_PDUS = select(waiting_events.c.event_id, waiting_events.c.pdu).where(
+    waiting_events.c.event_id.in_(bindparam("ids", expanding=True))
 )
-_MISSING = (
-    select(waiting_for.c.missing_id)
-    .distinct()
+_FOLLOWERS = (
+    select(waiting_for.c.missing_id, waiting_for.c.event_id)
     .select_from(waiting_events.join(waiting_for, waiting_events.c.event_id == waiting_for.c.event_id))
     .where(waiting_events.c.room_nid == bindparam("room_nid"))
+)
+_OTHER = waiting_events.alias("other")
+_STUCK = (
+    select(waiting_events.c.event_id, waiting_events.c.pdu, waiting_for.c.missing_id)
+    .select_from(waiting_events.join(waiting_for, waiting_events.c.event_id == waiting_for.c.event_id))
+    .where(
+        waiting_events.c.room_nid == bindparam("room_nid"),
+        ~exists().where(_OTHER.c.event_id == waiting_for.c.missing_id),
+    )
+    .order_by(waiting_events.c.since_ts, waiting_events.c.event_id)
+    .limit(bindparam("limit"))
+)
+_MISSING_IN_ROOMS = (
+    select(waiting_events.c.room_nid, waiting_for.c.missing_id)
+    .distinct()
+    .select_from(waiting_events.join(waiting_for, waiting_events.c.event_id == waiting_for.c.event_id))
+    .where(waiting_events.c.room_nid.in_(bindparam("room_nids", expanding=True)))
 )
 _COUNT = select(func.count()).where(waiting_events.c.room_nid == bindparam("room_nid"))
 _OLDEST = (
@@ -149,18 +159,45 @@ def find_waiting(tx: ReadTx, event_ids: Iterable[EventId]) -> set[EventId]:
     return found
 
 
-def list_waiting_for(tx: ReadTx, room_nid: int, missing: Iterable[EventId]) -> dict[EventId, bytes]:
-    """The room's events that wait for one of these, with their bytes."""
+def find_waiting_pdus(tx: ReadTx, event_ids: Iterable[EventId]) -> dict[EventId, bytes]:
+    """The bytes of those of the events that wait."""
     found: dict[EventId, bytes] = {}
-    for part in chunks(missing):
-        rows = tx.connection.execute(_FOR, {"missing": part, "room_nid": room_nid})
-        found.update((row.event_id, row.pdu) for row in rows)
+    for part in chunks(event_ids):
+        found.update((row.event_id, row.pdu) for row in tx.connection.execute(_PDUS, {"ids": part}))
+    return found
+
+
+def list_followers(tx: ReadTx, room_nid: int) -> dict[EventId, set[EventId]]:
+    """Which events of the room wait for an event, by that one."""
+    found: dict[EventId, set[EventId]] = {}
+    for row in tx.connection.execute(_FOLLOWERS, {"room_nid": room_nid}):
+        found.setdefault(row.missing_id, set()).add(row.event_id)
     return found
 
 
 def list_missing(tx: ReadTx, room_nid: int) -> set[EventId]:
     """What the room's waiting events wait for; some of it may wait itself."""
-    return set(tx.connection.execute(_MISSING, {"room_nid": room_nid}).scalars())
+    return list_missing_in_rooms(tx, [room_nid]).get(room_nid, set())
+
+
+def list_missing_in_rooms(tx: ReadTx, room_nids: Iterable[int]) -> dict[int, set[EventId]]:
+    """What the waiting events of these rooms wait for, by room; a room where none wait is left out."""
+    found: dict[int, set[EventId]] = {}
+    for part in chunks(room_nids):
+        for row in tx.connection.execute(_MISSING_IN_ROOMS, {"room_nids": part}):
+            found.setdefault(row.room_nid, set()).add(row.missing_id)
+    return found
+
+
+def list_stuck(tx: ReadTx, room_nid: int, *, limit: int) -> dict[EventId, tuple[bytes, set[EventId]]]:
+    """The room's events that wait for what does not wait itself, with their bytes and what that is.
+
+    At most `limit` such pairs; what one event waits for may not be complete.
+    """
+    found: dict[EventId, tuple[bytes, set[EventId]]] = {}
+    for row in tx.connection.execute(_STUCK, {"room_nid": room_nid, "limit": limit}):
+        found.setdefault(row.event_id, (row.pdu, set()))[1].add(row.missing_id)
+    return found
 
 
 def count_waiting(tx: ReadTx, room_nid: int) -> int:

@@ -15,9 +15,7 @@ from homeserver.errors import RemoteFailure, RequestError
 from homeserver.kit.logs import report
 from homeserver.kit.metrics import Metrics
 from homeserver.matrix.identifiers import ServerName
-
-_WRONG = (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
-"""What a handler raises that did not expect such content: its fault, and no reason to refuse the rest."""
+from homeserver.services.federation.faults import WRONG
 
 
 class EduHandler(Protocol):
@@ -67,7 +65,7 @@ class Edus:
             return edu.edu_type, "taken"
         if isinstance(problem, RequestError | RemoteFailure):
             return edu.edu_type, "refused"
-        if isinstance(problem, _WRONG):
+        if isinstance(problem, WRONG):
             report(problem)
             return edu.edu_type, "failed"
         raise problem

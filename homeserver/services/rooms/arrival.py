@@ -18,6 +18,7 @@ from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import EventId, RoomId, ServerName, UserId
 from homeserver.matrix.room_versions import ROOM_VERSIONS, RoomVersion
 from homeserver.services.rooms.checks import Checks, Unfit
+from homeserver.services.rooms.graph import auth_keys
 from homeserver.services.rooms.hot import HotRoom, HotRooms, parse
 from homeserver.services.rooms.inbox import Inbox
 from homeserver.services.rooms.landing import Landing, Standing, land
@@ -286,7 +287,7 @@ def _judge(room: HotRoom, answer: _Answer, ground: _Ground, given: dict[Pair, _G
     if len(cited) < len(set(join.auth_events)):
         raise BadAnswer("Events by which the join is allowed are missing.")
     rejected = {row.event_id for row in ground.auth if row.status == events.REJECTED}
-    state = {pair: answer.events[answer.state[pair]] for pair in _keys(join) if pair in given}
+    state = {pair: answer.events[answer.state[pair]] for pair in auth_keys(join) if pair in given}
     for row in ground.auth:
         event = cited[row.position]
         pair = (event.type, event.state_key or "")
@@ -298,13 +299,3 @@ def _judge(room: HotRoom, answer: _Answer, ground: _Ground, given: dict[Pair, _G
         event_auth.check_state_auth(join, list(state.values()), create=answer.create)
     except AuthError as error:
         raise BadAnswer(f"The join is not allowed by what the server says of the room: {error}") from None
-
-
-def _keys(event: Event) -> list[Pair]:
-    return event_auth.auth_event_keys(
-        event.room_version,
-        type=event.type,
-        sender=event.sender,
-        state_key=event.state_key,
-        content=event.content_json,
-    )

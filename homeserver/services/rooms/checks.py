@@ -55,6 +55,23 @@ class Checks:
             checking = [tasks.create_task(check(group)) for group in groups]
         return [one for task in checking for one in task.result()]
 
+    async def check_quickly(
+        self, coming: Sequence[tuple[RoomId, RoomVersion, Sequence[bytes]]]
+    ) -> list[list[Event | Unfit] | None]:
+        """The same for small deliveries to several rooms; None for those whose signers have to be asked for keys."""
+        judged = [
+            [_judge(one, room_id, False) for one in receive_events(list(pdus), version.identifier)]
+            for room_id, version, pdus in coming
+        ]
+        found = [[event for event, _ in some if isinstance(event, Event)] for some in judged]
+        quick = [self._signatures.is_quick(some) for some in found]
+        checked = [event for some, is_quick in zip(found, quick, strict=True) if is_quick for event in some]
+        wrong = dict(zip(map(id, checked), await self._signatures.check(checked), strict=True))
+        return [
+            [_outcome(event, matches, wrong.get(id(event))) for event, matches in some] if is_quick else None
+            for some, is_quick in zip(judged, quick, strict=True)
+        ]
+
     async def _check(
         self, room_id: RoomId, version: RoomVersion, pdus: Sequence[bytes], is_old: bool
     ) -> list[Event | Unfit]:
@@ -78,6 +95,8 @@ def _judge(received: tuple[Event, bool] | str, room_id: RoomId, is_old: bool) ->
         return Unfit(event_id, "The event is of another room."), False
     if not is_old and (len(event.prev_events) > MAX_PREV_EVENTS or len(event.auth_events) > MAX_AUTH_EVENTS):
         return Unfit(event_id, "The event names too many events before it."), False
+    if any("\0" in text for text in (event_id, event.sender, event.type, event.state_key or "", event.redacts or "")):
+        return Unfit(event_id, "The event has a NUL where none can be."), False
     if not event.prev_events and event.type != "m.room.create":
         return Unfit(event_id, "The event names no event before it."), False
     return event, matches

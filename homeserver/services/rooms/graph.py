@@ -96,7 +96,7 @@ class Graph:
             return None
         if set(event.prev_events) != {tip.event_id for tip in room.latest}:
             return None
-        state = {pair: found for pair in _keys(event) if (found := room.state.get(pair)) is not None}
+        state = {pair: found for pair in auth_keys(event) if (found := room.state.get(pair)) is not None}
         by_id = {found.event_id: found for found in state.values()}
         cited = [by_id[event_id] for event_id in event.auth_events if event_id in by_id]
         if len(cited) < len(set(event.auth_events)):
@@ -183,7 +183,7 @@ class Graph:
         self, tx: ReadTx, room: HotRoom, partial: PartialRoom, event: Event, around: _Around, before: Resolved
     ) -> _Told:
         cited = {row.pair_id: row for row in around.auth if row.status != events.REJECTED}
-        pairs = self._trees.pair_ids(tx, [pair for pair in _keys(event) if pair[0] == "m.room.member"])
+        pairs = self._trees.pair_ids(tx, [pair for pair in auth_keys(event) if pair[0] == "m.room.member"])
         pairs = {pair: pair_id for pair, pair_id in pairs.items() if pair_id in cited}
         if not pairs:
             return _Told(before, {})
@@ -233,7 +233,7 @@ class Graph:
         version = room.version.identifier
         cited = [parse(row, version) for row in around.auth]
         rejected = {row.event_id for row in around.auth if row.status == events.REJECTED}
-        keys = _keys(event)
+        keys = auth_keys(event)
         state = await self._database.snapshot(self._state, room, before.state, keys)
         reason = _refusal(event, cited, list(state.values()), room.create, rejected)
         if reason:
@@ -390,7 +390,8 @@ def _has_state(row: StoredEvent) -> bool:
     return row.state_before is not None or row.state_after is not None
 
 
-def _keys(event: Event) -> list[Pair]:
+def auth_keys(event: Event) -> list[Pair]:
+    """The pieces of state that decide whether the event is allowed."""
     return event_auth.auth_event_keys(
         event.room_version,
         type=event.type,

@@ -17,8 +17,9 @@ from homeserver.errors import Conflict, NotFound, Unavailable
 from homeserver.kit.clock import Clock
 from homeserver.kit.concurrency import KeyedLocks
 from homeserver.matrix import event_auth
+from homeserver.matrix.canonical import CanonicalJsonError
 from homeserver.matrix.event_auth import AuthError
-from homeserver.matrix.events import Event
+from homeserver.matrix.events import Event, MalformedEvent
 from homeserver.matrix.identifiers import EventId, RoomId, ServerName
 from homeserver.matrix.room_versions import ROOM_VERSIONS
 from homeserver.services.rooms.checks import Checks, Unfit
@@ -31,12 +32,14 @@ from homeserver.services.rooms.placement import Batch, NewEvent
 from homeserver.storage import event_graph, events, outgoing
 from homeserver.storage.engine import Database, ReadTx, WriteTx
 from homeserver.storage.event_graph import Waiting
-from homeserver.storage.events import StoredEvent
+from homeserver.storage.events import Standing, StoredEvent
 from homeserver.storage.state import Pair
 
 _MOST_WAITING = 10_000
 """So many events of a room may wait for others; then those that have waited for the longest time are let go."""
 _ATTEMPTS = 5
+_RELEASED = 200
+"""So many events that waited are read at a time."""
 
 
 class Outcome(Enum):
@@ -70,6 +73,19 @@ class Receipt:
 
 
 @dataclass(slots=True)
+class Delivery:
+    """Events of a room that were looked at: what passed the first checks, and what is known of it so far."""
+
+    room: HotRoom
+    pdus: Sequence[bytes]
+    checked: Mapping[EventId, Event]
+    receipts: Sequence[Receipt]
+    load: "_Load"
+    changes: int
+    """Until the room has had another turn, nothing of that is out of date."""
+
+
+@dataclass(slots=True)
 class _Load:
     """One delivery of events to a room, as far as it has come."""
 
@@ -82,6 +98,10 @@ class _Load:
     """What waits in the database."""
     relayed: dict[EventId, ServerName] = field(default_factory=dict)
     """What is to be sent on, with the server that has it already."""
+    coming: set[EventId] = field(default_factory=set)
+    """What is about to be placed."""
+    after: dict[EventId, set[EventId]] | None = None
+    """What waits for an event, here or in the database; read when something is to be released."""
 
 
 class Inbox:
@@ -107,6 +127,8 @@ class Inbox:
         self._checks = checks
         self._outliers = outliers
         self._turns: KeyedLocks[RoomId] = KeyedLocks()
+        self._changes: dict[RoomId, int] = {}
+        """Counts when a turn of a room begins and ends: what was found out before that may be out of date."""
 
     async def receive(
         self, room_id: RoomId, pdus: Sequence[bytes], *, relay_to_all_but: ServerName | None = None
@@ -116,37 +138,51 @@ class Inbox:
         A room that is not known begins with its create event. Raises `NotFound` if that is not among them. Events that
         came through this server are sent on to all servers in the room, but for the one that has them.
         """
-        async with self._turns.hold(room_id):
-            room = await self._room(room_id, pdus)
-            for _ in range(_ATTEMPTS):
-                try:
-                    return await self._receive(room, pdus, relay_to_all_but)
-                except Superseded:
-                    # What it was built upon could not be written; what has been is not taken twice.
-                    room = await self._hot.find(room_id)
-            raise Unavailable("The room changes too quickly.")
+        async with self._turn(room_id):
+            return await self._receive(await self._room(room_id, pdus), pdus, relay_to_all_but=relay_to_all_but)
+
+    async def look_at(self, coming: Mapping[HotRoom, Sequence[bytes]]) -> list[Delivery]:
+        """Make the first checks on events of several rooms at once, where that needs no waiting for other servers.
+
+        The deliveries are for `take`; a room whose events are signed by keys that are not at hand has none.
+        """
+        rooms = list(coming)
+        outcomes = await self._checks.check_quickly([(one.room_id, one.version, coming[one]) for one in rooms])
+        quick = {room: _told_apart(some) for room, some in zip(rooms, outcomes, strict=True) if some is not None}
+        changes = {room: self._changes.get(room.room_id, 0) for room in quick}
+        loads = await self._database.snapshot(self._begin, {room: checked for room, (checked, _) in quick.items()})
+        return [
+            Delivery(room, coming[room], checked, receipts, loads[room], changes[room])
+            for room, (checked, receipts) in quick.items()
+        ]
+
+    async def take(self, delivery: Delivery) -> list[Receipt]:
+        """Take events that were looked at; what became of each, in the order given. Raises as `receive`."""
+        room_id = delivery.room.room_id
+        async with self._turn(room_id):
+            room = await self._hot.find(room_id)
+            # This turn has begun, and no other has since the events were looked at.
+            if self._changes[room_id] != delivery.changes + 1 or room is not delivery.room:
+                return await self._receive(room, delivery.pdus)
+            try:
+                return await self._take(room, delivery.checked, delivery.receipts, delivery.load)
+            except Superseded:
+                return await self._receive(await self._hot.find(room_id), delivery.pdus)
 
     async def receive_with_state(self, room_id: RoomId, pdu: bytes, state: Mapping[Pair, EventId]) -> Receipt:
         """Take an event whose predecessors are not to be had, with the state before it, whose events are known.
 
         Raises `NotFound` if the room is not known, or an event of the state.
         """
-        async with self._turns.hold(room_id):
+        async with self._turn(room_id):
             room = await self._hot.find(room_id)
-            checked, receipts = await self._check(room, [pdu])
-            if not checked:
-                return receipts[0]
-            [event] = checked.values()
             given = await self._database.read(_positions_in_room, room.room_nid, state)
-            load = await self._database.snapshot(self._begin, room, checked)
-            if event.event_id not in load.receipts:
-                await self._place(room, event, load, given=given)
-            await self._end(room, load)
-            return load.receipts[EventId(event.event_id)]
+            [receipt] = await self._receive(room, [pdu], given=given)
+            return receipt
 
     async def receive_outliers(self, room_id: RoomId, pdus: Sequence[bytes]) -> list[Receipt]:
         """Take events that others cite in `auth_events`, or that are part of a state; they are in no timeline."""
-        async with self._turns.hold(room_id):
+        async with self._turn(room_id):
             room = await self._hot.find(room_id)
             checked, receipts = await self._check(room, pdus, is_old=True)
             known = await self._database.snapshot(self._known, room, checked)
@@ -158,13 +194,22 @@ class Inbox:
     @asynccontextmanager
     async def turn(self, room_id: RoomId) -> AsyncIterator[None]:
         """While this is held, nothing that comes from elsewhere is taken into the room."""
-        async with self._turns.hold(room_id):
+        async with self._turn(room_id):
             yield
 
     async def missing(self, room_id: RoomId) -> set[EventId]:
         """What the events of a room wait for, and does not wait itself: what has to be asked for."""
         room = await self._hot.find(room_id)
         return await self._database.snapshot(_missing, room.room_nid)
+
+    @asynccontextmanager
+    async def _turn(self, room_id: RoomId) -> AsyncIterator[None]:
+        async with self._turns.hold(room_id):
+            self._changes[room_id] = self._changes.get(room_id, 0) + 1
+            try:
+                yield
+            finally:
+                self._changes[room_id] += 1
 
     async def _room(self, room_id: RoomId, pdus: Sequence[bytes]) -> HotRoom:
         try:
@@ -192,22 +237,49 @@ class Inbox:
         raise NotFound("This server does not know the room, and its create event is not here.")
 
     async def _receive(
-        self, room: HotRoom, pdus: Sequence[bytes], relay_to_all_but: ServerName | None
+        self,
+        room: HotRoom,
+        pdus: Sequence[bytes],
+        *,
+        given: Mapping[Pair, int] | None = None,
+        relay_to_all_but: ServerName | None = None,
     ) -> list[Receipt]:
-        checked, receipts = await self._check(room, pdus)
-        load = await self._database.snapshot(self._begin, room, checked)
-        if relay_to_all_but is not None:
-            load.relayed.update(dict.fromkeys(checked, relay_to_all_but))
+        for _ in range(_ATTEMPTS):
+            checked, receipts = await self._check(room, pdus)
+            load = (await self._database.snapshot(self._begin, {room: checked}))[room]
+            if relay_to_all_but is not None:
+                load.relayed.update(dict.fromkeys(checked, relay_to_all_but))
+            try:
+                return await self._take(room, checked, receipts, load, given=given)
+            except Superseded:
+                # What it was built upon could not be written; what has been is not taken twice.
+                room = await self._hot.find(room.room_id)
+        raise Unavailable("The room changes too quickly.")
+
+    async def _take(
+        self,
+        room: HotRoom,
+        checked: Mapping[EventId, Event],
+        receipts: Sequence[Receipt],
+        load: "_Load",
+        *,
+        given: Mapping[Pair, int] | None = None,
+    ) -> list[Receipt]:
+        """Place what passed the first checks. `given` is the state before these events where it is known."""
         coming: deque[Event] = deque(
             _ordered({one: event for one, event in checked.items() if one not in load.receipts})
         )
+        load.coming.update(EventId(event.event_id) for event in coming)
         while coming:
             event = coming.popleft()
             event_id = EventId(event.event_id)
-            if event_id in load.receipts and load.receipts[event_id].outcome != Outcome.WAITING:
-                continue  # It waited for several, and came up with each of them.
-            if await self._place(room, event, load) and event_id in load.wanted:
-                await self._settle(load)
+            load.coming.discard(event_id)
+            if _is_placed(event_id, load):
+                continue
+            own = given if event_id in checked else None
+            if own is None and (behind := _waits_behind(event, load)):
+                self._let_wait(room, event, Placed(None, missing=behind), load)
+            elif await self._place(room, event, load, given=own) and event_id in load.wanted:
                 coming.extendleft(reversed(await self._released(room, event_id, load)))
             if self._merger.is_needed(room):
                 await self._settle(load)
@@ -225,37 +297,30 @@ class Inbox:
         self, room: HotRoom, pdus: Sequence[bytes], *, is_old: bool = False
     ) -> tuple[dict[EventId, Event], list[Receipt]]:
         """Checks 1 to 3: format, signatures, hash. The events that pass, and a receipt for each that was given."""
-        found: dict[EventId, Event] = {}
-        receipts = []
-        for one in await self._checks.check(room.room_id, room.version, pdus, is_old=is_old):
-            if isinstance(one, Unfit):
-                receipts.append(Receipt(one.event_id, Outcome.DROPPED, one.reason))
-            else:
-                event_id = EventId(one.event_id)
-                found[event_id] = one
-                receipts.append(Receipt(event_id, Outcome.WAITING))
-        return found, receipts
+        return _told_apart(await self._checks.check(room.room_id, room.version, pdus, is_old=is_old))
 
-    def _begin(self, tx: ReadTx, room: HotRoom, checked: Mapping[EventId, Event]) -> _Load:
+    def _begin(self, tx: ReadTx, coming: Mapping[HotRoom, Mapping[EventId, Event]]) -> dict[HotRoom, "_Load"]:
         """What is known of the events, and what earlier ones wait for."""
-        assert room.room_nid is not None
-        known = {
-            event_id: receipt
-            for event_id, receipt in self._known(tx, room, checked).items()
-            # The create event comes before all others, whether or not what followed it is known (any more).
-            if receipt.outcome != Outcome.OUTLIER or not checked[event_id].prev_events
-        }
-        missing = event_graph.list_missing(tx, room.room_nid)
-        return _Load(known, [], {}, missing, event_graph.find_waiting(tx, checked))
+        ids = [event_id for checked in coming.values() for event_id in checked]
+        if not ids:
+            return {room: _Load({}, [], {}, set(), set()) for room in coming}
+        standings = events.find_standings_by_id(tx, ids)
+        waiting = event_graph.find_waiting(tx, ids)
+        missing = event_graph.list_missing_in_rooms(tx, [_nid(room) for room in coming])
+        loads = {}
+        for room, checked in coming.items():
+            known = {
+                event_id: receipt
+                for event_id, receipt in _known_of(room, checked, standings).items()
+                # The create event comes before all others, whether or not what followed it is known (any more).
+                if receipt.outcome != Outcome.OUTLIER or not checked[event_id].prev_events
+            }
+            loads[room] = _Load(known, [], {}, missing.get(_nid(room), set()), waiting & checked.keys())
+        return loads
 
     @staticmethod
     def _known(tx: ReadTx, room: HotRoom, checked: Collection[EventId]) -> dict[EventId, Receipt]:
-        return {
-            event_id: Receipt(event_id, _OUTCOMES[standing.status])
-            if standing.room_nid == room.room_nid
-            else Receipt(event_id, Outcome.DROPPED, "An event of this id is in another room.")
-            for event_id, standing in events.find_standings_by_id(tx, checked).items()
-        }
+        return _known_of(room, checked, events.find_standings_by_id(tx, checked))
 
     async def _place(
         self, room: HotRoom, event: Event, load: _Load, *, given: Mapping[Pair, int] | None = None
@@ -319,15 +384,29 @@ class Inbox:
         load.waiting[event_id] = Waiting(event_id, room.room_nid, self._clock.now(), event.pdu, placed.missing)
         load.receipts[event_id] = _receipt(event, placed)
         load.wanted |= placed.missing
+        if load.after is not None:
+            for missing in placed.missing:
+                load.after.setdefault(missing, set()).add(event_id)
 
     async def _released(self, room: HotRoom, event_id: EventId, load: _Load) -> list[Event]:
-        """The events that waited for this one, here and in the database."""
+        """The events that waited for this one, and for them, here and in the database, each behind what it follows."""
         assert room.room_nid is not None
-        here = [one for one, waiting in load.waiting.items() if event_id in waiting.missing]
-        pdus = {one: load.waiting.pop(one).pdu for one in here}
-        staged = await self._database.read(event_graph.list_waiting_for, room.room_nid, [event_id])
+        if load.after is None:
+            load.after = await self._database.read(event_graph.list_followers, room.room_nid)
+            for one, waiting in load.waiting.items():
+                for missing in waiting.missing:
+                    load.after.setdefault(missing, set()).add(one)
+        found: set[EventId] = set()
+        ways = deque([event_id])
+        while ways and len(found) < _RELEASED:
+            followers = load.after.get(ways.popleft(), set()) - found - load.coming
+            ways.extend(followers)
+            found |= {one for one in followers if not _is_placed(one, load)}
+        pdus = {one: load.waiting.pop(one).pdu for one in found if one in load.waiting}
+        staged = await self._database.read(event_graph.find_waiting_pdus, found - pdus.keys()) if found else {}
         load.staged.update(staged)
         pdus |= staged
+        load.coming.update(pdus)
         version = room.version.identifier
         return list(_ordered({one: Event.parse(pdu, version, one) for one, pdu in pdus.items()}))
 
@@ -348,6 +427,46 @@ class Inbox:
         too_many = event_graph.count_waiting(tx, room.room_nid) - _MOST_WAITING
         if too_many > 0:
             event_graph.end_waiting(tx, event_graph.list_oldest_waiting(tx, room.room_nid, limit=too_many))
+
+
+def id_of(room: HotRoom, pdu: bytes) -> EventId | None:
+    """The id of an event of the room; None if it is none."""
+    try:
+        return EventId(Event.parse(pdu, room.version.identifier).event_id)
+    except (CanonicalJsonError, MalformedEvent):
+        return None
+
+
+def _told_apart(outcomes: Iterable[Event | Unfit]) -> tuple[dict[EventId, Event], list[Receipt]]:
+    """The events that passed the first checks, and a receipt for each that was given."""
+    found: dict[EventId, Event] = {}
+    receipts = []
+    for one in outcomes:
+        if isinstance(one, Unfit):
+            receipts.append(Receipt(one.event_id, Outcome.DROPPED, one.reason))
+        else:
+            event_id = EventId(one.event_id)
+            found.setdefault(event_id, one)
+            receipts.append(Receipt(event_id, Outcome.WAITING))
+    return found, receipts
+
+
+def _known_of(
+    room: HotRoom, event_ids: Iterable[EventId], standings: Mapping[EventId, Standing]
+) -> dict[EventId, Receipt]:
+    """Receipts for those of the events that are stored."""
+    return {
+        event_id: Receipt(event_id, _OUTCOMES[standing.status])
+        if standing.room_nid == room.room_nid
+        else Receipt(event_id, Outcome.DROPPED, "An event of this id is in another room.")
+        for event_id in event_ids
+        if (standing := standings.get(event_id)) is not None
+    }
+
+
+def _nid(room: HotRoom) -> int:
+    assert room.room_nid is not None
+    return room.room_nid
 
 
 def _version_of_create(pdu: bytes) -> str | None:
@@ -384,6 +503,18 @@ def _ordered(found: Mapping[EventId, Event]) -> Iterable[Event]:
             behind[follower].discard(event_id)
             if not behind[follower]:
                 ready.append(follower)
+
+
+def _is_placed(event_id: EventId, load: _Load) -> bool:
+    receipt = load.receipts.get(event_id)
+    return receipt is not None and receipt.outcome != Outcome.WAITING
+
+
+def _waits_behind(event: Event, load: _Load) -> frozenset[EventId]:
+    """Those that the event names which wait themselves."""
+    if not load.waiting:
+        return frozenset()
+    return frozenset(one for one in map(EventId, (*event.prev_events, *event.auth_events)) if one in load.waiting)
 
 
 def _receipt(event: Event, placed: Placed) -> Receipt:

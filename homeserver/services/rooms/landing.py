@@ -19,6 +19,9 @@ from homeserver.storage.members import Member
 from homeserver.storage.partial_rooms import PartialRoom
 from homeserver.storage.tables import chunks
 
+PARTIAL = "partial rooms"
+"""The notifier's key of rooms that are known in part from now on."""
+
 _ROWS = 500
 """So many rows are written by one statement: between statements others have a turn."""
 
@@ -102,6 +105,7 @@ def land(tx: WriteTx, trees: StateTrees, landing: Landing, server_name: str, com
     else:
         servers.update(one for one in landing.partial if one != server_name)
         partial_rooms.put(tx, PartialRoom(nid, position, before, landing.via, landing.now))
+        tx.wake([PARTIAL])
     room_servers.replace(tx, nid, servers, position)
     tx.wake([landing.room_id, *(user_id for user_id in changed if domain_of(user_id) == server_name)])
 

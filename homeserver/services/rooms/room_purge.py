@@ -13,6 +13,7 @@ from homeserver.services.rooms.history_purge import roots_of
 from homeserver.storage import (
     account_data,
     aliases,
+    deliveries,
     departures,
     event_graph,
     events,
@@ -101,4 +102,5 @@ _REST: tuple[Callable[..., int], ...] = (
     event_graph.remove_some,
     outgoing.remove_some,
     room_servers.remove_some,
+    deliveries.remove_some,
 )

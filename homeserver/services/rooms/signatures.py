@@ -8,6 +8,7 @@ from homeserver.matrix import signing
 from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import domain_of
 from homeserver.matrix.room_versions import ROOM_VERSIONS
+from homeserver.matrix.server_keys import KEY_ID
 from homeserver.outbound.keyring import KeyRing
 from homeserver.storage.server_keys import KeyName, ServerKey
 
@@ -37,11 +38,7 @@ class Signatures:
 
     async def _check(self, events: Sequence[tuple[Event, Collection[str]]]) -> list[str | None]:
         signed = [_signed(event, signers) for event, signers in events]
-        wanted: dict[KeyName, int] = {}
-        for (event, _), by_signer in zip(events, signed, strict=True):
-            ts = _must_be_good_at(event)
-            for signer, key_ids in by_signer.items():
-                wanted.update({(signer, one): max(ts, wanted.get((signer, one), 0)) for one in key_ids})
+        wanted = _wanted([event for event, _ in events], signed)
         keys = await self._keys.find(wanted) if wanted else {}
         reasons: list[str | None] = [None] * len(events)
         checks: list[tuple[int, Check]] = []
@@ -56,6 +53,20 @@ class Signatures:
                 reasons[index] = f"A signature of {signer} is wrong: {wrong}"
         return reasons
 
+    def is_quick(self, events: Sequence[Event]) -> bool:
+        """Whether all keys are in memory by which the events say they are signed, so that nobody has to be asked."""
+        return self._keys.recalls(_wanted(events, [_signed(event, signers_of(event)) for event in events]))
+
+
+def _wanted(events: Sequence[Event], signed: Sequence[dict[str, list[str]]]) -> dict[KeyName, int]:
+    """The keys by which events say they are signed, with the time at which each must have been good."""
+    wanted: dict[KeyName, int] = {}
+    for event, signers in zip(events, signed, strict=True):
+        ts = _must_be_good_at(event)
+        for signer, key_ids in signers.items():
+            wanted.update({(signer, one): max(ts, wanted.get((signer, one), 0)) for one in key_ids})
+    return wanted
+
 
 async def _verify(checks: Sequence[tuple[int, Check]]) -> list[str | None]:
     items = [check for _, check in checks]
@@ -67,7 +78,7 @@ async def _verify(checks: Sequence[tuple[int, Check]]) -> list[str | None]:
 def _signed(event: Event, signers: Collection[str]) -> dict[str, list[str]]:
     """Servers that must have signed the event, each with the keys by which it says it has."""
     signatures = event.signatures
-    return {signer: sorted(_object(signatures.get(signer))) for signer in signers}
+    return {signer: sorted(filter(KEY_ID.fullmatch, _object(signatures.get(signer)))) for signer in signers}
 
 
 def signers_of(event: Event) -> set[str]:

@@ -73,14 +73,15 @@ def joined_room(
     base = since if since is not None and is_joined_since(tx, room.version, member, since) else None
     base = _in_history(room, base)
     timeline = _timeline(tx, eye, view, base=base, upto=upto)
-    if base is not None and not view.full_state and timeline.is_empty:
+    became_whole = base is not None and base < room.completed_at
+    if base is not None and not view.full_state and timeline.is_empty and not became_whole:
         return None
     state, members_changed = _state(tx, trees, view, room, timeline, base=base, end=room.state_root)
     if base is not None and not view.full_state and not timeline.seen and not state:
         return None
     entry = _entry(tx, eye, view, timeline)
     heroes: Sequence[UserId] = ()
-    if base is None or view.full_state or members_changed or _has_member(timeline):
+    if base is None or view.full_state or members_changed or became_whole or _has_member(timeline):
         entry["summary"] = summary = _summary(tx, room.room_nid, view.who.user_id)
         heroes = summary["m.heroes"]
     state.update(_lazy(tx, trees, view, room, timeline, heroes, is_whole=base is None or view.full_state))
@@ -177,6 +178,9 @@ def _state(
     if not timeline.skipped and not view.state_after and not is_forked:
         return {}, False
     changes = trees.difference(tx, _root_at(tx, room, base), target)
+    if base < room.completed_at and view.filter.state.lazy_load_members:
+        # The members of a room that was known in part; who needs one of them is told of that one.
+        changes = {pair: change for pair, change in changes.items() if pair[0] != "m.room.member" or change[0]}
     state = {pair: new for pair, (_, new) in changes.items() if new is not None and new not in told}
     return state, any(kind == "m.room.member" for kind, _ in changes)
 
@@ -184,6 +188,8 @@ def _state(
 def _root_at(tx: ReadTx, room: Room, position: int) -> int | None:
     """The state of the room at a position."""
     last = events.list_backwards(tx, room.room_nid, after=places.FIRST, upto=places.at(position), limit=1)
+    if last and last[0].came_at < room.completed_at <= position:
+        return room.completed_root  # What was in the state and not known came without an event.
     return last[0].room_root if last else None
 
 

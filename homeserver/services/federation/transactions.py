@@ -1,0 +1,273 @@
+"""Deliveries of events and of what else other servers tell (server-server API, Transactions; decision 0011).
+
+A server's deliveries are taken one after the other, those of several servers at the same time. The events of a room
+are in line (`services/federation/lines.py`), and the answer waits for them a short while. What has not been
+taken in by then is staged in the database, together with the answer, and taken in later: what was acknowledged is not
+lost. A delivery that is repeated gets the answer that was given; nothing is done twice for it.
+
+The flow is cancelled by nobody: a server that hangs up finds its answer when it repeats the delivery.
+"""
+
+import asyncio
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+import structlog
+
+from homeserver.errors import Forbidden, LimitExceeded, NotFound, TooLarge
+from homeserver.kit import crash
+from homeserver.kit.caching import Lru
+from homeserver.kit.clock import Clock
+from homeserver.kit.concurrency import Background, KeyedLocks
+from homeserver.kit.metrics import Metrics
+from homeserver.matrix.identifiers import EventId, RoomId, ServerName
+from homeserver.services.federation.edus import Edus
+from homeserver.services.federation.lines import Lines, Place
+from homeserver.services.rooms.hot import HotRoom, HotRooms
+from homeserver.services.rooms.inbox import Inbox, Outcome, Receipt, id_of
+from homeserver.services.rooms.server_acl import ServerAcls
+from homeserver.storage import deliveries
+from homeserver.storage.deliveries import Answered
+from homeserver.storage.engine import Database, WriteTx
+
+log = structlog.get_logger()
+
+MOST_PDUS = 50
+MOST_EDUS = 100
+_PATIENCE_S = 2.0
+"""So long an answer waits for events to be taken in."""
+_QUEUED = 4
+"""So many deliveries of a server may wait for their turn; a server should make one at a time."""
+_MOST_STAGED = 5000
+"""A server that so many events are staged of has to wait."""
+_AGAIN_MS = 10_000
+_SERVERS = 500
+
+Results = dict[EventId, dict[str, str]]
+_encode = msgspec.json.encode
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What a server delivers: who it says that it is, events, and what else it tells."""
+
+    origin: str
+    pdus: Sequence[bytes]
+    edus: Sequence[bytes]
+
+
+class _Head(msgspec.Struct, frozen=True):
+    room_id: str
+
+
+@dataclass(slots=True)
+class _Answers:
+    """The last answers to a server, by the hash of the transaction id."""
+
+    next: int
+    by_name: dict[bytes, bytes]
+
+    def add(self, name: bytes, answer: bytes) -> None:
+        self.next += 1
+        self.by_name[name] = answer
+        while len(self.by_name) > deliveries.KEPT:
+            del self.by_name[next(iter(self.by_name))]
+
+
+@dataclass(slots=True)
+class _Sorted:
+    """The events of a delivery, by room, and what is to be answered for those that cannot be taken."""
+
+    rooms: dict[HotRoom, list[bytes]] = field(default_factory=dict)
+    results: Results = field(default_factory=dict)
+    outcomes: Counter[str] = field(default_factory=Counter)
+
+
+class Transactions:
+    """Takes deliveries."""
+
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        hot: HotRooms,
+        inbox: Inbox,
+        acls: ServerAcls,
+        lines: Lines,
+        edus: Edus,
+        metrics: Metrics,
+        background: Background,
+        server_name: str,
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self._hot = hot
+        self._inbox = inbox
+        self._acls = acls
+        self._lines = lines
+        self._edus = edus
+        self._metrics = metrics
+        self._background = background
+        self._server_name = ServerName(server_name)
+        self._turns: KeyedLocks[ServerName] = KeyedLocks()
+        self._under_way: dict[tuple[ServerName, bytes], asyncio.Task[bytes]] = {}
+        self._queued: Counter[ServerName] = Counter()
+        self._answers: Lru[ServerName, _Answers] = Lru(_SERVERS)
+
+    async def receive(self, origin: ServerName, txn_id: str, sent: Sent) -> bytes:
+        """Take a delivery; the answer, as JSON.
+
+        Raises `Forbidden` where it says to be another's, `TooLarge`, or `LimitExceeded`.
+        """
+        if sent.origin != origin:
+            raise Forbidden("The origin is not the server that signed the request.")
+        if len(sent.pdus) > MOST_PDUS or len(sent.edus) > MOST_EDUS:
+            raise TooLarge(f"A transaction has at most {MOST_PDUS} PDUs and {MOST_EDUS} EDUs.")
+        name = hashlib.sha256(txn_id.encode("utf-8", "surrogatepass")).digest()[:16]
+        task = self._under_way.get((origin, name))
+        if task is None:
+            answers = self._answers.get(origin)
+            if answers is not None and name in answers.by_name:
+                self._metrics.transactions_received.labels("repeated").inc()
+                return answers.by_name[name]
+            if self._queued[origin] >= _QUEUED or self._lines.count_staged(origin) >= _MOST_STAGED:
+                self._metrics.transactions_received.labels("refused").inc()
+                raise LimitExceeded(_AGAIN_MS)
+            self._queued[origin] += 1
+            task = self._background.start(self._in_turn(origin, name, sent))
+            self._under_way[origin, name] = task
+        return await asyncio.shield(task)
+
+    async def _in_turn(self, origin: ServerName, name: bytes, sent: Sent) -> bytes:
+        try:
+            async with self._turns.hold(origin):
+                answers = await self._answers_to(origin)
+                if name in answers.by_name:
+                    self._metrics.transactions_received.labels("repeated").inc()
+                    return answers.by_name[name]
+                return await self._take(origin, name, sent, answers)
+        finally:
+            del self._under_way[origin, name]
+            self._queued[origin] -= 1
+            if not self._queued[origin]:
+                del self._queued[origin]
+
+    async def _answers_to(self, origin: ServerName) -> _Answers:
+        answers = self._answers.get(origin)
+        if answers is None:
+            kept = await self._database.read(deliveries.list_answers, origin)
+            answers = _Answers(kept[-1].number + 1 if kept else 0, {one.name: one.answer for one in kept})
+            self._answers.put(origin, answers)
+        return answers
+
+    async def _take(self, origin: ServerName, name: bytes, sent: Sent, answers: _Answers) -> bytes:
+        sorted_ = await self._sort(origin, sent.pdus)
+        places, behind = await self._line_up(origin, sorted_)
+        if places:
+            await asyncio.wait([place.done for place in places], timeout=_PATIENCE_S)
+        results = sorted_.results
+        for place in places:
+            if not place.done.done():
+                behind[place.room] = place.pdus
+                continue
+            for receipt in place.done.result():
+                _note(receipt, sorted_)
+        if sent.edus:
+            await self._edus.receive(origin, sent.edus)
+            crash.point("K10")
+        staged = self._to_be_staged(behind, sorted_)
+        answer = _encode({"pdus": results})
+        kept = Answered(origin, answers.next, name, answer, self._clock.now())
+        with self._lines.staging([room.room_id for room, _ in staged]) as staging:
+            numbers = await self._database.write(self._keep, kept, staged)
+            staging.end([(room, number) for (room, _), number in zip(staged, numbers, strict=True)], origin, places)
+        answers.add(name, answer)
+        self._tell(origin, sorted_, len(staged))
+        return answer
+
+    async def _sort(self, origin: ServerName, pdus: Sequence[bytes]) -> _Sorted:
+        """Find the rooms of events, and refuse those of rooms that this server or the other has no part in."""
+        by_room: dict[RoomId, list[bytes]] = {}
+        found = _Sorted()
+        for pdu in pdus:
+            try:
+                by_room.setdefault(RoomId(msgspec.json.decode(pdu, type=_Head).room_id), []).append(pdu)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                # Without the room nobody can tell the event's id, and so nothing can be said of it.
+                found.outcomes["malformed"] += 1
+        rooms = await asyncio.gather(*(self._find(room_id) for room_id in by_room))
+        for room, of_room in zip(rooms, by_room.values(), strict=True):
+            if room is None:
+                found.outcomes["unknown_room"] += len(of_room)
+            elif self._server_name not in room.servers:
+                _refuse(room, of_room, "This server is not in the room.", "unknown_room", found)
+            elif not self._acls.allows(room, origin):
+                _refuse(room, of_room, "The room does not let this server take part.", "forbidden", found)
+            else:
+                found.rooms[room] = of_room
+        return found
+
+    async def _find(self, room_id: RoomId) -> HotRoom | None:
+        try:
+            return await self._hot.find(room_id)
+        except NotFound:
+            return None
+
+    async def _line_up(
+        self, origin: ServerName, sorted_: _Sorted
+    ) -> tuple[list[Place], dict[HotRoom, Sequence[bytes]]]:
+        """The places in line of the rooms' events, and those for which there is none, because too many wait."""
+        behind: dict[HotRoom, Sequence[bytes]] = {
+            room: pdus for room, pdus in sorted_.rooms.items() if self._lines.is_behind(room.room_id)
+        }
+        coming = {room: pdus for room, pdus in sorted_.rooms.items() if room not in behind}
+        looked_at = {one.room: one for one in await self._inbox.look_at(coming)} if coming else {}
+        return [
+            self._lines.join(Place(room, origin, pdus, looked_at.get(room))) for room, pdus in coming.items()
+        ], behind
+
+    def _to_be_staged(self, behind: Mapping[HotRoom, Sequence[bytes]], sorted_: _Sorted) -> list[tuple[HotRoom, bytes]]:
+        staged = []
+        for room, pdus in behind.items():
+            for pdu in pdus:
+                event_id = id_of(room, pdu)
+                if event_id is None:
+                    sorted_.outcomes["malformed"] += 1
+                    continue
+                sorted_.results.setdefault(event_id, {})
+                sorted_.outcomes["staged"] += 1
+                staged.append((room, pdu))
+        return staged
+
+    def _keep(self, tx: WriteTx, answered: Answered, staged: Sequence[tuple[HotRoom, bytes]]) -> list[int]:
+        deliveries.keep_answer(tx, answered)
+        rows = [(room.room_nid or 0, pdu) for room, pdu in staged]
+        return deliveries.stage(tx, rows, answered.origin, now=answered.answered_ts) if rows else []
+
+    def _tell(self, origin: ServerName, sorted_: _Sorted, staged: int) -> None:
+        self._metrics.transactions_received.labels("staged" if staged else "taken").inc()
+        for outcome, count in sorted_.outcomes.items():
+            self._metrics.pdus_received.labels(outcome).inc(count)
+        if any("error" in result for result in sorted_.results.values()) or staged:
+            log.info("not all events of a delivery were taken in", origin=origin, **sorted_.outcomes)
+
+
+def _note(receipt: Receipt, sorted_: _Sorted) -> None:
+    sorted_.outcomes[receipt.outcome.value] += 1
+    if receipt.event_id is None:
+        return
+    if receipt.outcome in (Outcome.DROPPED, Outcome.REJECTED):
+        sorted_.results[receipt.event_id] = {"error": receipt.reason or "The event was refused before."}
+    else:
+        sorted_.results[receipt.event_id] = {}
+
+
+def _refuse(room: HotRoom, pdus: Sequence[bytes], reason: str, outcome: str, sorted_: _Sorted) -> None:
+    for pdu in pdus:
+        sorted_.outcomes[outcome] += 1
+        event_id = id_of(room, pdu)
+        if event_id is not None:
+            sorted_.results[event_id] = {"error": reason}

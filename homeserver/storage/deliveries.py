@@ -1,0 +1,149 @@
+"""What other servers delivered: events that were acknowledged and not yet taken in, and what was answered.
+
+A staged event is of a room that is known. Its number is a position, so that the events of a room are taken in the
+order in which they were acknowledged. Of the answers to a server, the last few are kept: a server repeats a delivery
+until it is answered, and then it makes the next. So they are a ring, and the table does not grow.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import BigInteger, Column, Index, LargeBinary, SmallInteger, Table, bindparam, delete, func, select
+from sqlalchemy.dialects.postgresql import insert
+
+from homeserver.matrix.identifiers import RoomId, ServerName
+from homeserver.storage import stream_rows
+from homeserver.storage.engine import ReadTx, WriteTx
+from homeserver.storage.pdus import Pdu
+from homeserver.storage.rooms import rooms
+from homeserver.storage.tables import Text, chunks, metadata, some_of_room
+
+KEPT = 32
+"""So many answers to a server are kept."""
+
+staged_pdus = Table(
+    "staged_pdus",
+    metadata,
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("room_nid", BigInteger, nullable=False),
+    Column("origin", Text, nullable=False),  # The server that delivered it.
+    Column("staged_ts", BigInteger, nullable=False),
+    Column("pdu", Pdu, nullable=False),
+    Index("ix_staged_pdus_room_nid_number", "room_nid", "number"),
+)
+
+answered_deliveries = Table(
+    "answered_deliveries",
+    metadata,
+    Column("origin", Text, primary_key=True),
+    Column("slot", SmallInteger, primary_key=True, autoincrement=False),
+    Column("number", BigInteger, nullable=False),  # How many came before; the slot is what remains of it.
+    Column("name", LargeBinary, nullable=False),  # A hash of the transaction id.
+    Column("answer", LargeBinary, nullable=False),
+    Column("answered_ts", BigInteger, nullable=False),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """An event that was acknowledged."""
+
+    number: int
+    origin: ServerName
+    pdu: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What was answered to a delivery."""
+
+    origin: ServerName
+    number: int
+    name: bytes
+    answer: bytes
+    answered_ts: int
+
+
+_STAGE = insert(staged_pdus)
+_OF_ROOM = (
+    select(staged_pdus.c.number, staged_pdus.c.origin, staged_pdus.c.pdu)
+    .where(staged_pdus.c.room_nid == bindparam("room_nid"), staged_pdus.c.number > bindparam("after"))
+    .order_by(staged_pdus.c.number)
+    .limit(bindparam("limit"))
+)
+_UNSTAGE = delete(staged_pdus).where(staged_pdus.c.number.in_(bindparam("numbers", expanding=True)))
+_ROOMS = select(rooms.c.room_id).where(rooms.c.room_nid.in_(select(staged_pdus.c.room_nid))).order_by(rooms.c.room_nid)
+_COUNTS = select(staged_pdus.c.origin, func.count().label("how_many")).group_by(staged_pdus.c.origin)
+_REMOVE_SOME = some_of_room(staged_pdus)
+_ANSWERS = (
+    select(answered_deliveries)
+    .where(answered_deliveries.c.origin == bindparam("of"))
+    .order_by(answered_deliveries.c.number)
+)
+_ANSWER = insert(answered_deliveries)
+_KEEP_ANSWER = _ANSWER.on_conflict_do_update(
+    index_elements=["origin", "slot"],
+    set_={name: _ANSWER.excluded[name] for name in ("number", "name", "answer", "answered_ts")},
+)
+
+
+def stage(tx: WriteTx, new: Sequence[tuple[int, bytes]], origin: ServerName, *, now: int) -> list[int]:
+    """Keep events, as pairs of room and bytes, until they are taken in; their numbers, in the same order."""
+    last = stream_rows.advance(tx, len(new))
+    numbers = list(range(last - len(new) + 1, last + 1))
+    tx.connection.execute(
+        _STAGE,
+        [
+            {"number": number, "room_nid": room_nid, "origin": origin, "staged_ts": now, "pdu": pdu}
+            for number, (room_nid, pdu) in zip(numbers, new, strict=True)
+        ],
+    )
+    return numbers
+
+
+def list_staged(tx: ReadTx, room_nid: int, *, after: int = 0, limit: int) -> list[Staged]:
+    """The room's events that were acknowledged and not taken in, in order."""
+    rows = tx.connection.execute(_OF_ROOM, {"room_nid": room_nid, "after": after, "limit": limit})
+    return [Staged(row.number, ServerName(row.origin), row.pdu) for row in rows]
+
+
+def unstage(tx: WriteTx, numbers: Iterable[int]) -> None:
+    """These events were taken in."""
+    for part in chunks(numbers):
+        tx.connection.execute(_UNSTAGE, {"numbers": part})
+
+
+def list_rooms(tx: ReadTx) -> list[RoomId]:
+    """The rooms of which events are staged."""
+    return [RoomId(room_id) for room_id in tx.connection.execute(_ROOMS).scalars()]
+
+
+def count_staged(tx: ReadTx) -> dict[ServerName, int]:
+    """How many events of each server are staged."""
+    return {ServerName(row.origin): row.how_many for row in tx.connection.execute(_COUNTS)}
+
+
+def remove_some(tx: WriteTx, room_nid: int, *, limit: int) -> int:
+    """Remove some of what is staged for a room that is not known any more; how many."""
+    return tx.connection.execute(_REMOVE_SOME, {"nid": room_nid, "limit": limit}).rowcount
+
+
+def list_answers(tx: ReadTx, origin: ServerName) -> list[Answered]:
+    """The last answers to a server, the newest last."""
+    rows = tx.connection.execute(_ANSWERS, {"of": origin})
+    return [Answered(ServerName(row.origin), row.number, row.name, row.answer, row.answered_ts) for row in rows]
+
+
+def keep_answer(tx: WriteTx, answered: Answered) -> None:
+    """Keep an answer in the place of the oldest one."""
+    tx.connection.execute(
+        _KEEP_ANSWER,
+        {
+            "origin": answered.origin,
+            "slot": answered.number % KEPT,
+            "number": answered.number,
+            "name": answered.name,
+            "answer": answered.answer,
+            "answered_ts": answered.answered_ts,
+        },
+    )
