@@ -311,8 +311,19 @@ async def build(
             },
             metrics,
         )
+        invitations = Invitations(database, sender, members, server_acls, signatures, stripper, author)
         transactions = Transactions(
-            database, clock, hot, inbox, server_acls, lines, edus, metrics, background, config.server_name
+            database,
+            clock,
+            hot,
+            inbox,
+            invitations,
+            server_acls,
+            lines,
+            edus,
+            metrics,
+            background,
+            config.server_name,
         )
         sync = Sync(database, clock, notifier, trees, counter, typing, presence, push_rules, unread, hot)
         housekeeping = Housekeeping(database, clock, presence, sessions)
@@ -373,7 +384,7 @@ async def build(
             third_party=ThirdPartyInvites(
                 database, sender, members, server_acls, client, transport, config.server_name
             ),
-            invitations=Invitations(database, sender, members, server_acls, signatures, stripper, author),
+            invitations=invitations,
             resident=Resident(database, sender, inbox, server_acls, signatures, author, trees),
             server_acls=server_acls,
             inbox=inbox,

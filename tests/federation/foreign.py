@@ -117,7 +117,7 @@ class ForeignRoom:
         """What an invited user is told."""
         return [json.loads(event.pdu) for (_, key), event in self.state.items() if not key]
 
-    async def send_invite(self, server: str, event: Event, **more: Any) -> Any:
+    async def send_invite(self, server: str, event: Event, /, **more: Any) -> Any:
         """The answer of a server to an invite; `more` takes the place of what is right."""
         body = {
             "room_version": self.version,
