@@ -467,3 +467,31 @@ async def test_join_is_passed_on_to_the_other_servers(network: Network) -> None:
         return [pdu["sender"] for body in bodies for pdu in body["pdus"] if pdu["type"] == "m.room.member"]
 
     await eventually(sent, lambda senders: senders == [bob.user_id])
+
+
+async def test_invited_user_joins_a_room_of_which_little_is_known_yet(network: Network) -> None:
+    b = await network.server("b.test")
+    bob, ben = await b.user("bob"), await b.user("ben")
+    room = ForeignRoom.begin(network.peer("p.test"), join_rule="invite")
+    room.host()
+    for user in (bob, ben):
+        event = room.invite(user.user_id)
+        await room.send_invite("b.test", event)
+        room.take(event)
+
+    def welcome(seen: Any) -> Any:
+        answer = room.welcome(seen)
+        kept = [one for one in answer["state"] if one["type"] != "m.room.member"]
+        return answer | {"state": kept, "members_omitted": True, "servers_in_room": ["p.test"]}
+
+    room.peer.on("PUT", f"{FEDERATION}/v2/send_join/", welcome)
+    assert (await join_by(bob, room.room_id)).status_code == 200
+    # That the user is invited is known to others only.
+    answer = await join_by(ben, room.room_id)
+    assert answer.status_code == 200, answer.text
+    assert [event.sender for event in room.sent if event.membership == "join"] == [bob.user_id, ben.user_id]
+    assert (await ben.get("/joined_rooms")).json()["joined_rooms"] == [room.room_id]
+    bea = await b.user("bea")
+    room.peer.on("GET", f"{FEDERATION}/v1/make_join/", lambda seen: refusal(403, "M_FORBIDDEN"))
+    answer = await join_by(bea, room.room_id)
+    assert (answer.status_code, answer.json()["errcode"]) == (403, "M_FORBIDDEN")

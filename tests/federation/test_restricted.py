@@ -1,5 +1,6 @@
 """Restricted rooms: coming in by being in another room, with a server that lets one in."""
 
+import json
 from typing import Any
 from urllib.parse import quote
 
@@ -183,3 +184,19 @@ async def test_only_the_signature_is_taken_of_what_comes_back(network: Network) 
     room.peer.on("PUT", f"{FEDERATION}/v2/send_join/", welcome)
     assert (await join_by(bob, room.room_id, "p.test")).status_code == 200
     assert (await member(bob, room.room_id, bob.user_id))["content"] == {"membership": "join", AUTHORISED: room.owner}
+
+
+async def test_join_that_follows_what_is_not_known_here_waits_for_it(network: Network) -> None:
+    b = await network.server("b.test")
+    bob, ben = await b.user("bob"), await b.user("ben")
+    room = ForeignRoom.begin(network.peer("p.test"))
+    room.host()
+    assert (await join_by(bob, room.room_id, "p.test")).status_code == 200
+    rule = room.say("m.room.join_rules", rules("!unknown:p.test"), state_key="")
+    await room.peer.send("b.test", "rule", rule.pdu)
+    missed = room.say("m.room.message", {"body": "This was not delivered."})
+    room.host(**{AUTHORISED: room.owner})
+    room.peer.on("POST", f"{FEDERATION}/v1/get_missing_events/", lambda seen: {"events": [json.loads(missed.pdu)]})
+    answer = await join_by(ben, room.room_id)
+    assert answer.status_code == 200, answer.text
+    assert await members_of(ben, room.room_id) == dict.fromkeys((room.owner, bob.user_id, ben.user_id), "join")
