@@ -40,6 +40,7 @@ from homeserver.api.federation.v1 import (
     openid,
     public_rooms,
     query,
+    third_party,
     user,
     version,
 )
@@ -96,6 +97,7 @@ _FEDERATION_V1 = [
     *openid.ENDPOINTS,
     *public_rooms.ENDPOINTS,
     *query.ENDPOINTS,
+    *third_party.ENDPOINTS,
     *federation_send.ENDPOINTS,
     *federation_state.ENDPOINTS,
     *user.ENDPOINTS,

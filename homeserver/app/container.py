@@ -88,6 +88,7 @@ from homeserver.services.rooms.states_elsewhere import StatesElsewhere
 from homeserver.services.rooms.stripped import Stripper
 from homeserver.services.rooms.succession import Succession
 from homeserver.services.rooms.summaries import Summaries
+from homeserver.services.rooms.third_party import ThirdPartyInvites
 from homeserver.services.rooms.upgrade import RoomUpgrade
 from homeserver.services.sync.notifications import Notifications
 from homeserver.services.sync.unread import Unread
@@ -146,6 +147,7 @@ class Container:
     server_acls: ServerAcls
     resident: Resident
     invitations: Invitations
+    third_party: ThirdPartyInvites
     inbox: Inbox
     arrivals: Arrivals
     completion: Completion
@@ -293,7 +295,8 @@ async def build(
         sender = Sender(database, clock, hot, writer, merger, author, policies)
         stripper = Stripper(signatures)
         remote_members = RemoteMembers(database, clock, client, author, signatures, arrivals, stripper)
-        members = Members(database, sender, inbox, Succession(database, trees), remote_members, config.server_name)
+        succession = Succession(database, trees)
+        members = Members(database, sender, inbox, gaps, succession, remote_members, config.server_name)
         room_creation = RoomCreation(clock, sender, members, author, default_version=config.default_room_version)
         room_reader = RoomReader(database, clock, trees, backfill)
         summaries = Summaries(trees)
@@ -346,8 +349,19 @@ async def build(
             },
             metrics,
         )
+        invitations = Invitations(database, sender, members, server_acls, signatures, stripper, author)
         transactions = Transactions(
-            database, clock, hot, inbox, server_acls, lines, edus, metrics, background, config.server_name
+            database,
+            clock,
+            hot,
+            inbox,
+            invitations,
+            server_acls,
+            lines,
+            edus,
+            metrics,
+            background,
+            config.server_name,
         )
         sync = Sync(database, clock, notifier, trees, counter, typing, presence, push_rules, unread, hot)
         housekeeping = Housekeeping(database, clock, presence, sessions)
@@ -407,7 +421,10 @@ async def build(
             device_lists=device_lists,
             to_device=ToDevice(database, clock, randomness, config.server_name),
             key_backups=KeyBackups(database),
-            invitations=Invitations(database, sender, members, server_acls, signatures, stripper, author),
+            third_party=ThirdPartyInvites(
+                database, sender, members, server_acls, client, transport, config.server_name
+            ),
+            invitations=invitations,
             resident=Resident(database, sender, inbox, server_acls, signatures, author, trees),
             server_acls=server_acls,
             inbox=inbox,
