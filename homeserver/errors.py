@@ -149,12 +149,22 @@ class BadAnswer(Unreachable):
 class Refused(RemoteFailure):
     """The server answered with an error. `body` is its JSON object, empty if it was none."""
 
-    def __init__(self, status: int, errcode: str, message: str, body: Mapping[str, object]) -> None:
+    def __init__(
+        self,
+        status: int,
+        errcode: str,
+        message: str,
+        body: Mapping[str, object],
+        *,
+        patience_ms: float | None = None,
+    ) -> None:
+        """`patience_ms`: for so long it says that it wants to be left alone."""
         super().__init__(f"It answered {status} {errcode}: {message}")
         self.status = status
         self.errcode = errcode
         self.message = message
         self.body = body
+        self.patience_ms = patience_ms
 
 
 class ConfigError(HomeserverError):

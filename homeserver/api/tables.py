@@ -38,8 +38,10 @@ from homeserver.api.federation.v1 import (
     openid,
     public_rooms,
     query,
+    user,
     version,
 )
+from homeserver.api.federation.v1 import media as federation_media
 from homeserver.api.federation.v1 import send as federation_send
 from homeserver.api.federation.v1 import state as federation_state
 from homeserver.api.federation.v2 import invite as invite_v2
@@ -87,11 +89,13 @@ _FEDERATION_V1 = [
     *leave.ENDPOINTS,
     *backfill.ENDPOINTS,
     *events.ENDPOINTS,
+    *federation_media.ENDPOINTS,
     *openid.ENDPOINTS,
     *public_rooms.ENDPOINTS,
     *query.ENDPOINTS,
     *federation_send.ENDPOINTS,
     *federation_state.ENDPOINTS,
+    *user.ENDPOINTS,
     *version.ENDPOINTS,
 ]
 

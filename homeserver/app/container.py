@@ -7,7 +7,9 @@ from pathlib import Path
 
 from homeserver.app import signing_key
 from homeserver.config.model import Config
+from homeserver.consumers.device_lists import Introductions, Resyncs
 from homeserver.consumers.effects import RoomEffects
+from homeserver.consumers.federation_sender import FederationSender
 from homeserver.consumers.housekeeping import Housekeeping, Purging
 from homeserver.consumers.loop import running
 from homeserver.consumers.partial_rooms import RoomCompletion
@@ -19,6 +21,8 @@ from homeserver.kit.metrics import Metrics
 from homeserver.kit.randomness import Randomness
 from homeserver.matrix.server_keys import PublishedKey
 from homeserver.outbound.blobs import DiskBlobs
+from homeserver.outbound.destinations import Destinations
+from homeserver.outbound.ephemeral import Ephemeral
 from homeserver.outbound.federation import FederationClient
 from homeserver.outbound.http import opened
 from homeserver.outbound.keyring import KeyRing
@@ -29,16 +33,21 @@ from homeserver.services.auth.limits import Limits
 from homeserver.services.auth.passwords import Passwords
 from homeserver.services.auth.servers import ServerAuth
 from homeserver.services.auth.sessions import Sessions
+from homeserver.services.federation.device_keys import DeviceKeys
+from homeserver.services.federation.device_lists import DeviceListUpdates, RemoteDeviceLists, SigningKeyUpdates
 from homeserver.services.federation.edus import Edus
 from homeserver.services.federation.history import History
 from homeserver.services.federation.lines import Lines
+from homeserver.services.federation.live import PresenceEdus, ReceiptEdus, TypingEdus
 from homeserver.services.federation.room_reads import RoomReads
 from homeserver.services.federation.server_keys import PublishedKeys
+from homeserver.services.federation.to_device import DirectToDevice
 from homeserver.services.federation.transactions import Transactions
 from homeserver.services.live.counter import LiveCounter
 from homeserver.services.live.presence import Presence
 from homeserver.services.live.receipts import Receipts
 from homeserver.services.live.typing import Typing
+from homeserver.services.media.elsewhere import MediaElsewhere
 from homeserver.services.media.store import MediaStore
 from homeserver.services.media.thumbnails import Thumbnails
 from homeserver.services.rooms.arrival import Arrivals
@@ -103,6 +112,8 @@ class Container:
     metrics: Metrics
     database: Database
     notifier: Notifier
+    destinations: Destinations
+    ephemeral: Ephemeral
     federation: FederationClient
     server_auth: ServerAuth
     published_keys: PublishedKeys
@@ -121,6 +132,8 @@ class Container:
     pushers: Pushers
     notifications: Notifications
     e2e_keys: E2eKeys
+    device_keys: DeviceKeys
+    device_lists: RemoteDeviceLists
     to_device: ToDevice
     key_backups: KeyBackups
     server_acls: ServerAcls
@@ -209,7 +222,8 @@ async def build(
         graph = Graph(database, trees, hot, resolver)
         if transport is None:
             transport = await stack.enter_async_context(opened(config.federation, clock, randomness))
-        client = FederationClient(transport, config.server_name, author.key)
+        destinations, ephemeral = Destinations(clock, randomness), Ephemeral()
+        client = FederationClient(transport, destinations, config.server_name, author.key)
         notaries = config.federation.notaries
         keys = KeyRing(database, clock, client, config.server_name, author.key, notaries=notaries)
         old_keys = {one.key_id: PublishedKey(one.public_key, one.expired_ts) for one in config.federation.old_keys}
@@ -238,10 +252,6 @@ async def build(
         stack.push_async_callback(gaps.close)
         lines = Lines(database, clock, hot, inbox, gaps, metrics, background)
         stack.push_async_callback(lines.close)
-        edus = Edus({}, metrics)
-        transactions = Transactions(
-            database, clock, hot, inbox, server_acls, lines, edus, metrics, background, config.server_name
-        )
         arrivals = Arrivals(database, clock, hot, trees, writer, inbox, checks, outliers, config.server_name)
         sender = Sender(database, clock, hot, writer, merger, author)
         stripper = Stripper(signatures)
@@ -256,6 +266,16 @@ async def build(
         blobs = DiskBlobs(Path(config.data_dir) / "media")
         thumbnails = Thumbnails(blobs)
         stack.callback(thumbnails.close)
+        elsewhere_media = MediaElsewhere(
+            database,
+            clock,
+            randomness,
+            client,
+            blobs,
+            thumbnails,
+            largest=config.limits.upload_bytes,
+            room=config.limits.remote_media_bytes,
+        )
         media = MediaStore(
             database,
             clock,
@@ -263,15 +283,35 @@ async def build(
             notifier,
             blobs,
             thumbnails,
+            elsewhere_media,
             server_name=config.server_name,
             largest=config.limits.upload_bytes,
         )
 
         unread = Unread(trees, push_rules)
         counter = LiveCounter(clock)
-        typing = Typing(database, notifier, counter)
+        typing = Typing(database, clock, notifier, counter, hot, ephemeral, config.server_name)
         stack.callback(typing.close)
-        presence = Presence(database, clock, notifier, counter, is_enabled=config.presence)
+        presence = Presence(
+            database, clock, notifier, counter, ephemeral, config.server_name, is_enabled=config.presence
+        )
+        receipts = Receipts(database, clock, hot, ephemeral, config.server_name)
+        e2e_keys = E2eKeys(database, config.server_name)
+        device_lists = RemoteDeviceLists(database, clock, client, config.server_name)
+        edus = Edus(
+            {
+                "m.typing": TypingEdus(typing, hot, server_acls),
+                "m.presence": PresenceEdus(presence),
+                "m.receipt": ReceiptEdus(receipts, hot, server_acls),
+                "m.direct_to_device": DirectToDevice(database, clock, config.server_name),
+                "m.device_list_update": DeviceListUpdates(device_lists),
+                "m.signing_key_update": SigningKeyUpdates(device_lists),
+            },
+            metrics,
+        )
+        transactions = Transactions(
+            database, clock, hot, inbox, server_acls, lines, edus, metrics, background, config.server_name
+        )
         sync = Sync(database, clock, notifier, trees, counter, typing, presence, push_rules, unread, hot)
         housekeeping = Housekeeping(database, clock, presence, sessions)
         stack.push_async_callback(housekeeping.tidy)
@@ -281,9 +321,21 @@ async def build(
             database, clock, trees, hot, resolver, sender, server_name=config.server_name, holder=randomness.letters(16)
         )
         purging = Purging(notifier, purge)
+        federation_sender = FederationSender(
+            database, clock, randomness, notifier, client, destinations, ephemeral, metrics, config.server_name
+        )
         rest = RoomCompletion(notifier, completion)
         if is_server:
-            works = [housekeeping.run, effects.run, purging.run, lines.run, rest.run]
+            works = [
+                housekeeping.run,
+                effects.run,
+                purging.run,
+                lines.run,
+                rest.run,
+                federation_sender.run,
+                Introductions(database, notifier).run,
+                Resyncs(clock, notifier, device_lists).run,
+            ]
             await stack.enter_async_context(running(works, clock))
         yield Container(
             config=config,
@@ -292,8 +344,10 @@ async def build(
             metrics=metrics,
             database=database,
             notifier=notifier,
+            destinations=destinations,
+            ephemeral=ephemeral,
             federation=client,
-            server_auth=ServerAuth(keys, clock, Partners(config.federation), config.server_name),
+            server_auth=ServerAuth(keys, destinations, clock, Partners(config.federation), config.server_name),
             published_keys=PublishedKeys(database, clock, keys, config.server_name, author.key, old_keys),
             transactions=transactions,
             sessions=sessions,
@@ -309,8 +363,10 @@ async def build(
             push_rules=push_rules,
             pushers=Pushers(database, clock),
             notifications=Notifications(database, clock, trees, push_rules, unread),
-            e2e_keys=E2eKeys(database, config.server_name),
-            to_device=ToDevice(database, clock),
+            e2e_keys=e2e_keys,
+            device_keys=DeviceKeys(database, e2e_keys, device_lists, client, config.server_name),
+            device_lists=device_lists,
+            to_device=ToDevice(database, clock, randomness, config.server_name),
             key_backups=KeyBackups(database),
             invitations=Invitations(database, sender, members, server_acls, signatures, stripper, author),
             resident=Resident(database, sender, inbox, server_acls, signatures, author, trees),
@@ -330,7 +386,7 @@ async def build(
             history=History(database, trees, room_reads),
             state_events=StateEvents(sender, members, directory),
             purge=purge,
-            receipts=Receipts(database, clock),
+            receipts=receipts,
             typing=typing,
             presence=presence,
             media=media,

@@ -2,9 +2,10 @@
 
 from homeserver.kit.clock import Clock
 from homeserver.services.auth.sessions import Sessions
+from homeserver.services.federation.to_device import REMEMBERED_MS
 from homeserver.services.live.presence import SWEEP_S, Presence
 from homeserver.services.rooms.purge import PURGES, Purge
-from homeserver.storage import transactions
+from homeserver.storage import to_device, transactions
 from homeserver.storage.engine import Database
 from homeserver.streams.notifier import Notifier
 
@@ -36,6 +37,7 @@ class Housekeeping:
         """Write down and forget."""
         await self._sessions.write_seen()
         await self._database.write(transactions.delete_older, before=self._clock.now() - _TRANSACTIONS_MS)
+        await self._database.write(to_device.forget_received, before=self._clock.now() - REMEMBERED_MS)
 
 
 class Purging:

@@ -3,7 +3,7 @@
 `device_list_changes` has, for each user, the position at which others had to look at the user's keys again.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import (
@@ -18,6 +18,7 @@ from sqlalchemy import (
     func,
     or_,
     select,
+    text,
     tuple_,
     update,
 )
@@ -83,6 +84,8 @@ device_list_changes = Table(
     metadata,
     Column("user_id", Text, primary_key=True),
     Column("position", BigInteger, nullable=False),
+    # What other servers were told last of a local user's devices, by its number.
+    Column("stream_id", BigInteger, nullable=False, server_default=text("0")),
     Index("ix_device_list_changes_position", "position"),
 )
 
@@ -133,6 +136,11 @@ _PUT_DEVICE = _INSERT_DEVICE.on_conflict_do_update(
 )
 _DEVICES = select(device_keys).where(device_keys.c.user_id.in_(bindparam("user_ids", expanding=True)))
 _DEVICE = select(device_keys.c.body).where(_of_device(device_keys))
+_COUNT_DEVICES = select(func.count()).where(device_keys.c.user_id == bindparam("user"))
+_REMOVE_KEYS = delete(device_keys).where(_of_device(device_keys))
+_REMOVE_CROSS = delete(cross_signing_keys).where(
+    cross_signing_keys.c.user_id == bindparam("user"), cross_signing_keys.c.usage == bindparam("of_usage")
+)
 _KNOWN_ONE_TIME = select(one_time_keys.c.key_id, one_time_keys.c.body).where(
     _of_device(one_time_keys), one_time_keys.c.key_id.in_(bindparam("key_ids", expanding=True))
 )
@@ -212,6 +220,11 @@ _INSERT_CHANGE = insert(device_list_changes)
 _PUT_CHANGE = _INSERT_CHANGE.on_conflict_do_update(
     index_elements=["user_id"], set_={"position": _INSERT_CHANGE.excluded.position}
 )
+_PUT_UPDATE = _INSERT_CHANGE.on_conflict_do_update(
+    index_elements=["user_id"],
+    set_={name: _INSERT_CHANGE.excluded[name] for name in ("position", "stream_id")},
+)
+_STREAM = select(device_list_changes.c.stream_id).where(device_list_changes.c.user_id == bindparam("user"))
 _CHANGED = select(device_list_changes.c.user_id).where(
     device_list_changes.c.position > bindparam("after"), device_list_changes.c.position <= bindparam("upto")
 )
@@ -234,6 +247,24 @@ def find_devices(tx: ReadTx, user_ids: Iterable[UserId]) -> dict[Device, str]:
         rows = tx.connection.execute(_DEVICES, {"user_ids": part})
         found.update(((row.user_id, row.device_id), row.body) for row in rows)
     return found
+
+
+def put_devices(tx: WriteTx, bodies: Mapping[Device, str]) -> None:
+    """Keep the identity keys of devices."""
+    tx.connection.execute(
+        _PUT_DEVICE,
+        [{"user_id": device[0], "device_id": device[1], "body": body} for device, body in sorted(bodies.items())],
+    )
+
+
+def count_devices(tx: ReadTx, user_id: UserId) -> int:
+    """How many devices of the user have identity keys."""
+    return int(tx.connection.execute(_COUNT_DEVICES, {"user": user_id}).scalar_one())
+
+
+def remove_keys_of(tx: WriteTx, gone: Iterable[Device]) -> None:
+    """Remove the identity keys of devices."""
+    tx.connection.execute(_REMOVE_KEYS, [_key(device) for device in gone])
 
 
 def find_one_time(tx: ReadTx, device: Device, key_ids: Collection[str]) -> dict[str, str]:
@@ -331,6 +362,11 @@ def find_cross_signing(tx: ReadTx, user_ids: Iterable[UserId]) -> dict[tuple[Use
     return found
 
 
+def remove_cross_signing(tx: WriteTx, gone: Iterable[tuple[UserId, str]]) -> None:
+    """Remove cross-signing keys, by user and usage."""
+    tx.connection.execute(_REMOVE_CROSS, [{"user": user_id, "of_usage": usage} for user_id, usage in gone])
+
+
 def put_signatures(tx: WriteTx, signatures: Sequence[Signature]) -> None:
     """Keep signatures."""
     tx.connection.execute(
@@ -375,10 +411,30 @@ def remove_devices(tx: WriteTx, user_id: UserId, device_ids: Collection[DeviceId
     remove_signatures_with(tx, user_id, device_ids)
 
 
-def note_change(tx: WriteTx, user_id: UserId, audience: Iterable[UserId]) -> None:
-    """Others have to look at the user's keys again; the audience is woken."""
-    tx.connection.execute(_PUT_CHANGE, {"user_id": user_id, "position": stream_rows.advance(tx)})
-    tx.wake([user_id, *audience])
+def note_changes(tx: WriteTx, user_ids: Sequence[UserId], audience: Iterable[UserId]) -> int:
+    """Others have to look at these users' keys again; the audience is woken. The last position that was taken."""
+    last = stream_rows.advance(tx, len(user_ids))
+    rows = [
+        {"user_id": user_id, "position": last - number, "stream_id": 0}
+        for number, user_id in enumerate(sorted(user_ids))
+    ]
+    tx.connection.execute(_PUT_CHANGE, rows)
+    tx.wake({*user_ids, *audience})
+    return last
+
+
+def note_updates(tx: WriteTx, user_id: UserId, count: int, audience: Iterable[UserId]) -> tuple[int, int]:
+    """A local user's devices have changed, in so many ways: the number of the update before, and of the last."""
+    before = find_stream_id(tx, user_id)
+    last = stream_rows.advance(tx, count)
+    tx.connection.execute(_PUT_UPDATE, {"user_id": user_id, "position": last, "stream_id": last})
+    tx.wake({user_id, *audience})
+    return before, last
+
+
+def find_stream_id(tx: ReadTx, user_id: UserId) -> int:
+    """The number of the last update to a local user's devices; 0 if there was none."""
+    return tx.connection.execute(_STREAM, {"user": user_id}).scalar_one_or_none() or 0
 
 
 def list_changed(tx: ReadTx, *, after: int, upto: int) -> set[UserId]:

@@ -1,6 +1,6 @@
 """Who is in which room now, for local and remote users alike."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import BigInteger, Boolean, Column, Index, Table, bindparam, delete, false, func, select, update
@@ -140,6 +140,29 @@ _EVENTS_BELOW = select(memberships.c.event).where(
     memberships.c.room_nid == bindparam("room_nid"), memberships.c.event < bindparam("below")
 )
 _theirs = memberships.alias("theirs")
+_JOINS = select(memberships.c.user_id, memberships.c.room_nid, memberships.c.position).where(
+    memberships.c.user_id.in_(bindparam("user_ids", expanding=True)), memberships.c.membership == "join"
+)
+_FIRST_OF_SERVER = (
+    select(memberships.c.room_nid, func.min(memberships.c.position))
+    .where(
+        memberships.c.room_nid.in_(bindparam("room_nids", expanding=True)),
+        memberships.c.membership == "join",
+        OF_SERVER,
+    )
+    .group_by(memberships.c.room_nid)
+)
+_OF_SERVER_SHARING = (
+    select(memberships.c.user_id)
+    .distinct()
+    .select_from(memberships.join(_theirs, memberships.c.room_nid == _theirs.c.room_nid))
+    .where(
+        _theirs.c.user_id.in_(bindparam("user_ids", expanding=True)),
+        _theirs.c.membership == "join",
+        memberships.c.membership == "join",
+        OF_SERVER,
+    )
+)
 _SHARING = (
     select(_theirs.c.user_id)
     .distinct()
@@ -250,6 +273,40 @@ def list_joined_users(tx: ReadTx, room_nid: int) -> list[UserId]:
 def list_sharing(tx: ReadTx, user_id: UserId) -> list[UserId]:
     """The users who are in a room together with this one, the user included."""
     return list(tx.connection.execute(_SHARING, {"user_id": user_id}).scalars())
+
+
+def list_sharing_of_server(tx: ReadTx, user_ids: Iterable[UserId], server_name: str) -> set[UserId]:
+    """The users of a server who are in a room together with one of these."""
+    found: set[UserId] = set()
+    for part in chunks(user_ids):
+        values = {"user_ids": part, "of_server": of_server(server_name)}
+        found.update(tx.connection.execute(_OF_SERVER_SHARING, values).scalars())
+    return found
+
+
+def list_joins(tx: ReadTx, user_ids: Iterable[UserId]) -> dict[UserId, dict[int, int]]:
+    """The rooms that each of the users is in, and since when."""
+    found: dict[UserId, dict[int, int]] = {}
+    for part in chunks(user_ids):
+        for user_id, room_nid, position in tx.connection.execute(_JOINS, {"user_ids": part}):
+            found.setdefault(user_id, {})[room_nid] = position
+    return found
+
+
+def first_joins_of_server(tx: ReadTx, room_nids: Iterable[int], server_name: str) -> dict[int, int]:
+    """Since when a user of the server is in each of the rooms; no entry where none is."""
+    found: dict[int, int] = {}
+    for part in chunks(room_nids):
+        values = {"room_nids": part, "of_server": of_server(server_name)}
+        found.update((nid, position) for nid, position in tx.connection.execute(_FIRST_OF_SERVER, values))
+    return found
+
+
+def find_sharing_with_server(tx: ReadTx, user_ids: Collection[UserId], server_name: str) -> set[UserId]:
+    """Those of the users who are in a room together with a user of the server."""
+    joins = list_joins(tx, user_ids)
+    shared = first_joins_of_server(tx, {nid for rooms_of in joins.values() for nid in rooms_of}, server_name).keys()
+    return {user_id for user_id, rooms_of in joins.items() if rooms_of.keys() & shared}
 
 
 def forget(tx: WriteTx, room_nid: int, user_id: UserId) -> bool:

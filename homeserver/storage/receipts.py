@@ -1,6 +1,6 @@
 """Read receipts: the newest of each user, kind and thread in a room."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import BigInteger, Column, Index, Table, bindparam, delete, or_, select
@@ -52,6 +52,11 @@ _UPSERT = _INSERT.on_conflict_do_update(
 _OF_USER = select(receipts).where(
     receipts.c.user_id == bindparam("user_id"), receipts.c.room_nid.in_(bindparam("room_nids", expanding=True))
 )
+_OF_USERS = select(receipts).where(
+    receipts.c.user_id.in_(bindparam("user_ids", expanding=True)),
+    receipts.c.room_nid.in_(bindparam("room_nids", expanding=True)),
+    receipts.c.type == bindparam("of_type"),
+)
 _SINCE = (
     select(receipts)
     .where(
@@ -81,21 +86,30 @@ def remove_some(tx: WriteTx, room_nid: int, *, limit: int) -> int:
     return tx.connection.execute(_REMOVE_SOME, {"nid": room_nid, "limit": limit}).rowcount
 
 
-def put(tx: WriteTx, receipt: Receipt) -> None:
-    """Keep the receipt in the place of the one before."""
+def put_many(tx: WriteTx, new: Sequence[Receipt]) -> None:
+    """Keep receipts in the place of those before."""
     tx.connection.execute(
         _UPSERT,
-        {
-            "room_nid": receipt.room_nid,
-            "user_id": receipt.user_id,
-            "type": receipt.type,
-            "thread_id": receipt.thread_id,
-            "event_id": receipt.event_id,
-            "event_position": receipt.event_position,
-            "ts": receipt.ts,
-            "position": receipt.position,
-        },
+        [
+            {
+                "room_nid": receipt.room_nid,
+                "user_id": receipt.user_id,
+                "type": receipt.type,
+                "thread_id": receipt.thread_id,
+                "event_id": receipt.event_id,
+                "event_position": receipt.event_position,
+                "ts": receipt.ts,
+                "position": receipt.position,
+            }
+            for receipt in new
+        ],
     )
+
+
+def list_of_users(tx: ReadTx, user_ids: Collection[UserId], room_nids: Collection[int], type_: str) -> list[Receipt]:
+    """The receipts of one kind of these users in these rooms; at most 10,000 of both."""
+    values = {"user_ids": list(user_ids), "room_nids": list(room_nids), "of_type": type_}
+    return [Receipt(*row) for row in tx.connection.execute(_OF_USERS, values)]
 
 
 def list_of_user(tx: ReadTx, user_id: UserId, room_nids: Iterable[int]) -> list[Receipt]:

@@ -79,6 +79,9 @@ _STAYS = select(room_servers).where(
 _OPEN = select(room_servers.c.server_name).where(
     room_servers.c.room_nid == bindparam("nid"), room_servers.c.until.is_(None)
 )
+_OPEN_OF_ROOMS = select(room_servers.c.room_nid, room_servers.c.server_name).where(
+    among(room_servers.c.room_nid, "room_nids"), room_servers.c.until.is_(None)
+)
 _ROOMS = select(room_servers.c.room_nid).where(
     room_servers.c.server_name == bindparam("server"),
     among(room_servers.c.room_nid, "room_nids"),
@@ -86,11 +89,30 @@ _ROOMS = select(room_servers.c.room_nid).where(
 )
 _LONGEST = _OPEN.order_by(room_servers.c.since, room_servers.c.server_name).limit(bindparam("limit"))
 _REMOVE_SOME = some_of_room(room_servers)
+_NEIGHBOURS = select(room_servers.c.server_name).where(text("until IS NULL")).distinct()
+
+
+def list_neighbours(tx: ReadTx) -> set[ServerName]:
+    """The other servers that are in any room."""
+    return {ServerName(name) for name in tx.connection.execute(_NEIGHBOURS).scalars()}
 
 
 def list_open(tx: ReadTx, room_nid: int) -> set[ServerName]:
     """The other servers that are in the room."""
     return {ServerName(name) for name in tx.connection.execute(_OPEN, {"nid": room_nid}).scalars()}
+
+
+def list_open_many(tx: ReadTx, room_nids: Iterable[int]) -> dict[int, set[ServerName]]:
+    """The other servers that are in each of the rooms; no entry where there are none."""
+    found: dict[int, set[ServerName]] = {}
+    for nid, server in tx.connection.execute(_OPEN_OF_ROOMS, {"room_nids": list(room_nids)}):
+        found.setdefault(nid, set()).add(ServerName(server))
+    return found
+
+
+def list_of_rooms(tx: ReadTx, room_nids: Iterable[int]) -> set[ServerName]:
+    """The other servers that are in any of the rooms."""
+    return set().union(*list_open_many(tx, room_nids).values())
 
 
 def find_rooms(tx: ReadTx, server: ServerName, room_nids: Iterable[int]) -> set[int]:

@@ -2,10 +2,13 @@
 
 A user is online while one of the devices syncs and says so, idle (`unavailable`) after five minutes without doing
 anything, and offline half a minute after the last sync. `sweep` notices what happens by the mere passing of time.
+
+Other servers that share a room with a user are told the same as the users here; what they tell of their users counts
+until they tell otherwise, or nothing at all for half an hour.
 """
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,10 +17,11 @@ import msgspec
 
 from homeserver.errors import Forbidden, NotFound
 from homeserver.kit.clock import Clock
-from homeserver.matrix.identifiers import DeviceId, RoomId, UserId
+from homeserver.matrix.identifiers import DeviceId, RoomId, ServerName, UserId, domain_of
+from homeserver.outbound.ephemeral import Ephemeral
 from homeserver.services.auth.sessions import Requester
 from homeserver.services.live.counter import LiveCounter
-from homeserver.storage import members, profiles, users
+from homeserver.storage import members, profiles, room_servers, rooms, users
 from homeserver.storage.engine import Database, ReadTx
 from homeserver.streams.notifier import Notifier
 
@@ -26,10 +30,25 @@ _IDLE_MS = 5 * 60_000
 _OFFLINE_MS = 30_000
 _ACTIVE_MS = 60_000
 _MOMENT_MS = 250
+_AGAIN_MS = 25 * 60_000
+"""After so long other servers are told again of who is still here."""
+_SILENCE_MS = 30 * 60_000
+STATES = ("online", "unavailable", "offline")
 
 _encode = msgspec.json.Encoder().encode
 
 Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What another server says of a user."""
+
+    user_id: UserId
+    presence: str
+    status: str | None
+    last_active_ago: int
+    is_active: bool
 
 
 @dataclass
@@ -55,14 +74,28 @@ class _Person:
     names: Json = field(default_factory=dict)
     event: msgspec.Raw = field(default_factory=msgspec.Raw)
     event_of: tuple[int, int] = (0, 0)
+    heard_ts: int = 0
+    """When its server told of it last, if it is a user of another one."""
+    told_ts: int = 0
+    """When other servers were told of it last, if it is a user of this one."""
 
 
 class Presence:
     """The presence of this server's users. Not enabled, it shows nobody to anybody."""
 
     def __init__(
-        self, database: Database, clock: Clock, notifier: Notifier, counter: LiveCounter, *, is_enabled: bool
+        self,
+        database: Database,
+        clock: Clock,
+        notifier: Notifier,
+        counter: LiveCounter,
+        ephemeral: Ephemeral,
+        server_name: str,
+        *,
+        is_enabled: bool,
     ) -> None:
+        self._ephemeral = ephemeral
+        self._server_name = server_name
         self._database = database
         self._clock = clock
         self._notifier = notifier
@@ -123,7 +156,8 @@ class Presence:
 
     async def get(self, who: Requester, user_id: UserId) -> Json:
         """How a user is. Raises `Forbidden` unless one shares a room, `NotFound` for nobody of this server."""
-        if await self._database.read(users.find, user_id) is None:
+        is_local = domain_of(user_id) == self._server_name
+        if is_local and await self._database.read(users.find, user_id) is None:
             raise NotFound("There is no such user.")
         if who.user_id != user_id and who.user_id not in await self._database.read(members.list_sharing, user_id):
             raise Forbidden("You share no room with this user.")
@@ -144,12 +178,55 @@ class Presence:
                 found.append((other, self._event(other, person, moment)))
         return found[::-1]
 
+    async def hear(self, heard: Sequence[Heard]) -> None:
+        """Take what another server says of its users; of those with whom no room is shared, nothing."""
+        if not self._is_enabled:
+            return
+        user_ids = {one.user_id for one in heard}
+        sharing = await self._database.read(members.find_sharing_with_server, user_ids, self._server_name)
+        now = self._clock.now()
+        for one in heard:
+            if one.user_id not in sharing:
+                continue
+            person = self._people.setdefault(one.user_id, _Person())
+            person.heard_ts = now
+            person.active_ts = now - one.last_active_ago
+            said = (one.presence, one.is_active, one.status)
+            if said != (person.shown, person.is_active, person.status):
+                person.shown, person.is_active, person.status = said
+                self._untold[one.user_id] = None
+        await self._show()
+
     async def sweep(self) -> None:
         """Notice who has become idle or has gone."""
         now = self._clock.now()
-        await self._show(*self._people)
+        await self._show(*(user_id for user_id, person in self._people.items() if not person.heard_ts))
         for person in self._people.values():
             person.devices = {key: device for key, device in person.devices.items() if device.is_here(now)}
+        await self._sweep_others(now)
+        again = [
+            user_id
+            for user_id, person in self._people.items()
+            if person.shown != "offline" and person.told_ts and now - person.told_ts >= _AGAIN_MS
+        ]
+        if again:
+            self._tell_servers(again, (await self._database.read(_look, again)).servers)
+
+    async def _sweep_others(self, now: int) -> None:
+        """Notice that nothing was told of other servers' users, and forget those who have been gone for long."""
+        silent = [
+            (user_id, person)
+            for user_id, person in self._people.items()
+            if person.heard_ts and now - person.heard_ts >= _SILENCE_MS
+        ]
+        for user_id, person in silent:
+            if person.shown == "offline":
+                del self._people[user_id]
+                self._told.pop(user_id, None)
+            else:
+                person.shown, person.is_active, person.heard_ts = "offline", False, now
+                self._untold[user_id] = None
+        await self._show()
 
     def _device(self, who: Requester) -> _Device:
         return self._people.setdefault(who.user_id, _Person()).devices.setdefault(who.device_id, _Device())
@@ -183,15 +260,25 @@ class Presence:
         user_ids = list(self._untold)
         if not user_ids:
             return
-        rooms, names = await self._database.read(_look, user_ids)
+        seen = await self._database.read(_look, user_ids)
         for user_id in user_ids:
             del self._untold[user_id]
             person = self._people[user_id]
-            person.rooms, person.names = rooms[user_id], names[user_id]
+            person.rooms, person.names = seen.rooms[user_id], seen.names[user_id]
             person.changed = self._counter.advance()
             self._told.pop(user_id, None)
             self._told[user_id] = person
-        self._notifier.wake({*user_ids, *(room_id for user_id in user_ids for room_id in rooms[user_id])})
+        self._notifier.wake({*user_ids, *(room_id for user_id in user_ids for room_id in seen.rooms[user_id])})
+        self._tell_servers(user_ids, seen.servers)
+
+    def _tell_servers(self, user_ids: Sequence[UserId], servers: Mapping[UserId, Iterable[ServerName]]) -> None:
+        """Tell other servers of this one's users."""
+        for user_id in user_ids:
+            person = self._people[user_id]
+            if domain_of(user_id) == self._server_name and servers[user_id]:
+                person.told_ts = self._clock.now()
+                told = {"user_id": user_id, "last_active_ago": 0, **self._content(person)}
+                self._ephemeral.put(servers[user_id], "m.presence", user_id, _encode({"push": [told]}))
 
     def _state(self, person: _Person) -> str:
         now = self._clock.now()
@@ -220,14 +307,31 @@ class Presence:
         return content
 
 
-def _look(
-    tx: ReadTx, user_ids: Sequence[UserId]
-) -> tuple[dict[UserId, frozenset[RoomId]], dict[UserId, dict[str, Any]]]:
-    """The rooms of users, and their names and pictures."""
-    rooms = members.list_joined_rooms(tx, user_ids)
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """By user: the rooms, the name and the picture, and the other servers in the rooms."""
+
+    rooms: dict[UserId, frozenset[RoomId]]
+    names: dict[UserId, dict[str, Any]]
+    servers: dict[UserId, set[ServerName]]
+
+
+def _look(tx: ReadTx, user_ids: Sequence[UserId]) -> _Seen:
+    joins = members.list_joins(tx, user_ids)
+    nids = {nid for of_user in joins.values() for nid in of_user}
+    known = rooms.find_many(tx, nids)
+    servers = room_servers.list_open_many(tx, nids)
     fields = profiles.find_many(tx, user_ids)
-    names = {
-        user_id: {name: value for name in ("displayname", "avatar_url") if (value := fields.get(user_id, {}).get(name))}
-        for user_id in user_ids
-    }
-    return {user_id: frozenset(rooms.get(user_id, ())) for user_id in user_ids}, names
+    return _Seen(
+        {
+            user_id: frozenset(known[nid].room_id for nid in joins.get(user_id, ()) if nid in known)
+            for user_id in user_ids
+        },
+        {
+            user_id: {
+                name: value for name in ("displayname", "avatar_url") if (value := fields.get(user_id, {}).get(name))
+            }
+            for user_id in user_ids
+        },
+        {user_id: set().union(*(servers.get(nid, ()) for nid in joins.get(user_id, ()))) for user_id in user_ids},
+    )

@@ -1,14 +1,17 @@
 """Read receipts and read markers (client-server API, Receipts, Fully read markers)."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
 
 from homeserver.errors import Forbidden, InvalidParam
 from homeserver.kit.clock import Clock
-from homeserver.matrix.identifiers import EventId, RoomId, UserId
+from homeserver.matrix.identifiers import EventId, RoomId, ServerName, UserId
+from homeserver.outbound.ephemeral import Ephemeral
 from homeserver.services.auth.sessions import Requester
-from homeserver.services.rooms.hot import parse
+from homeserver.services.rooms.hot import HotRooms, parse
 from homeserver.services.users import account_data
 from homeserver.services.users.account_data import FULLY_READ
 from homeserver.storage import account_data as account_data_rows
@@ -18,52 +21,89 @@ from homeserver.storage.events import StoredEvent
 from homeserver.storage.receipts import UNTHREADED, Receipt
 from homeserver.storage.rooms import Room
 
-KINDS = ("m.read", receipts.PRIVATE)
+READ = "m.read"
+KINDS = (READ, receipts.PRIVATE)
 MAIN = "main"
 _HOPS = 3
 
 Json = dict[str, Any]
 
 
-class Receipts:
-    """Who has read what."""
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What another server says that a user, who is in the room, has read."""
 
-    def __init__(self, database: Database, clock: Clock) -> None:
+    room_id: RoomId
+    user_id: UserId
+    event_id: EventId
+    thread_id: str | None
+    ts: int
+
+
+class Receipts:
+    """Who has read what.
+
+    What users of this server have read publicly the other servers in the room are told, and they tell of theirs.
+    """
+
+    def __init__(self, database: Database, clock: Clock, hot: HotRooms, ephemeral: Ephemeral, server_name: str) -> None:
         self._database = database
         self._clock = clock
+        self._hot = hot
+        self._ephemeral = ephemeral
+        self._own = frozenset([ServerName(server_name)])
 
     async def mark(
         self, who: Requester, room_id: RoomId, markers: dict[str, EventId], thread_id: str | None = None
     ) -> None:
         """Set markers by kind: `m.read`, `m.read.private`, `m.fully_read`. Going back changes nothing."""
-        await self._database.write(self._mark, who.user_id, room_id, markers, thread_id)
+        moved = await self._database.write(self._mark, who.user_id, room_id, markers, thread_id)
+        if public := [receipt for receipt in moved if receipt.type == READ]:
+            servers = (await self._hot.find(room_id)).servers - self._own
+            for receipt in public:
+                self._tell(room_id, receipt, servers)
+
+    async def hear(self, heard: Sequence[Heard]) -> None:
+        """Take what another server says of its users: the newest wins, and what it says nothing of stays."""
+        await self._database.write(_hear, heard)
+
+    def _tell(self, room_id: RoomId, receipt: Receipt, servers: frozenset[ServerName]) -> None:
+        data: Json = {"ts": receipt.ts}
+        if receipt.thread_id != UNTHREADED:
+            data["thread_id"] = receipt.thread_id
+        content = {room_id: {READ: {receipt.user_id: {"event_ids": [receipt.event_id], "data": data}}}}
+        key = f"{room_id} {receipt.user_id} {receipt.thread_id}"
+        self._ephemeral.put(servers, "m.receipt", key, msgspec.json.encode(content))
 
     def _mark(
         self, tx: WriteTx, user_id: UserId, room_id: RoomId, markers: dict[str, EventId], thread_id: str | None
-    ) -> None:
+    ) -> list[Receipt]:
+        """The receipts that have moved."""
         room = rooms.find(tx, room_id)
         member = None if room is None else members.find(tx, room.room_nid, user_id)
         if room is None or member is None or member.membership != "join":
             raise Forbidden("You are not in this room.")
         found = events.find_many_by_id(tx, markers.values())
+        moved = []
         for kind, event_id in markers.items():
             event = found.get(event_id)
             if event is None or event.room_nid != room.room_nid:
                 raise InvalidParam("The room has no such event.")
             if kind == FULLY_READ:
                 _move_marker(tx, user_id, room, event)
-            else:
-                self._put(tx, user_id, room, kind, event, thread_id)
+            elif (receipt := self._put(tx, user_id, room, kind, event, thread_id)) is not None:
+                moved.append(receipt)
+        return moved
 
     def _put(
         self, tx: WriteTx, user_id: UserId, room: Room, kind: str, event: StoredEvent, thread_id: str | None
-    ) -> None:
+    ) -> Receipt | None:
         if thread_id is not None and thread_id not in threads_of(tx, room, event):
             raise InvalidParam("The event is not in that thread.")
         slot = UNTHREADED if thread_id is None else thread_id
         for known in receipts.list_of_user(tx, user_id, [room.room_nid]):
             if (known.type, known.thread_id) == (kind, slot) and known.event_position >= event.came_at:
-                return
+                return None
         receipt = Receipt(
             room_nid=room.room_nid,
             user_id=user_id,
@@ -74,9 +114,63 @@ class Receipts:
             ts=self._clock.now(),
             position=stream_rows.advance(tx),
         )
-        receipts.put(tx, receipt)
+        receipts.put_many(tx, [receipt])
         # A private receipt is nobody else's business.
         tx.wake([user_id] if kind == receipts.PRIVATE else [user_id, room.room_id, receipts_key(room.room_id)])
+        return receipt
+
+
+def _hear(tx: WriteTx, heard: Sequence[Heard]) -> None:
+    found_rooms = rooms.find_many_by_id(tx, {one.room_id for one in heard})
+    found_events = events.find_many_by_id(tx, {one.event_id for one in heard})
+    nids = [room.room_nid for room in found_rooms.values()]
+    known = {
+        (receipt.room_nid, receipt.user_id, receipt.thread_id): receipt
+        for receipt in receipts.list_of_users(tx, {one.user_id for one in heard}, nids, READ)
+    }
+    new: dict[tuple[int, UserId, str], Receipt] = {}
+    woken: set[str] = set()
+    for one in heard:
+        room, event = found_rooms.get(one.room_id), found_events.get(one.event_id)
+        if room is None or (event is not None and event.room_nid != room.room_nid):
+            continue
+        if not _is_in_thread(tx, room, event, one.thread_id):
+            continue
+        slot = UNTHREADED if one.thread_id is None else one.thread_id
+        receipt = Receipt(
+            room_nid=room.room_nid,
+            user_id=one.user_id,
+            type=READ,
+            thread_id=slot,
+            event_id=one.event_id,
+            event_position=0 if event is None else event.came_at,
+            ts=one.ts,
+            position=0,
+        )
+        key = (room.room_nid, one.user_id, slot)
+        before = new.get(key) or known.get(key)
+        if before is None or _goes_on(before, receipt):
+            new[key] = receipt
+            woken |= {room.room_id, receipts_key(room.room_id)}
+    if new:
+        position = stream_rows.advance(tx, len(new)) - len(new)
+        numbered = [replace(receipt, position=position + number) for number, receipt in enumerate(new.values(), 1)]
+        receipts.put_many(tx, numbered)
+        tx.wake(woken)
+
+
+def _goes_on(before: Receipt, after: Receipt) -> bool:
+    """Whether more was read, and not the same again. The event itself may come later than word of its being read."""
+    if before.event_position and after.event_position:
+        return after.event_position > before.event_position
+    return after.event_id != before.event_id and after.ts >= before.ts
+
+
+def _is_in_thread(tx: ReadTx, room: Room, event: StoredEvent | None, thread_id: str | None) -> bool:
+    """Whether the receipt names a thread that the event is in: nobody may fill the table with threads that are none."""
+    if thread_id is None or event is None:
+        return thread_id in (None, MAIN)
+    return thread_id in threads_of(tx, room, event)
 
 
 def receipts_key(room_id: RoomId) -> str:

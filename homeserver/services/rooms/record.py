@@ -10,13 +10,14 @@ from dataclasses import dataclass, field, replace
 from homeserver.kit import crash
 from homeserver.matrix import auth_graph
 from homeserver.matrix.events import Event
-from homeserver.matrix.identifiers import EventId, ServerName, UserId
+from homeserver.matrix.identifiers import EventId, ServerName, UserId, domain_of
 from homeserver.matrix.relations import RelatesTo, relates_to
 from homeserver.services.rooms.placement import UNSTORED, Audience, Batch, NewEvent, Placement, Resolved, State
 from homeserver.services.rooms.state import StateTrees, StateWriter
 from homeserver.storage import (
     event_graph,
     events,
+    introductions,
     members,
     outgoing,
     places,
@@ -29,6 +30,7 @@ from homeserver.storage import (
 )
 from homeserver.storage.engine import WriteTx
 from homeserver.storage.events import StoredEvent
+from homeserver.storage.introductions import Introduction
 from homeserver.storage.members import Member
 from homeserver.storage.outgoing import OutgoingEvent
 from homeserver.storage.relations import Relation
@@ -78,6 +80,7 @@ class Recorder:
         self._come: list[tuple[ServerName, int, int]] = []
         self._gone: list[tuple[ServerName, int, int]] = []
         self._outgoing: list[OutgoingEvent] = []
+        self._introductions: list[Introduction] = []
 
     def record(self) -> Written:
         """Write all of it."""
@@ -121,6 +124,10 @@ class Recorder:
             come, gone = audience.after - audience.before, audience.before - audience.after
             self._come.extend((server, line.room_nid, at) for server in come if server != self._own)
             self._gone.extend((server, line.room_nid, at) for server in gone if server != self._own)
+        if new.is_accepted and audience.after - {self._own} and _joins(new.event, self._own):
+            assert new.event.state_key is not None
+            one = Introduction(row.position, UserId(new.event.state_key), line.room_nid)
+            self._introductions.append(one)
         if is_local and new.is_accepted:
             removed = audience.removed if audience.removed not in (self._own, *audience.before) else None
             if removed is not None or len(audience.before) > (self._own in audience.before):
@@ -317,6 +324,8 @@ class Recorder:
             transactions.record_many(self._tx, done)
         if self._outgoing:
             outgoing.add_events(self._tx, self._outgoing)
+        if self._introductions:
+            introductions.add_many(self._tx, self._introductions)
         for batch, nid in zip(self._group, self.written.nids, strict=True):
             if batch.also is not None:
                 batch.also(self._tx, nid)
@@ -357,6 +366,11 @@ def _after(row: StoredEvent | None) -> int:
 
 def _with_room_state(row: StoredEvent, root: int | None) -> StoredEvent:
     return row if root == row.state_after else replace(row, room_state=root)
+
+
+def _joins(event: Event, server: ServerName) -> bool:
+    """Whether by this event a user of the server is in the room."""
+    return event.type == "m.room.member" and event.membership == "join" and domain_of(event.state_key or "") == server
 
 
 def _member(room_nid: int, event: Event, position: int, at: int) -> Member:

@@ -7,7 +7,8 @@ from typing import Any
 from homeserver.errors import InvalidParam, NotFound
 from homeserver.matrix.identifiers import DeviceId, UserId
 from homeserver.services.auth.sessions import Requester, Sessions
-from homeserver.storage import devices, e2e_keys, members, to_device, transactions, users
+from homeserver.services.users import device_lists
+from homeserver.storage import devices, e2e_keys, to_device, transactions, users
 from homeserver.storage.devices import Device
 from homeserver.storage.engine import Database, WriteTx
 
@@ -59,10 +60,11 @@ class Devices:
         to_device.remove_devices(tx, user_id, device_ids)
         transactions.remove_devices(tx, user_id, device_ids)
         devices.remove_many(tx, user_id, device_ids)
-        e2e_keys.note_change(tx, user_id, members.list_sharing(tx, user_id))
+        device_lists.note_devices(tx, user_id, device_ids)
         return ended
 
 
 def _rename(tx: WriteTx, user_id: UserId, device_id: DeviceId, name: str) -> None:
+    users.lock(tx, user_id)
     devices.rename(tx, user_id, device_id, name)
-    e2e_keys.note_change(tx, user_id, members.list_sharing(tx, user_id))
+    device_lists.note_devices(tx, user_id, [device_id])

@@ -2,24 +2,27 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
-from homeserver.errors import BadJson, Forbidden, InvalidParam, MissingParam, UnknownToken, Unsupported
+from homeserver.errors import BadJson, Forbidden, InvalidParam, MissingParam, NotFound, UnknownToken, Unsupported
 from homeserver.matrix.canonical import CanonicalJsonError, canonical_json
 from homeserver.matrix.identifiers import DeviceId, UserId, domain_of
 from homeserver.matrix.signing import SignatureError, verify_json
 from homeserver.services.auth.sessions import Requester
+from homeserver.services.users import device_lists, shown_keys
+from homeserver.services.users.shown_keys import NOBODY
 from homeserver.storage import devices, e2e_keys, events, members, stream_rows, users
 from homeserver.storage.e2e_keys import CrossSigningKey, Device, OneTimeKey, Signature
 from homeserver.storage.engine import Database, ReadTx, WriteTx
 from homeserver.storage.members import Member
 
 _USAGES = ("master", "self_signing", "user_signing")
-_MOST_KEYS = 1000
+MOST_KEYS = 1000
 
 Json = dict[str, Any]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,41 +53,48 @@ class E2eKeys:
     ) -> dict[str, int]:
         """Keep keys of the caller's device; the number of one-time keys by algorithm."""
         if identity is not None:
-            _check_identity(who, identity)
+            check_identity(who.user_id, who.device_id, identity)
         keys, fallbacks = _one_time(one_time), _fallbacks(fallback)
         return await self._database.write(_upload, (who.user_id, who.device_id), identity, keys, fallbacks)
 
-    async def query(self, who: Requester, wanted: Mapping[UserId, Sequence[DeviceId]]) -> Json:
-        """The keys of users and their devices, as the answer of `/keys/query`; an empty list stands for all devices."""
-        local, failures = self._split(wanted)
-        return {**await self._database.snapshot(_query, who.user_id, local), "failures": failures}
+    async def query(self, requester: UserId, wanted: Mapping[UserId, Sequence[DeviceId]]) -> Json:
+        """The keys of local users and their devices, as `/keys/query` tells them; an empty list stands for all devices.
 
-    async def claim(self, wanted: Mapping[UserId, Mapping[DeviceId, str]]) -> Json:
-        """Take a one-time key for each device and algorithm, or its fallback key; the answer of `/keys/claim`."""
-        local, failures = self._split(wanted)
+        Other servers' users are left out.
+        """
+        return await self._database.snapshot(_query, requester, self._local(wanted))
+
+    async def list_for_server(self, user_id: UserId) -> Json:
+        """All devices of a local user, as `/user/devices` tells them. Raises `NotFound`."""
+        if domain_of(user_id) != self._server_name:
+            raise NotFound("The user is not one of this server.")
+        return await self._database.snapshot(_list_for_server, user_id)
+
+    async def claim(self, wanted: Mapping[UserId, Mapping[DeviceId, str]]) -> dict[str, dict[str, Json]]:
+        """Take a one-time key for each device and algorithm of local users, or its fallback key; by user and device."""
         asked = {
             (user_id, device_id, algorithm)
-            for user_id, of_devices in local.items()
+            for user_id, of_devices in self._local(wanted).items()
             for device_id, algorithm in of_devices.items()
         }
-        if len(asked) > _MOST_KEYS:
-            raise InvalidParam(f"At most {_MOST_KEYS} keys can be claimed at once.")
+        if len(asked) > MOST_KEYS:
+            raise InvalidParam(f"At most {MOST_KEYS} keys can be claimed at once.")
         taken = await self._database.write(_claim, asked) if asked else {}
         shown: dict[str, dict[str, Json]] = {}
         for (user_id, device_id), keys in taken.items():
             of_user = shown.setdefault(user_id, {})
             of_user[device_id] = {key.key_id: msgspec.Raw(key.body.encode()) for key in keys}
-        return {"one_time_keys": shown, "failures": failures}
+        return shown
 
     async def needs_confirmation(self, user_id: UserId, given: Mapping[str, Json]) -> bool:
         """Whether the upload of cross-signing keys replaces what is there, so that the user has to confirm it."""
-        keys = _cross_signing(user_id, given)
+        keys = cross_signing(user_id, given)
         known = await self._database.read(e2e_keys.find_cross_signing, [user_id])
         return (user_id, "master") in known and bool(_new(keys, known))
 
     async def upload_cross_signing(self, user_id: UserId, given: Mapping[str, Json], *, confirmed: bool) -> None:
         """Keep cross-signing keys by usage. Raises `M_INVALID_SIGNATURE`, or `M_MISSING_PARAM` without a master key."""
-        keys = _cross_signing(user_id, given)
+        keys = cross_signing(user_id, given)
         await self._database.write(_upload_cross_signing, user_id, keys, confirmed=confirmed)
 
     async def upload_signatures(self, who: Requester, given: Mapping[str, Mapping[str, Any]]) -> Json:
@@ -95,13 +105,8 @@ class E2eKeys:
         """Whose keys have changed in (after, upto]."""
         return await self._database.snapshot(list_changes, who.user_id, after=after, upto=upto)
 
-    def _split(self, wanted: Mapping[UserId, Any]) -> tuple[dict[UserId, Any], Json]:
-        local = {user_id: value for user_id, value in wanted.items() if domain_of(user_id) == self._server_name}
-        failures = {
-            domain_of(user_id): {"errcode": "M_UNREACHABLE", "error": "This server cannot ask others yet."}
-            for user_id in wanted.keys() - local.keys()
-        }
-        return local, failures
+    def _local(self, wanted: Mapping[UserId, T]) -> dict[UserId, T]:
+        return {user_id: value for user_id, value in wanted.items() if domain_of(user_id) == self._server_name}
 
 
 def list_changes(tx: ReadTx, user_id: UserId, *, after: int, upto: int) -> Changes:
@@ -152,7 +157,7 @@ def _upload(
                 # What was signed is no more.
                 e2e_keys.remove_signatures(tx, device[0], [device[1]])
             e2e_keys.put_device(tx, device, body)
-            e2e_keys.note_change(tx, device[0], members.list_sharing(tx, device[0]))
+            device_lists.note_devices(tx, device[0], [device[1]])
     known = e2e_keys.find_one_time(tx, device, [key.key_id for key in keys]) if keys else {}
     for key in keys:
         if key.key_id in known and known[key.key_id] != key.body:
@@ -169,25 +174,37 @@ def _upload(
 
 
 def _query(tx: ReadTx, requester: UserId, wanted: Mapping[UserId, Sequence[DeviceId]]) -> Json:
-    names = {(one.user_id, one.device_id): one.display_name for one in devices.list_of_users(tx, wanted)}
-    signatures: dict[tuple[str, str], list[Signature]] = {}
-    for signature in e2e_keys.list_signatures(tx, wanted, requester=requester):
-        signatures.setdefault((signature.user_id, signature.target), []).append(signature)
+    published = shown_keys.read(tx, list(wanted), requester=requester)
     shown: dict[str, Json] = {user_id: {} for user_id in users.find_many(tx, wanted)}
-    for (user_id, device_id), body in e2e_keys.find_devices(tx, wanted).items():
-        if wanted[user_id] and device_id not in wanted[user_id]:
-            continue
-        keys = _signed(body, signatures.get((user_id, device_id), ()))
-        name = names.get((user_id, device_id))
-        keys["unsigned"] = {} if name is None else {"device_display_name": name}
-        shown[user_id][device_id] = keys
+    for (user_id, device_id), keys in published.devices.items():
+        if not wanted[user_id] or device_id in wanted[user_id]:
+            shown[user_id][device_id] = keys
     answer: Json = {"device_keys": shown}
-    for (user_id, usage), key in e2e_keys.find_cross_signing(tx, wanted).items():
-        if usage != "user_signing" or user_id == requester:
-            keys = _signed(key.body, signatures.get((user_id, key.public_key), ()))
-            _leave_out_strangers(keys, user_id, requester)
-            answer.setdefault(f"{usage}_keys", {})[user_id] = keys
+    for (user_id, usage), keys in published.cross_signing.items():
+        answer.setdefault(f"{usage}_keys", {})[user_id] = keys
     return answer
+
+
+def _list_for_server(tx: ReadTx, user_id: UserId) -> Json:
+    if users.find(tx, user_id) is None:
+        raise NotFound("There is no such user.")
+    shown = shown_keys.read(tx, [user_id], requester=NOBODY)
+    listed: list[Json] = []
+    for (_, device_id), keys in sorted(shown.devices.items()):
+        name = keys.pop("unsigned").get("device_display_name")
+        named = {} if name is None else {"device_display_name": name}
+        listed.append({"device_id": device_id, "keys": keys, **named})
+    vouching = {
+        f"{usage}_key": shown.cross_signing[user_id, usage]
+        for usage in ("master", "self_signing")
+        if (user_id, usage) in shown.cross_signing
+    }
+    return {
+        "user_id": user_id,
+        "stream_id": e2e_keys.find_stream_id(tx, user_id),
+        "devices": listed,
+        **vouching,
+    }
 
 
 def _claim(tx: WriteTx, wanted: set[tuple[UserId, DeviceId, str]]) -> dict[Device, list[OneTimeKey]]:
@@ -217,7 +234,7 @@ def _upload_cross_signing(tx: WriteTx, user_id: UserId, keys: Sequence[CrossSign
         raise MissingParam("There is no master key that could sign the others.")
     for key in keys:
         if key.usage != "master":
-            _check_signature(key.body, user_id, master.public_key)
+            check_signature(key.body, user_id, master.public_key)
     taken = {device.device_id for device in devices.list_of_users(tx, [user_id])}
     if any(key.public_key in taken for key in keys):
         raise Forbidden("A cross-signing key cannot be named like a device.")
@@ -231,7 +248,7 @@ def _upload_cross_signing(tx: WriteTx, user_id: UserId, keys: Sequence[CrossSign
         e2e_keys.remove_signatures_with(tx, user_id, replaced)
     if keys:
         e2e_keys.put_cross_signing(tx, keys)
-        e2e_keys.note_change(tx, user_id, members.list_sharing(tx, user_id))
+        device_lists.note_cross_signing(tx, user_id)
 
 
 def _upload_signatures(tx: WriteTx, requester: UserId, given: Mapping[str, Mapping[str, Any]]) -> Json:
@@ -253,10 +270,22 @@ def _upload_signatures(tx: WriteTx, requester: UserId, given: Mapping[str, Mappi
                 failures.setdefault(user_id, {})[target] = {"errcode": "M_INVALID_SIGNATURE", "error": error_text}
     if good:
         e2e_keys.put_signatures(tx, good)
-        # What one says of others is for oneself alone.
-        of_own = any(signature.user_id == requester for signature in good)
-        e2e_keys.note_change(tx, requester, members.list_sharing(tx, requester) if of_own else [])
+        _note_signatures(tx, requester, {one.target for one in good if one.user_id == requester}, cross)
     return failures
+
+
+def _note_signatures(
+    tx: WriteTx, requester: UserId, own: set[str], cross: Mapping[tuple[UserId, str], CrossSigningKey]
+) -> None:
+    """There are signatures upon keys of the requester's; what one says of others is for oneself alone."""
+    if not own:
+        e2e_keys.note_changes(tx, [requester], [])
+        return
+    named = {key.public_key for (user_id, _), key in cross.items() if user_id == requester}
+    if own & named:
+        device_lists.note_cross_signing(tx, requester)
+    if own - named:
+        device_lists.note_devices(tx, requester, [DeviceId(target) for target in sorted(own - named)])
 
 
 def _good_signatures(
@@ -320,8 +349,9 @@ def _named(public_key: str) -> dict[str, str]:
     return {f"ed25519:{public_key}": public_key}
 
 
-def _check_identity(who: Requester, identity: Json) -> None:
-    if identity.get("user_id") != who.user_id or identity.get("device_id") != who.device_id:
+def check_identity(user_id: UserId, device_id: DeviceId, identity: Json) -> None:
+    """Raise `InvalidParam` or `BadJson` unless these can be the keys of the device."""
+    if identity.get("user_id") != user_id or identity.get("device_id") != device_id:
         raise InvalidParam("The keys are not those of the device that uploads them.")
     keys, algorithms, signatures = (identity.get(name) for name in ("keys", "algorithms", "signatures"))
     if not isinstance(keys, dict) or not all(isinstance(value, str) for value in keys.values()):
@@ -339,7 +369,8 @@ def _are_signatures(value: Any) -> bool:
     )
 
 
-def _cross_signing(user_id: UserId, given: Mapping[str, Json]) -> list[CrossSigningKey]:
+def cross_signing(user_id: UserId, given: Mapping[str, Json]) -> list[CrossSigningKey]:
+    """A user's cross-signing keys, given by usage. Raises `InvalidParam` or `BadJson`."""
     return [
         CrossSigningKey(user_id, usage, _public_key(key, usage, user_id), _text(key)) for usage, key in given.items()
     ]
@@ -355,17 +386,9 @@ def _new(keys: Iterable[CrossSigningKey], known: Mapping[tuple[UserId, str], Cro
     ]
 
 
-def _leave_out_strangers(keys: Json, owner: UserId, requester: UserId) -> None:
-    """Whatever the owner has uploaded, nobody is shown what others say of the key (social graphs)."""
-    if "signatures" in keys:
-        keys["signatures"] = {
-            signer: signatures for signer, signatures in keys["signatures"].items() if signer in (owner, requester)
-        }
-
-
 def _one_time(given: Mapping[str, Any]) -> list[OneTimeKey]:
-    if len(given) > _MOST_KEYS:
-        raise InvalidParam(f"At most {_MOST_KEYS} keys can be uploaded at once.")
+    if len(given) > MOST_KEYS:
+        raise InvalidParam(f"At most {MOST_KEYS} keys can be uploaded at once.")
     for key_id, key in given.items():
         algorithm, colon, name = key_id.partition(":")
         if not algorithm or not colon or not name:
@@ -399,7 +422,8 @@ def _public_key(key: Json, usage: str, user_id: UserId) -> str:
     return public_key
 
 
-def _check_signature(body: str, signer: UserId, public_key: str) -> None:
+def check_signature(body: str, signer: UserId, public_key: str) -> None:
+    """Raise `Unsupported` unless the key is signed by its owner's key."""
     if not _is_signed(body, signer, public_key, f"ed25519:{public_key}"):
         raise Unsupported("M_INVALID_SIGNATURE", "The signature of the key is missing or wrong.")
 
@@ -410,15 +434,6 @@ def _is_signed(body: str, signer: UserId, public_key: str, key_id: str) -> bool:
     except (SignatureError, CanonicalJsonError):
         return False
     return True
-
-
-def _signed(body: str, signatures: Iterable[Signature]) -> Json:
-    """The key with these signatures added."""
-    keys: Json = msgspec.json.decode(body)
-    for signature in signatures:
-        known = keys.setdefault("signatures", {})
-        known.setdefault(signature.signer_id, {})[signature.signer_key] = signature.signature
-    return keys
 
 
 def _core(key: Json) -> Json:

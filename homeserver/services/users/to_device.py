@@ -1,48 +1,107 @@
-"""Messages from device to device (client-server API, Send-to-Device messaging)."""
+"""Messages from device to device (client-server API, Send-to-Device messaging; server-server API, the same).
 
-from collections.abc import Mapping
+What waits for a device is bounded: a message is dropped where so many of its server's wait already, and of all that
+wait the oldest go where there are too many. So no server alone can push out what others have sent, and a device that
+never comes costs no more than that.
+"""
+
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
 
 from homeserver.errors import InvalidParam
 from homeserver.kit.clock import Clock
-from homeserver.matrix.identifiers import DeviceId, UserId
+from homeserver.kit.randomness import Randomness
+from homeserver.matrix.identifiers import DeviceId, ServerName, UserId, domain_of
 from homeserver.services.auth.sessions import Requester
-from homeserver.storage import devices, stream_rows, to_device, transactions
+from homeserver.storage import devices, outgoing, stream_rows, to_device, transactions
 from homeserver.storage.engine import Database, WriteTx
+from homeserver.storage.outgoing import OutgoingEdu
 from homeserver.storage.to_device import Message
 from homeserver.storage.transactions import Done, Repeated
 
+MOST_WAITING = 20_000
+MOST_OF_SERVER = 10_000
+_MOST_BYTES = 32 << 20
+"""So much of one server waits for a device at most, and so much at most is left for all devices at a time."""
 _MOST_MESSAGES = 10_000
 _ALL = "*"
+_LARGEST_EDU = 60_000
+"""What is to go to one server is cut into parts of about so many bytes; a single message may be larger."""
+_ID_LENGTH = 24
+
+Json = dict[str, Any]
+Addressed = tuple[UserId, str]
+"""A user and a device id, or `*` for all devices of the user."""
 
 
 class ToDevice:
     """Leaves messages for devices."""
 
-    def __init__(self, database: Database, clock: Clock) -> None:
+    def __init__(self, database: Database, clock: Clock, randomness: Randomness, server_name: str) -> None:
         self._database = database
         self._clock = clock
+        self._randomness = randomness
+        self._server_name = ServerName(server_name)
 
     async def send(self, who: Requester, type_: str, txn_id: str, messages: Mapping[UserId, Mapping[str, Any]]) -> None:
         """Leave messages by user and device, `*` for all of a user's devices; once for each transaction id."""
         done = Done(who.user_id, who.device_id, f"to_device/{type_}", txn_id, None, self._clock.now())
-        bodies = {
-            (user_id, device_id): msgspec.json.encode({"sender": who.user_id, "type": type_, "content": content})
-            for user_id, of_user in messages.items()
-            for device_id, content in of_user.items()
-        }
-        if len(bodies) > _MOST_MESSAGES:
+        bodies: dict[Addressed, bytes] = {}
+        elsewhere: dict[ServerName, list[tuple[UserId, str, bytes]]] = {}
+        for user_id, of_user in messages.items():
+            server = ServerName(domain_of(user_id))
+            for device_id, content in of_user.items():
+                if server == self._server_name:
+                    bodies[user_id, device_id] = event_of(who.user_id, type_, content)
+                else:
+                    one = (user_id, device_id, msgspec.json.encode(content))
+                    elsewhere.setdefault(server, []).append(one)
+        if sum(map(len, messages.values())) > _MOST_MESSAGES:
             raise InvalidParam(f"At most {_MOST_MESSAGES} messages can be sent at once.")
+        edus = [edu for server, some in elsewhere.items() for edu in self._edus(server, who.user_id, type_, some)]
         try:
-            await self._database.write(_send, done, bodies)
+            await self._database.write(_send, done, self._server_name, bodies, edus)
         except Repeated:
             return
 
+    def _edus(
+        self, server: ServerName, sender: UserId, type_: str, messages: Iterable[tuple[UserId, str, bytes]]
+    ) -> list[OutgoingEdu]:
+        """Messages for devices of one other server, in as few parts as may be; each part is taken there once."""
+        parts: list[dict[UserId, dict[str, msgspec.Raw]]] = []
+        size = _LARGEST_EDU
+        for user_id, device_id, content in messages:
+            if size + len(content) > _LARGEST_EDU:
+                parts.append({})
+                size = 0
+            parts[-1].setdefault(user_id, {})[device_id] = msgspec.Raw(content)
+            size += len(content) + len(user_id) + len(device_id)
+        return [
+            OutgoingEdu(
+                server,
+                "m.direct_to_device",
+                msgspec.json.encode(
+                    {
+                        "sender": sender,
+                        "type": type_,
+                        "message_id": self._randomness.token(_ID_LENGTH),
+                        "messages": part,
+                    }
+                ),
+            )
+            for part in parts
+        ]
 
-def _send(tx: WriteTx, done: Done, bodies: Mapping[tuple[UserId, str], bytes]) -> None:
-    transactions.record_many(tx, [done])
+
+def event_of(sender: UserId, type_: str, content: Any) -> bytes:
+    """A message as the device is shown it."""
+    return msgspec.json.encode({"sender": sender, "type": type_, "content": content})
+
+
+def deliver(tx: WriteTx, origin: ServerName, bodies: Mapping[Addressed, bytes]) -> None:
+    """Leave messages of a server's users for those of the devices that there are, as far as there is room for them."""
     known: dict[UserId, set[DeviceId]] = {}
     for device in devices.list_of_users(tx, {user_id for user_id, _ in bodies}):
         known.setdefault(device.user_id, set()).add(device.device_id)
@@ -52,13 +111,48 @@ def _send(tx: WriteTx, done: Done, bodies: Mapping[tuple[UserId, str], bytes]) -
         for target in sorted(known.get(user_id, ()))
         if device_id == target or (device_id == _ALL and (user_id, target) not in bodies)
     ]
-    if addressed:
-        position = stream_rows.advance(tx, len(addressed)) - len(addressed)
-        to_device.add_many(
-            tx,
-            [
-                Message(position + number, user_id, target, body.decode())
-                for number, (user_id, target, body) in enumerate(addressed, 1)
-            ],
-        )
-        tx.wake({user_id for user_id, _, _ in addressed})
+    waiting = to_device.count_waiting(tx, [(user_id, target) for user_id, target, _ in addressed]) if addressed else {}
+    addressed = _with_room(addressed, waiting, origin)
+    if not addressed:
+        return
+    position = stream_rows.advance(tx, len(addressed)) - len(addressed)
+    to_device.add_many(
+        tx,
+        [
+            Message(position + number, user_id, target, body.decode(), origin)
+            for number, (user_id, target, body) in enumerate(addressed, 1)
+        ],
+    )
+    full = [device for device, counts in waiting.items() if sum(count for count, _ in counts.values()) >= MOST_WAITING]
+    if full:
+        to_device.delete_oldest(tx, full, kept=MOST_WAITING)
+    tx.wake({user_id for user_id, _, _ in addressed})
+
+
+def _with_room(
+    addressed: Iterable[tuple[UserId, DeviceId, bytes]],
+    waiting: Mapping[tuple[UserId, DeviceId], Mapping[ServerName | None, tuple[int, int]]],
+    origin: ServerName,
+) -> list[tuple[UserId, DeviceId, bytes]]:
+    """Those of the messages, one at most for each device, for which the devices have room."""
+    found, size = [], 0
+    for user_id, target, body in addressed:
+        count, length = waiting.get((user_id, target), {}).get(origin, (0, 0))
+        if count < MOST_OF_SERVER and length < _MOST_BYTES and size < _MOST_BYTES:
+            found.append((user_id, target, body))
+            size += len(body)
+    return found
+
+
+def _send(
+    tx: WriteTx,
+    done: Done,
+    own: ServerName,
+    bodies: Mapping[Addressed, bytes],
+    edus: list[OutgoingEdu],
+) -> None:
+    transactions.record_many(tx, [done])
+    if bodies:
+        deliver(tx, own, bodies)
+    if edus:
+        outgoing.add_many(tx, edus)

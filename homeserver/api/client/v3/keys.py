@@ -11,6 +11,7 @@ from homeserver.matrix import identifiers
 from homeserver.matrix.identifiers import DeviceId, UserId
 from homeserver.services.auth.interactive import AuthData
 from homeserver.services.auth.sessions import Requester
+from homeserver.services.federation.device_keys import DeviceKeys
 from homeserver.services.users.confirmation import Confirmation
 from homeserver.services.users.e2e_keys import E2eKeys
 from homeserver.services.users.to_device import ToDevice
@@ -56,17 +57,17 @@ async def upload(body: Upload, who: Requester, keys: E2eKeys) -> Json:
     return {"one_time_key_counts": counts}
 
 
-async def query(body: KeyQuery, who: Requester, keys: E2eKeys) -> Json:
-    return await keys.query(who, {_user(user): list(map(DeviceId, ids)) for user, ids in body.device_keys.items()})
+async def query(body: KeyQuery, who: Requester, keys: DeviceKeys) -> Json:
+    wanted = {_user(user): list(map(DeviceId, ids)) for user, ids in body.device_keys.items()}
+    return await keys.query(who.user_id, wanted, body.timeout)
 
 
-async def claim(body: Claim, who: Requester, keys: E2eKeys) -> Json:
-    return await keys.claim(
-        {
-            _user(user): {DeviceId(device): algorithm for device, algorithm in of_user.items()}
-            for user, of_user in body.one_time_keys.items()
-        }
-    )
+async def claim(body: Claim, who: Requester, keys: DeviceKeys) -> Json:
+    wanted = {
+        _user(user): {DeviceId(device): algorithm for device, algorithm in of_user.items()}
+        for user, of_user in body.one_time_keys.items()
+    }
+    return await keys.claim(wanted, body.timeout)
 
 
 async def changes(query: Range, who: Requester, keys: E2eKeys) -> Json:

@@ -1,0 +1,148 @@
+"""Messages from device to device between servers."""
+
+from typing import Any
+
+import pytest
+
+from homeserver.matrix.identifiers import DeviceId, ServerName, UserId
+from homeserver.services.users.to_device import MOST_OF_SERVER, MOST_WAITING
+from homeserver.storage import stream_rows, to_device
+from homeserver.storage.engine import WriteTx
+from homeserver.storage.to_device import Message
+from tests.federation.network import Network, Peer
+from tests.federation.test_edus import TXN_IDS
+from tests.world import User, World
+
+pytestmark = pytest.mark.anyio
+
+Json = dict[str, Any]
+BOB = "@bob:b.example"
+
+
+@pytest.fixture
+async def world(network: Network) -> World:
+    network.peer("b.example")
+    network.peer("c.example")
+    return await network.server("a.test")
+
+
+def message(user: str, device: str, content: Any = None, *, message_id: Any = "m1", sender: Any = BOB) -> Json:
+    messages = {user: {device: {"text": "hi"} if content is None else content}}
+    content = {"sender": sender, "type": "m.test", "message_id": message_id, "messages": messages}
+    return {"edu_type": "m.direct_to_device", "content": content}
+
+
+async def send(network: Network, *edus: Json, by: str = "b.example", txn_id: str | None = None) -> None:
+    await network.peers[by].send("a.test", txn_id or f"d{next(TXN_IDS)}", edus=list(edus))
+
+
+async def received(user: User, since: str | None = None) -> list[Json]:
+    events: list[Json] = (await user.sync(since)).get("to_device", {}).get("events", [])
+    return events
+
+
+@pytest.mark.behaviours("SS-EDU-07")
+async def test_message_reaches_the_device_or_all_devices(network: Network, world: World) -> None:
+    phone = await world.user("alice")
+    laptop = await world.user("alice", device_id="LAPTOP")
+    await send(network, message(phone.user_id, "LAPTOP"), message(phone.user_id, "*", {"n": 2}, message_id="m2"))
+    expected = {"sender": BOB, "type": "m.test", "content": {"n": 2}}
+    assert await received(phone) == [expected]
+    assert await received(laptop) == [{**expected, "content": {"text": "hi"}}, expected]
+
+
+@pytest.mark.behaviours("SS-EDU-07")
+@pytest.mark.trust("K10")
+async def test_repeated_message_is_left_once_even_after_a_restart(network: Network, world: World) -> None:
+    alice = await world.user("alice")
+    again = message(alice.user_id, alice.device_id)
+    await send(network, again, again)
+    await send(network, again, txn_id="another")
+    await network.stop("a.test")
+    world = await network.server("a.test")
+    alice.client = world.client
+    await send(network, again, txn_id="restarted")
+    assert len(await received(alice)) == 1
+    # An id is one server's own.
+    await send(network, message(alice.user_id, "*", sender="@eve:c.example"), by="c.example")
+    assert len(await received(alice)) == 2
+
+
+@pytest.mark.behaviours("SS-EDU-07", "SS-EDU-09")
+async def test_messages_of_other_senders_or_to_nobody_here_are_dropped(network: Network, world: World) -> None:
+    alice = await world.user("alice")
+    everybody = (alice.user_id, "*")
+    await send(
+        network,
+        message(*everybody, sender="@eve:c.example", message_id="1"),
+        message(*everybody, sender=alice.user_id, message_id="2"),
+        message(*everybody, sender="nobody", message_id="3"),
+        message(*everybody, message_id="x" * 33),
+        message(*everybody, message_id=7),
+        message(*everybody, "text", message_id="4"),
+        message(*everybody, {"long": "x" * 70_000}, message_id="5"),
+        message("@nobody:a.test", "*", message_id="6"),
+        message("@bob:b.example", "*", message_id="7"),
+        message(alice.user_id, "NOSUCH", message_id="8"),
+        message("\0", "\0", message_id="\0"),
+    )
+    assert await received(alice) == []
+    # 32 code points, not bytes.
+    await send(network, message(*everybody, message_id="\N{GRINNING FACE}" * 32))
+    assert len(await received(alice)) == 1
+
+
+def fill(tx: WriteTx, user: User, count: int, server: str) -> None:
+    """Have so many messages of a server wait for the device."""
+    first = stream_rows.advance(tx, count) - count + 1
+    who = (UserId(user.user_id), DeviceId(user.device_id))
+    to_device.add_many(tx, [Message(first + n, *who, "{}", ServerName(server)) for n in range(count)])
+
+
+async def waiting(world: World, user: User) -> dict[str, int]:
+    """How many messages wait for the device, by server."""
+    who = (UserId(user.user_id), DeviceId(user.device_id))
+    found = await world.container.database.read(to_device.count_waiting, [who])
+    return {str(server): count for server, (count, _) in found[who].items()}
+
+
+@pytest.mark.trust("C19")
+async def test_one_server_fills_no_more_than_its_share_of_an_inbox(network: Network, world: World) -> None:
+    alice = await world.user("alice")
+    await world.container.database.write(fill, alice, MOST_OF_SERVER - 2, "b.example")
+    flood = [message(alice.user_id, "*", {"n": number}, message_id=f"b{number}") for number in range(20)]
+    await send(network, *flood)
+    await send(network, message(alice.user_id, "*", sender="@eve:c.example"), by="c.example")
+    assert await waiting(world, alice) == {"b.example": MOST_OF_SERVER, "c.example": 1}
+    # Of all that waits, the oldest go.
+    await world.container.database.write(fill, alice, MOST_WAITING - MOST_OF_SERVER - 1, "d.example")
+    more = [message(alice.user_id, "*", message_id=f"{n}", sender="@eve:c.example") for n in range(5)]
+    await send(network, *more, by="c.example")
+    assert await waiting(world, alice) == {
+        "b.example": MOST_OF_SERVER - 5,
+        "c.example": 6,
+        "d.example": MOST_WAITING - MOST_OF_SERVER - 1,
+    }
+
+
+@pytest.mark.trust("C19")
+async def test_flood_comes_in_parts_of_a_hundred(network: Network, world: World) -> None:
+    alice = await world.user("alice")
+    for start in (0, 100):
+        flood = [message(alice.user_id, "*", {"n": n}, message_id=f"{n}") for n in range(start, start + 100)]
+        await send(network, *flood)
+    first = await alice.sync()
+    assert len(first["to_device"]["events"]) == 100
+    second = await alice.sync(first["next_batch"])
+    assert [event["content"]["n"] for event in second["to_device"]["events"]] == list(range(100, 200))
+
+
+def delivered(peer: Peer, edu_type: str) -> list[Json]:
+    """What a peer was told under this type, in order, each once."""
+    told: dict[str, Json] = {}
+    for seen in peer.seen:
+        if seen.method == "PUT" and seen.target.startswith("/_matrix/federation/v1/send/"):
+            for number, edu in enumerate(seen.content.get("edus", [])):
+                if edu["edu_type"] == edu_type:
+                    told[f"{seen.target} {number}"] = edu["content"]
+    return list(told.values())
