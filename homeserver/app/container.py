@@ -66,6 +66,7 @@ from homeserver.services.rooms.invitations import Invitations
 from homeserver.services.rooms.members import Members
 from homeserver.services.rooms.merge import Merger
 from homeserver.services.rooms.outliers import Outliers
+from homeserver.services.rooms.partial import PartialRooms
 from homeserver.services.rooms.persist import EventWriter
 from homeserver.services.rooms.purge import Purge
 from homeserver.services.rooms.read import RoomReader
@@ -238,7 +239,6 @@ async def build(
             database,
             clock,
             metrics,
-            notifier,
             client,
             hot,
             trees,
@@ -256,9 +256,12 @@ async def build(
         sender = Sender(database, clock, hot, writer, merger, author)
         stripper = Stripper(signatures)
         remote_members = RemoteMembers(database, clock, client, author, signatures, arrivals, stripper)
-        members = Members(database, sender, inbox, Succession(database, trees), remote_members, config.server_name)
+        known_in_part = PartialRooms(database, notifier)
+        members = Members(
+            database, sender, inbox, Succession(database, trees), remote_members, known_in_part, config.server_name
+        )
         room_creation = RoomCreation(clock, sender, members, author, default_version=config.default_room_version)
-        room_reader = RoomReader(database, clock, trees)
+        room_reader = RoomReader(database, clock, trees, known_in_part)
         summaries = Summaries(trees)
         elsewhere = DirectoriesElsewhere(client)
         directory = Directory(database, clock, sender, summaries, elsewhere, config.server_name)

@@ -27,7 +27,6 @@ from homeserver.storage import events, partial_rooms, room_servers, stream_rows
 from homeserver.storage.engine import Database, ReadTx, WriteTx
 from homeserver.storage.partial_rooms import PartialRoom
 from homeserver.storage.tables import chunks
-from homeserver.streams.notifier import Notifier
 
 log = structlog.get_logger()
 
@@ -59,7 +58,6 @@ class Completion:
         database: Database,
         clock: Clock,
         metrics: Metrics,
-        notifier: Notifier,
         federation: FederationClient,
         hot: HotRooms,
         trees: StateTrees,
@@ -72,7 +70,6 @@ class Completion:
         self._database = database
         self._clock = clock
         self._metrics = metrics
-        self._notifier = notifier
         self._federation = federation
         self._hot = hot
         self._trees = trees
@@ -87,21 +84,6 @@ class Completion:
         found = await self._database.read(partial_rooms.list_all)
         self._metrics.partial_rooms.set(len(found))
         return [room for room in found if room.retry_ts <= self._clock.now()]
-
-    async def until_whole(self, room: HotRoom, seconds: float) -> bool:
-        """Wait until the room is whole, but not longer than that; whether it is."""
-        if room.partial is None:
-            return True
-        assert room.room_nid is not None
-        loop = asyncio.get_running_loop()
-        end = loop.time() + seconds
-        with self._notifier.waiting_for([room.room_id]) as waiter:
-            while (await self._hot.get(room.room_nid)).partial is not None:
-                left = end - loop.time()
-                if left <= 0 or self._notifier.is_stopping:
-                    return False
-                await waiter.wait(left)
-        return True
 
     async def complete(self, partial: PartialRoom) -> bool:
         """Try to make a room whole. If that fails, it is noted when to try again."""
