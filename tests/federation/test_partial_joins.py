@@ -14,7 +14,7 @@ from homeserver.matrix.events import Event, build_event
 from homeserver.matrix.identifiers import RoomId, ServerName
 from homeserver.matrix.room_versions import ROOM_VERSIONS
 from homeserver.services.rooms.landing import PARTIAL
-from homeserver.services.rooms.partial import COMPLETED
+from homeserver.services.rooms.partial import COMPLETED, list_joins
 from homeserver.storage import events, partial_rooms, server_keys
 from homeserver.storage.partial_rooms import PartialRoom
 from tests import room_graphs
@@ -340,7 +340,12 @@ async def test_other_servers_are_known_from_the_beginning_and_are_told_to_ask_el
     assert (await peer.call("localhost", "GET", path)).status_code == 404
     path = f"/_matrix/federation/v1/state_ids/{quote(scene.room)}?event_id={quote(scene.join.event_id)}"
     assert (await peer.call("localhost", "GET", path)).status_code in (403, 404)
+    await scene.failed(1)
+    [told] = await scene.world.container.database.snapshot(list_joins)
+    assert (told.room_id, told.via, told.members, told.servers) == (scene.room, RESIDENT, 1, 3)
+    assert "It answered 404" in (told.failure or "")
     await scene.become_whole()
+    assert await scene.world.container.database.snapshot(list_joins) == []
     room = await scene.world.container.sender.room(RoomId(scene.room))
     assert room.servers == {*room_graphs.SERVERS, "localhost"}
     assert (await peer.call("localhost", "GET", path)).status_code == 200

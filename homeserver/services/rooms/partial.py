@@ -2,15 +2,35 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeVar
 
 from homeserver.errors import HomeserverError, NotFound, Unavailable
+from homeserver.matrix.identifiers import RoomId
 from homeserver.services.rooms.hot import HotRoom
-from homeserver.storage import partial_rooms
+from homeserver.storage import members, partial_rooms, room_servers, rooms
 from homeserver.storage.engine import Database, ReadTx
 from homeserver.streams.notifier import Notifier
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """A join whose room is known in part, for people to look at."""
+
+    room_id: RoomId
+    via: str
+    since_ts: int
+    members: int
+    """So many are known to be in the room."""
+    servers: int
+    done: int
+    total: int
+    failures: int
+    failure: str | None
+    retry_ts: int
+
 
 COMPLETED = "completed rooms"
 """The notifier's key of rooms whose members have just become known."""
@@ -60,6 +80,29 @@ class PartialRooms:
                 if left <= 0 or self._notifier.is_stopping:
                     raise Unavailable(_NOT_YET)
                 await waiter.wait(left)
+
+
+def list_joins(tx: ReadTx) -> list[Join]:
+    """The rooms that are known in part, the one that was joined first in front."""
+    found = partial_rooms.list_all(tx)
+    nids = [one.room_nid for one in found]
+    known, joined = rooms.find_many(tx, nids), members.count_joined(tx, nids)
+    return [
+        Join(
+            room_id=known[one.room_nid].room_id,
+            via=one.via,
+            since_ts=one.since_ts,
+            members=joined.get(one.room_nid, 0),
+            servers=len(room_servers.list_open(tx, one.room_nid)),
+            done=one.done,
+            total=one.total,
+            failures=one.failures,
+            failure=one.failure,
+            retry_ts=one.retry_ts,
+        )
+        for one in found
+        if one.room_nid in known
+    ]
 
 
 def need_all_members(tx: ReadTx, room_nid: int) -> None:
