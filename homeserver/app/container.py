@@ -327,7 +327,7 @@ async def build(
         federation_sender = FederationSender(
             database, clock, randomness, notifier, client, destinations, ephemeral, metrics, config.server_name
         )
-        rest = RoomCompletion(notifier, completion)
+        rest = RoomCompletion(notifier, completion, gaps)
         if is_server:
             works = [
                 housekeeping.run,

@@ -142,6 +142,11 @@ class Gaps:
         if pause is None or pause.until <= self._clock.now() or is_new:
             self._begin(room_id, server)
 
+    def begin_anew(self, room_id: RoomId) -> None:
+        """Look for what is missing in a room without a pause: more can be made of it than before."""
+        self._pauses.drop(room_id)
+        self._begin(room_id, next(reversed(self._told_by.get(room_id) or {}), self._server_name))
+
     async def look_again(self) -> None:
         """Look for what is missing in rooms that were left alone for long enough."""
         now = self._clock.now()
@@ -262,6 +267,8 @@ class Gaps:
         if not stuck.prev:
             await self._inbox.receive(room.room_id, [stuck.pdu])
             return
+        if room.partial is not None:
+            return  # The state of the whole room comes anyway; then this one differs from it by a little.
         ids = await self._client.state_ids(server, room.room_id, stuck.event_id, largest=_LARGEST_IDS)
         if len(ids.pdu_ids) > _MOST_STATE or len(ids.auth_chain_ids) > _MOST_CHAIN:
             return
