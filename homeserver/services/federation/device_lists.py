@@ -230,21 +230,22 @@ class RemoteDeviceLists:
         changed = _replace(tx, {user_id: found[user_id] for user_id in taken})
         if news := [user_id for user_id in changed if taken[user_id].filled]:
             e2e_keys.note_changes(tx, news, members.list_sharing_of_server(tx, news, self._server_name))
-        seen = () if stream_id is None or not 0 <= stream_id < LARGEST_NUMBER else (stream_id,)
-        remote_device_lists.set_many(
-            tx,
-            [
-                replace(
-                    one,
-                    seen=tuple(dict.fromkeys((*one.seen, *seen))),
-                    filled=asked.position,
-                    is_stale=False,
-                    failures=0,
-                    retry_ts=self._clock.now() + _PAUSE_MS,
-                )
-                for one in taken.values()
-            ],
-        )
+        if taken:
+            seen = () if stream_id is None or not 0 <= stream_id < LARGEST_NUMBER else (stream_id,)
+            remote_device_lists.set_many(
+                tx,
+                [
+                    replace(
+                        one,
+                        seen=tuple(dict.fromkeys((*one.seen, *seen))),
+                        filled=asked.position,
+                        is_stale=False,
+                        failures=0,
+                        retry_ts=self._clock.now() + _PAUSE_MS,
+                    )
+                    for one in taken.values()
+                ],
+            )
         if len(taken) < len(found):
             tx.wake([RESYNC])
 
