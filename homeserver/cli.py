@@ -3,13 +3,11 @@
 import asyncio
 import gc
 import signal
-import socket
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any, Self, TypeVar
 
 import typer
@@ -19,6 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from homeserver.app import signing_key
 from homeserver.app.application import Application
 from homeserver.app.container import Container, build
+from homeserver.app.listeners import BACKLOG, Listeners, Server
 from homeserver.app.migrations import is_current
 from homeserver.app.migrations import migrate as migrate_database
 from homeserver.config.load import load
@@ -28,7 +27,8 @@ from homeserver.kit import logs
 from homeserver.kit.clock import Clock
 from homeserver.kit.metrics import Metrics
 from homeserver.kit.randomness import Randomness
-from homeserver.matrix.identifiers import EventId, RoomId
+from homeserver.matrix.identifiers import EventId, RoomId, ServerName
+from homeserver.services.federation.check import FederationCheck
 from homeserver.services.rooms import consistency, drawing, excerpt
 from homeserver.services.rooms.findings import Finding
 from homeserver.services.rooms.purge import Point
@@ -42,6 +42,8 @@ tokens = typer.Typer(no_args_is_help=True, help="Tokens with which people can re
 cli.add_typer(tokens, name="registration-token")
 room_commands = typer.Typer(no_args_is_help=True, help="Looking into rooms, and emptying them.")
 cli.add_typer(room_commands, name="room")
+federation_commands = typer.Typer(no_args_is_help=True, help="Speaking to other servers.")
+cli.add_typer(federation_commands, name="federation")
 _PICKED_UP_MS = 5_000
 """A running server begins with what it is told to do in less."""
 _LOOK_S = 0.2
@@ -89,44 +91,23 @@ def serve() -> None:
         http="httptools",
         access_log=False,
         log_config=None,
-        backlog=4096,
+        backlog=BACKLOG,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=10,
         server_header=False,
     )
     # uvicorn ends gracefully on SIGTERM and then raises the signal again: what was asked for is done, so exit with 0.
     signal.signal(signal.SIGTERM, lambda *_: None)
-    sockets = _sockets(config)
+    try:
+        listeners = Listeners(config)
+    except ConfigError as error:
+        print("\n".join(fault for _, fault in error.faults), file=sys.stderr)
+        raise typer.Exit(1) from None
     # What is loaded stays; to look through it again and again, and so often, takes tens of milliseconds at a time.
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
-    _Server(settings, application).run(sockets)
-
-
-class _Server(uvicorn.Server):
-    """Ends at a signal without letting those wait who only listen."""
-
-    def __init__(self, settings: uvicorn.Config, application: Application) -> None:
-        super().__init__(settings)
-        self._application = application
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        super().handle_exit(sig, frame)
-        self._application.end_waits()
-
-
-def _sockets(config: Config) -> list[socket.socket]:
-    """Sockets on all addresses that are to be listened on. Ends the program where one of them is taken."""
-    found = []
-    for host, port in [(config.host, config.port), *((one.host, one.port) for one in config.extra_listeners)]:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        try:
-            found.append(socket.create_server((host, port), family=family, backlog=4096))
-        except OSError as error:
-            print(f"{host} port {port} cannot be listened on: {error.strerror or error}.", file=sys.stderr)
-            raise typer.Exit(1) from None
-    return found
+    Server(settings, application, listeners).run()
 
 
 @cli.command()
@@ -402,6 +383,41 @@ def show_resolutions(
         print(f"Position {one.position}: {one.states} states were resolved {one.where}.")
         print("".join(f"  changed: {change}\n" for change in one.changes) or "  changed: nothing\n", end="")
         print("".join(f"  lost: {loser}\n" for loser in one.lost), end="")
+
+
+@federation_commands.command(name="check")
+def check_federation(
+    name: Annotated[str, typer.Argument(help="The name of a server, this one's own included.")],
+) -> None:
+    """Go the way to another server step by step, and say what is wrong where it ends.
+
+    Exits with 1 if the server cannot be spoken to.
+    """
+    config = _settings()
+    logs.configure(config.log.level, json=config.log.json)
+    try:
+        is_good = asyncio.run(_check_federation(config, ServerName(name)))
+    except ConfigError as error:
+        print("\n".join(f"{key}: {fault}" for key, fault in error.faults), file=sys.stderr)
+        raise typer.Exit(2) from None
+    if not is_good:
+        raise typer.Exit(1)
+    print(f"{name} can be spoken to.")
+
+
+async def _check_federation(config: Config, name: ServerName) -> bool:
+    """Print each step; whether none has failed."""
+    randomness = Randomness()
+    key = signing_key.ensure(config, randomness) if signing_key.path_of(config).exists() else None
+    check = FederationCheck(config, key, Clock(), randomness)
+    is_good = True
+    try:
+        async for step in check.steps(name):
+            print(f"{step.outcome:>6}  {step.what}" + (f"\n        What to do: {step.remedy}" if step.remedy else ""))
+            is_good = is_good and step.outcome != "FAILED"
+    finally:
+        await check.close()
+    return is_good
 
 
 def main() -> None:

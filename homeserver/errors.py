@@ -22,6 +22,7 @@ HomeserverError
 │   └── Conflict                 a name is taken, or a state forbids the change
 ├── RemoteFailure                another server did not do what it was asked
 │   ├── Unreachable              it gave no answer that can be used
+│   │   └── BadAnswer              it answered something that does not hold
 │   └── Refused                  it answered with an error
 ├── ConfigError                  the settings are wrong; carries every fault found
 └── Unavailable                  our own trouble, worth a retry
@@ -141,15 +142,29 @@ class Unreachable(RemoteFailure):
     """The server gave no answer that can be used; the message says, for an operator, which step failed."""
 
 
+class BadAnswer(Unreachable):
+    """What the server answered is not what it should be, or does not hold."""
+
+
 class Refused(RemoteFailure):
     """The server answered with an error. `body` is its JSON object, empty if it was none."""
 
-    def __init__(self, status: int, errcode: str, message: str, body: Mapping[str, object]) -> None:
+    def __init__(
+        self,
+        status: int,
+        errcode: str,
+        message: str,
+        body: Mapping[str, object],
+        *,
+        patience_ms: float | None = None,
+    ) -> None:
+        """`patience_ms`: for so long it says that it wants to be left alone."""
         super().__init__(f"It answered {status} {errcode}: {message}")
         self.status = status
         self.errcode = errcode
         self.message = message
         self.body = body
+        self.patience_ms = patience_ms
 
 
 class ConfigError(HomeserverError):

@@ -28,9 +28,39 @@ class StoppedClock(Clock):
 
     def __init__(self) -> None:
         self.time = 1_700_000_000_000
+        self._ahead_s = 0.0
+        self._sleeping: set[tuple[float, asyncio.Future[None]]] = set()
 
     def now(self) -> int:
         return self.time
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self._ahead_s
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait until so much time has passed, really or because it was said to."""
+        loop = asyncio.get_running_loop()
+        sleeper = self.monotonic() + seconds, loop.create_future()
+        timer = loop.call_later(seconds, _end, sleeper[1])
+        self._sleeping.add(sleeper)
+        try:
+            await sleeper[1]
+        finally:
+            self._sleeping.discard(sleeper)
+            timer.cancel()
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass, and wake those whose time has come."""
+        self.time += int(seconds * 1000)
+        self._ahead_s += seconds
+        for due, sleeping in self._sleeping:
+            if due <= self.monotonic():
+                _end(sleeping)
+
+
+def _end(sleeping: "asyncio.Future[None]") -> None:
+    if not sleeping.done():
+        sleeping.set_result(None)
 
 
 @dataclass
@@ -156,11 +186,11 @@ class World:
 
 def settings(database_url: str, data_dir: str, **more: Any) -> Config:
     """Settings for tests: cheap passwords, no rate limits."""
+    more.setdefault("limits", Limits(rate_limits=False))
     return Config(
         database_url=database_url,
         data_dir=data_dir,
         passwords=Passwords(time_cost=1, memory_kib=8, minimum_length=1),
-        limits=Limits(rate_limits=False),
         **more,
     )
 

@@ -3,7 +3,7 @@ from typing import Any, final
 
 from homeserver._rust.signing import SigningKey
 
-__all__ = ["Event", "build_event", "build_template", "event_id_of", "redact_pdu"]
+__all__ = ["Event", "build_event", "build_template", "event_id_of", "receive_events", "redact_pdu"]
 
 @final
 class Event:
@@ -85,4 +85,5 @@ def build_template(
     event_id: str | None = None,
 ) -> bytes: ...
 def event_id_of(pdu: bytes, version: str) -> str: ...
+def receive_events(pdus: list[bytes], version: str) -> list[tuple[Event, bool] | str]: ...
 def redact_pdu(pdu: bytes, version: str) -> bytes: ...

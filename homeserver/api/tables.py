@@ -28,9 +28,25 @@ from homeserver.api.client.v3 import (
     state,
     sync,
 )
+from homeserver.api.federation.v1 import (
+    backfill,
+    events,
+    invite,
+    join,
+    knock,
+    leave,
+    openid,
+    public_rooms,
+    query,
+    version,
+)
+from homeserver.api.federation.v1 import media as federation_media
 from homeserver.api.federation.v1 import events, openid, public_rooms, query, user, version
 from homeserver.api.federation.v1 import send as federation_send
 from homeserver.api.federation.v1 import state as federation_state
+from homeserver.api.federation.v2 import invite as invite_v2
+from homeserver.api.federation.v2 import join as join_v2
+from homeserver.api.federation.v2 import leave as leave_v2
 from homeserver.api.keys.v2 import server
 from homeserver.http.endpoint import Endpoint
 
@@ -67,7 +83,13 @@ _V1 = [
 ]
 
 _FEDERATION_V1 = [
+    *invite.ENDPOINTS,
+    *join.ENDPOINTS,
+    *knock.ENDPOINTS,
+    *leave.ENDPOINTS,
+    *backfill.ENDPOINTS,
     *events.ENDPOINTS,
+    *federation_media.ENDPOINTS,
     *openid.ENDPOINTS,
     *public_rooms.ENDPOINTS,
     *query.ENDPOINTS,
@@ -77,7 +99,11 @@ _FEDERATION_V1 = [
     *version.ENDPOINTS,
 ]
 
-_FEDERATION_V2: list[Endpoint] = []
+_FEDERATION_V2 = [
+    *invite_v2.ENDPOINTS,
+    *join_v2.ENDPOINTS,
+    *leave_v2.ENDPOINTS,
+]
 
 
 def _below(prefix: str, endpoints: list[Endpoint]) -> list[Endpoint]:

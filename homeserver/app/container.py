@@ -9,8 +9,10 @@ from homeserver.app import signing_key
 from homeserver.config.model import Config
 from homeserver.consumers.device_lists import Introductions, Resyncs
 from homeserver.consumers.effects import RoomEffects
+from homeserver.consumers.federation_sender import FederationSender
 from homeserver.consumers.housekeeping import Housekeeping, Purging
 from homeserver.consumers.loop import running
+from homeserver.consumers.partial_rooms import RoomCompletion
 from homeserver.kit import crash
 from homeserver.kit.clock import Clock
 from homeserver.kit.concurrency import Background
@@ -19,6 +21,7 @@ from homeserver.kit.metrics import Metrics
 from homeserver.kit.randomness import Randomness
 from homeserver.matrix.server_keys import PublishedKey
 from homeserver.outbound.blobs import DiskBlobs
+from homeserver.outbound.destinations import Destinations
 from homeserver.outbound.ephemeral import Ephemeral
 from homeserver.outbound.federation import FederationClient
 from homeserver.outbound.http import opened
@@ -33,6 +36,7 @@ from homeserver.services.auth.sessions import Sessions
 from homeserver.services.federation.device_keys import DeviceKeys
 from homeserver.services.federation.device_lists import DeviceListUpdates, RemoteDeviceLists, SigningKeyUpdates
 from homeserver.services.federation.edus import Edus
+from homeserver.services.federation.history import History
 from homeserver.services.federation.lines import Lines
 from homeserver.services.federation.live import PresenceEdus, ReceiptEdus, TypingEdus
 from homeserver.services.federation.room_reads import RoomReads
@@ -43,9 +47,13 @@ from homeserver.services.live.counter import LiveCounter
 from homeserver.services.live.presence import Presence
 from homeserver.services.live.receipts import Receipts
 from homeserver.services.live.typing import Typing
+from homeserver.services.media.elsewhere import MediaElsewhere
 from homeserver.services.media.store import MediaStore
 from homeserver.services.media.thumbnails import Thumbnails
+from homeserver.services.rooms.arrival import Arrivals
 from homeserver.services.rooms.author import Author
+from homeserver.services.rooms.checks import Checks
+from homeserver.services.rooms.completion import Completion
 from homeserver.services.rooms.create import RoomCreation
 from homeserver.services.rooms.directories_elsewhere import DirectoriesElsewhere
 from homeserver.services.rooms.directory import Directory
@@ -54,18 +62,24 @@ from homeserver.services.rooms.graph import Graph
 from homeserver.services.rooms.hierarchy import Hierarchy
 from homeserver.services.rooms.hot import HotRooms
 from homeserver.services.rooms.inbox import Inbox
+from homeserver.services.rooms.invitations import Invitations
 from homeserver.services.rooms.members import Members
 from homeserver.services.rooms.merge import Merger
+from homeserver.services.rooms.outliers import Outliers
 from homeserver.services.rooms.persist import EventWriter
 from homeserver.services.rooms.purge import Purge
 from homeserver.services.rooms.read import RoomReader
 from homeserver.services.rooms.relations import Relations
+from homeserver.services.rooms.remote_members import RemoteMembers
+from homeserver.services.rooms.replay import Replay
+from homeserver.services.rooms.resident import Resident
 from homeserver.services.rooms.resolution import Resolver
 from homeserver.services.rooms.send import Sender
 from homeserver.services.rooms.server_acl import ServerAcls
 from homeserver.services.rooms.signatures import Signatures
 from homeserver.services.rooms.state import StateTrees
 from homeserver.services.rooms.state_events import StateEvents
+from homeserver.services.rooms.stripped import Stripper
 from homeserver.services.rooms.succession import Succession
 from homeserver.services.rooms.summaries import Summaries
 from homeserver.services.rooms.upgrade import RoomUpgrade
@@ -98,6 +112,8 @@ class Container:
     metrics: Metrics
     database: Database
     notifier: Notifier
+    destinations: Destinations
+    ephemeral: Ephemeral
     federation: FederationClient
     server_auth: ServerAuth
     published_keys: PublishedKeys
@@ -121,7 +137,11 @@ class Container:
     to_device: ToDevice
     key_backups: KeyBackups
     server_acls: ServerAcls
+    resident: Resident
+    invitations: Invitations
     inbox: Inbox
+    arrivals: Arrivals
+    completion: Completion
     sender: Sender
     members: Members
     room_creation: RoomCreation
@@ -131,6 +151,7 @@ class Container:
     relations: Relations
     hierarchy: Hierarchy
     room_reads: RoomReads
+    history: History
     state_events: StateEvents
     purge: Purge
     receipts: Receipts
@@ -201,19 +222,45 @@ async def build(
         graph = Graph(database, trees, hot, resolver)
         if transport is None:
             transport = await stack.enter_async_context(opened(config.federation, clock, randomness))
-        client = FederationClient(transport, config.server_name, author.key)
+        destinations, ephemeral = Destinations(clock, randomness), Ephemeral()
+        client = FederationClient(transport, destinations, config.server_name, author.key)
         notaries = config.federation.notaries
         keys = KeyRing(database, clock, client, config.server_name, author.key, notaries=notaries)
         old_keys = {one.key_id: PublishedKey(one.public_key, one.expired_ts) for one in config.federation.old_keys}
         server_acls = ServerAcls(hot)
+        room_reads = RoomReads(database, trees, server_acls)
         merger = Merger(clock, hot, writer, graph, author, config.server_name)
-        inbox = Inbox(database, clock, hot, writer, graph, merger, Signatures(keys))
+        signatures = Signatures(keys)
+        checks, outliers = Checks(signatures), Outliers(database, clock, writer)
+        inbox = Inbox(database, clock, hot, writer, graph, merger, checks, outliers)
+        replay = Replay(database, trees, hot, resolver, config.server_name)
+        completion = Completion(
+            database,
+            clock,
+            metrics,
+            notifier,
+            client,
+            hot,
+            trees,
+            inbox,
+            checks,
+            outliers,
+            replay,
+            config.server_name,
+        )
         gaps = Gaps(database, clock, trees, hot, inbox, server_acls, client, metrics, background, config.server_name)
         stack.push_async_callback(gaps.close)
         lines = Lines(database, clock, hot, inbox, gaps, metrics, background)
         stack.push_async_callback(lines.close)
+        edus = Edus({}, metrics)
+        transactions = Transactions(
+            database, clock, hot, inbox, server_acls, lines, edus, metrics, background, config.server_name
+        )
+        arrivals = Arrivals(database, clock, hot, trees, writer, inbox, checks, outliers, config.server_name)
         sender = Sender(database, clock, hot, writer, merger, author)
-        members = Members(database, sender, Succession(database, trees), config.server_name)
+        stripper = Stripper(signatures)
+        remote_members = RemoteMembers(database, clock, client, author, signatures, arrivals, stripper)
+        members = Members(database, sender, inbox, Succession(database, trees), remote_members, config.server_name)
         room_creation = RoomCreation(clock, sender, members, author, default_version=config.default_room_version)
         room_reader = RoomReader(database, clock, trees)
         summaries = Summaries(trees)
@@ -223,6 +270,16 @@ async def build(
         blobs = DiskBlobs(Path(config.data_dir) / "media")
         thumbnails = Thumbnails(blobs)
         stack.callback(thumbnails.close)
+        elsewhere_media = MediaElsewhere(
+            database,
+            clock,
+            randomness,
+            client,
+            blobs,
+            thumbnails,
+            largest=config.limits.upload_bytes,
+            room=config.limits.remote_media_bytes,
+        )
         media = MediaStore(
             database,
             clock,
@@ -230,6 +287,7 @@ async def build(
             notifier,
             blobs,
             thumbnails,
+            elsewhere_media,
             server_name=config.server_name,
             largest=config.limits.upload_bytes,
         )
@@ -268,7 +326,12 @@ async def build(
             database, clock, trees, hot, resolver, sender, server_name=config.server_name, holder=randomness.letters(16)
         )
         purging = Purging(notifier, purge)
+        federation_sender = FederationSender(
+            database, clock, randomness, notifier, client, destinations, ephemeral, metrics, config.server_name
+        )
+        rest = RoomCompletion(notifier, completion)
         if is_server:
+            works = [housekeeping.run, effects.run, purging.run, lines.run, rest.run, federation_sender.run]
             works = [
                 housekeeping.run,
                 effects.run,
@@ -285,8 +348,10 @@ async def build(
             metrics=metrics,
             database=database,
             notifier=notifier,
+            destinations=destinations,
+            ephemeral=ephemeral,
             federation=client,
-            server_auth=ServerAuth(keys, clock, Partners(config.federation), config.server_name),
+            server_auth=ServerAuth(keys, destinations, clock, Partners(config.federation), config.server_name),
             published_keys=PublishedKeys(database, clock, keys, config.server_name, author.key, old_keys),
             transactions=transactions,
             sessions=sessions,
@@ -307,8 +372,12 @@ async def build(
             device_lists=device_lists,
             to_device=ToDevice(database, clock, randomness, config.server_name),
             key_backups=KeyBackups(database),
+            invitations=Invitations(database, sender, members, server_acls, signatures, stripper, author),
+            resident=Resident(database, sender, inbox, server_acls, signatures, author, trees),
             server_acls=server_acls,
             inbox=inbox,
+            arrivals=arrivals,
+            completion=completion,
             sender=sender,
             members=members,
             room_creation=room_creation,
@@ -317,7 +386,8 @@ async def build(
             room_upgrade=RoomUpgrade(database, sender, members, room_creation, author),
             directory=directory,
             hierarchy=Hierarchy(database, trees, summaries),
-            room_reads=RoomReads(database, trees, server_acls),
+            room_reads=room_reads,
+            history=History(database, trees, room_reads),
             state_events=StateEvents(sender, members, directory),
             purge=purge,
             receipts=receipts,

@@ -50,6 +50,9 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     rate_limits: Annotated[bool, Meta(description="Whether too many requests are refused. Off is for tests.")] = True
     body_bytes: Annotated[Positive, Meta(description="Largest JSON request body.")] = 1_048_576
     upload_bytes: Annotated[Positive, Meta(description="Largest media upload.")] = 52_428_800
+    remote_media_bytes: Annotated[
+        Positive, Meta(description="What copies of other servers' media may take; the oldest go first.")
+    ] = 10_737_418_240
     access_token_lifetime_s: Annotated[
         Positive | None, Meta(description="Life of access tokens that come with a refresh token, in seconds.")
     ] = 3600

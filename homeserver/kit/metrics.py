@@ -61,6 +61,34 @@ class Metrics:
             ["edu_type", "outcome"],
             registry=self.registry,
         )
+        self.federation_transactions = Counter(
+            "homeserver_federation_transactions",
+            "Transactions sent to other servers, by what came of them.",
+            ["outcome"],
+            registry=self.registry,
+        )
+        self.federation_pdus = Counter(
+            "homeserver_federation_pdus_sent", "Events that other servers took.", registry=self.registry
+        )
+        self.federation_edus = Counter(
+            "homeserver_federation_edus_sent", "Data other than events that other servers took.", registry=self.registry
+        )
+        self.destinations = Gauge(
+            "homeserver_federation_destinations", "Servers to which something was sent.", registry=self.registry
+        )
+        self.destinations_failing = Gauge(
+            "homeserver_federation_destinations_failing",
+            "Servers that do not take what is sent to them.",
+            registry=self.registry,
+        )
+        self.partial_rooms = Gauge(
+            "homeserver_partial_rooms", "Rooms whose state is known in part.", registry=self.registry
+        )
+        self.state_events_fetched = Counter(
+            "homeserver_state_events_fetched",
+            "Events of rooms that are known in part that were verified and stored.",
+            registry=self.registry,
+        )
         self.waiting = Gauge("homeserver_waiting_requests", "Long polls held open now.", registry=self.registry)
 
     def answered(self, method: str, endpoint: str, status: int, seconds: float) -> None:

@@ -25,11 +25,31 @@ made it; if not, only ``redacted()`` may be used.
 ``build_template(version, *, room_id, ...) -> bytes``
     The same without hashes and signatures: what ``make_join`` answers. ``signing.sign_pdu`` finishes it.
 
+``receive_events(pdus, version) -> list[tuple[Event, bool] | str]``
+    Many events that came from elsewhere, parsed without the interpreter lock: each with whether its content hash
+    matches, or what is wrong with it.
+
 ``redact_pdu(pdu, version) -> bytes`` and ``event_id_of(pdu, version) -> str``
     Redaction and event id of JSON text that need not be a complete event.
 """
 
 from homeserver._rust.errors import EventTooLarge, MalformedEvent
-from homeserver._rust.events import Event, build_event, build_template, event_id_of, redact_pdu
+from homeserver._rust.events import (
+    Event,
+    build_event,
+    build_template,
+    event_id_of,
+    receive_events,
+    redact_pdu,
+)
 
-__all__ = ["Event", "EventTooLarge", "MalformedEvent", "build_event", "build_template", "event_id_of", "redact_pdu"]
+__all__ = [
+    "Event",
+    "EventTooLarge",
+    "MalformedEvent",
+    "build_event",
+    "build_template",
+    "event_id_of",
+    "receive_events",
+    "redact_pdu",
+]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
+from typing import cast
 from urllib.parse import unquote, urlsplit
 
 from homeserver.config.model import Federation
@@ -45,8 +46,8 @@ class Wire(asyncio.Protocol):
         """Called once, when the connection has ended."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # Those of uvloop are transports without inheriting from anything.
+        self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
         self._chunks.append(data)
@@ -177,25 +178,40 @@ class Connector:
                 failures.append(str(error))
         raise Unreachable(" ".join(failures))
 
-    async def addresses(self, service: Service, *, is_given: bool) -> list[Address]:
-        """The addresses of a service that may be connected to. Raises `Unreachable` where there is none."""
+    def is_direct(self, host: str) -> bool:
+        """Whether the host is reached without the proxy, if there is one."""
+        if self._proxy is None:
+            return True
+        literal = _literal(host)
+        if literal is not None:
+            return any(literal in one for one in self._no_proxy_ranges)
+        return self._no_proxy.fullmatch(host) is not None
+
+    async def judge(self, service: Service, *, is_given: bool) -> dict[Address, str | None]:
+        """The addresses of a service, each with why it must not be connected to, or None.
+
+        Raises `Unreachable` where there is none.
+        """
         literal = _literal(service.host)
         found = (literal,) if literal is not None else (await self._resolver.addresses(service.host)).records
         if not found:
             raise Unreachable(f"{service.host} has no address.")
-        refusals = {one: None if is_given else self._guard.refusal(one) for one in found}
+        return {one: None if is_given else self._guard.refusal(one) for one in found}
+
+    async def _addresses(self, service: Service, *, is_given: bool) -> list[Address]:
+        """The addresses of a service that may be connected to. Raises `Unreachable` where there is none."""
+        refusals = await self.judge(service, is_given=is_given)
         open_ones = [one for one, refusal in refusals.items() if refusal is None]
         if not open_ones:
             reasons = ", ".join(f"{address} {refusal}" for address, refusal in refusals.items())
-            subject = "The address" if literal is not None else f"{service.host} leads to an address that"
-            raise Unreachable(f"{subject} is not to be connected to: {reasons} (federation.allowed_ranges).")
+            raise Unreachable(f"{service.host} is not to be connected to: {reasons} (federation.allowed_ranges).")
         return open_ones[:_MOST_ADDRESSES]
 
     async def _to(self, service: Service, route: Route) -> Wire:
-        if self._proxy is not None and not self._is_direct(service.host):
+        if self._proxy is not None and not self.is_direct(service.host):
             wire = await self._through(self._proxy, service, is_given=route.is_given)
             return await self._prove(wire, route.tls_name, f"{service.host} port {service.port}")
-        left = await self.addresses(service, is_given=route.is_given)
+        left = await self._addresses(service, is_given=route.is_given)
         failures: list[str] = []
         while left:
             wire, address = await self._first(left, service.port, failures, is_given=route.is_given)
@@ -270,19 +286,13 @@ class Connector:
             return _Dialed(failure=fault)
         return _Dialed(wire)
 
-    def _is_direct(self, host: str) -> bool:
-        literal = _literal(host)
-        if literal is not None:
-            return any(literal in one for one in self._no_proxy_ranges)
-        return self._no_proxy.fullmatch(host) is not None
-
     async def _through(self, proxy: _Proxy, service: Service, *, is_given: bool) -> Wire:
         """A connection through the proxy, which finds the address by itself.
 
         What would be refused here is refused all the same, if it is known here; only the proxy can judge the rest.
         """
         if _literal(service.host) is not None or (await self._find(service.host)):
-            await self.addresses(service, is_given=is_given)
+            await self._addresses(service, is_given=is_given)
         host = f"[{service.host}]" if ":" in service.host else service.host
         request = f"CONNECT {host}:{service.port} HTTP/1.1\r\nHost: {host}:{service.port}\r\n"
         if proxy.authorization is not None:

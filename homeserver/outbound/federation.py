@@ -5,6 +5,7 @@ be taken in through `services/rooms`. Whoever is asked may be slow, gone or lyin
 size, and raises `Unreachable` where there is no usable answer, `Refused` where there is an error.
 """
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
@@ -15,6 +16,7 @@ from homeserver.errors import Refused, Unreachable
 from homeserver.matrix.identifiers import DeviceId, EventId, RoomAlias, RoomId, ServerName, UserId
 from homeserver.matrix.request_signing import sign_request
 from homeserver.matrix.signing import SigningKey
+from homeserver.outbound.destinations import Destinations
 from homeserver.outbound.transport import Reply, Transport
 
 T = TypeVar("T")
@@ -31,6 +33,8 @@ _V1 = "/_matrix/federation/v1"
 _V2 = "/_matrix/federation/v2"
 _KEY = "/_matrix/key/v2"
 _encode = msgspec.json.encode
+_SECONDS = re.compile(r"[ \t]*([0-9]{1,9})[ \t]*")
+_LONGEST_MS = 1e12
 
 
 class Template(msgspec.Struct, frozen=True):
@@ -152,8 +156,9 @@ class _Error(msgspec.Struct, frozen=True):
 class FederationClient:
     """Asks other servers, in the name of this one."""
 
-    def __init__(self, transport: Transport, server_name: str, key: SigningKey) -> None:
+    def __init__(self, transport: Transport, destinations: Destinations, server_name: str, key: SigningKey) -> None:
         self._transport = transport
+        self._destinations = destinations
         self._server_name = server_name
         self._key = key
 
@@ -167,7 +172,7 @@ class FederationClient:
         origin_server_ts: int,
         timeout_s: float = 60.0,
     ) -> Received:
-        """Deliver events and ephemeral data (`sendTransaction`)."""
+        """Deliver events and ephemeral data (`sendTransaction`), however the server has fared of late."""
         body = {
             "origin": self._server_name,
             "origin_server_ts": origin_server_ts,
@@ -175,7 +180,12 @@ class FederationClient:
             "edus": [Raw(edu) for edu in edus],
         }
         target = f"{_V1}/send/{_part(txn_id)}"
-        return await self._call(destination, "PUT", target, Received, content=body, timeout_s=timeout_s)
+        answer = await self._call(destination, "PUT", target, Json, content=body, timeout_s=timeout_s, is_patient=True)
+        # It has taken the whole; what it says of each event is for the log alone.
+        results = answer.get("pdus")
+        if not isinstance(results, dict):
+            return Received()
+        return Received({event_id: one for event_id, one in results.items() if isinstance(one, dict)})
 
     async def make_join(
         self, destination: ServerName, room_id: RoomId, user_id: UserId, versions: Collection[str]
@@ -373,10 +383,10 @@ class FederationClient:
         target = f"{_V1}/user/keys/claim"
         return await self._call(destination, "POST", target, ClaimedKeys, content=content, timeout_s=timeout_s)
 
-    async def media(self, destination: ServerName, media_id: str, *, largest: int, timeout_s: float = 60.0) -> Reply:
-        """A file, as the parts of a multipart answer (`getContent`)."""
-        target = f"{_V1}/media/download/{_part(media_id)}"
-        return await self._ask(destination, "GET", target, timeout_s=timeout_s, largest=largest)
+    async def media(self, destination: ServerName, media_id: str, *, largest: int, wait_ms: int = 20_000) -> Reply:
+        """A file, as the parts of a multipart answer; the server may wait for it to be uploaded (`getContent`)."""
+        target = _with_query(f"{_V1}/media/download/{_part(media_id)}", [("timeout_ms", str(wait_ms))])
+        return await self._ask(destination, "GET", target, timeout_s=60.0 + wait_ms / 1000, largest=largest)
 
     async def thumbnail(
         self, destination: ServerName, media_id: str, query: Sequence[tuple[str, str]], *, largest: int
@@ -390,14 +400,28 @@ class FederationClient:
         target = f"/_matrix/media/v3/download/{_part(server)}/{_part(media_id)}?allow_remote=false"
         return await self._ask(destination, "GET", target, timeout_s=60.0, largest=largest, is_signed=False)
 
+    async def file_at(self, url: str, *, largest: int) -> Reply:
+        """A file that a server says is at this address."""
+        reply = await self._transport.fetch(url, timeout_s=60.0, largest=largest)
+        if reply.status != 200:
+            raise _refusal(reply)
+        return reply
+
     async def version(self, destination: ServerName) -> Json:
         """The software of a server (`getVersion`)."""
         return await self._call(destination, "GET", f"{_V1}/version", Json, is_signed=False)
 
     async def keys(self, destination: ServerName, *, timeout_s: float = 10.0) -> bytes:
         """The keys that a server publishes, as it signed them (`getServerKey`)."""
+        # A server that was down and now makes a request is known by its keys, and only by them.
         reply = await self._ask(
-            destination, "GET", f"{_KEY}/server", timeout_s=timeout_s, largest=_LARGEST_KEYS, is_signed=False
+            destination,
+            "GET",
+            f"{_KEY}/server",
+            timeout_s=timeout_s,
+            largest=_LARGEST_KEYS,
+            is_signed=False,
+            is_patient=True,
         )
         return reply.body
 
@@ -432,6 +456,7 @@ class FederationClient:
         timeout_s: float = _TIMEOUT_S,
         largest: int = _LARGEST,
         is_signed: bool = True,
+        is_patient: bool = False,
     ) -> T:
         """The decoded answer."""
         body = None if content is None else _encode(content)
@@ -443,6 +468,7 @@ class FederationClient:
             timeout_s=timeout_s,
             largest=largest,
             is_signed=is_signed,
+            is_patient=is_patient,
         )
         try:
             return msgspec.json.decode(reply.body, type=kind)
@@ -459,8 +485,14 @@ class FederationClient:
         timeout_s: float,
         largest: int,
         is_signed: bool = True,
+        is_patient: bool = False,
     ) -> Reply:
-        """The answer, if it is a good one."""
+        """The answer, if it is a good one.
+
+        A server that is known to be down is not asked again within a moment, unless there is patience.
+        """
+        if not is_patient:
+            self._destinations.check(destination)
         headers = {"content-type": "application/json"} if body is not None else {}
         if is_signed:
             headers["authorization"] = str(
@@ -473,11 +505,17 @@ class FederationClient:
                     content=body,
                 )
             )
-        reply = await self._transport.exchange(
-            destination, method, target, headers, body, timeout_s=timeout_s, largest=largest
-        )
+        try:
+            reply = await self._transport.exchange(
+                destination, method, target, headers, body, timeout_s=timeout_s, largest=largest
+            )
+        except Unreachable:
+            self._destinations.silent(destination)
+            raise
         if reply.status != 200:
             raise _refusal(reply)
+        if not is_patient:
+            self._destinations.alive(destination)
         return reply
 
 
@@ -487,7 +525,15 @@ def _refusal(reply: Reply) -> Refused:
         error = msgspec.convert(body, _Error)
     except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         body, error = {}, _Error()
-    return Refused(reply.status, error.errcode, error.error, body)
+    patience_ms = _patience_ms(reply.headers.get("retry-after"), body.get("retry_after_ms"))
+    return Refused(reply.status, error.errcode, error.error, body, patience_ms=patience_ms)
+
+
+def _patience_ms(header: str | None, said_ms: object) -> float | None:
+    """For how long the server wants to be left alone, whatever it has written there."""
+    if header is not None and (found := _SECONDS.fullmatch(header)):
+        return float(found[1]) * 1000
+    return float(said_ms) if isinstance(said_ms, int | float) and abs(said_ms) < _LONGEST_MS else None
 
 
 def _part(text: str) -> str:

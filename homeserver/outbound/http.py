@@ -195,13 +195,9 @@ class HttpTransport:
         randomness: Randomness,
         resolver: Resolver | None = None,
     ) -> None:
-        context = httpcore2.default_ssl_context()
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.set_alpn_protocols(["h2", "http/1.1"] if settings.http2 else ["http/1.1"])
-        load_authorities(context, settings.ca_files)
-        self.resolver = resolver or CachingResolver(DnsResolver(), clock)
-        self.discovery = Discovery(self.resolver, self._ask_well_known, clock, settings.addresses)
-        self.connector = Connector(settings, self.resolver, randomness, context)
+        found = resolver or CachingResolver(DnsResolver(), clock)
+        self.discovery = Discovery(found, self._ask_well_known, clock, settings.addresses)
+        self.connector = Connector(settings, found, randomness, new_context(settings))
         self._partners = Partners(settings)
         self._turns = asyncio.Semaphore(settings.connections)
         # Requests wait for well-known files while it is their turn, so these need turns of their own.
@@ -363,6 +359,15 @@ class HttpTransport:
     def _forget(self, destination: str, peer: _Peer) -> None:
         if not peer.users and not peer.connections and self._peers.get(destination) is peer:
             del self._peers[destination]
+
+
+def new_context(settings: Federation) -> ssl.SSLContext:
+    """Whom to trust, and how to speak TLS. Raises `ConfigError`."""
+    context = httpcore2.default_ssl_context()
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["h2", "http/1.1"] if settings.http2 else ["http/1.1"])
+    load_authorities(context, settings.ca_files)
+    return context
 
 
 @asynccontextmanager

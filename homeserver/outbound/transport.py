@@ -38,6 +38,15 @@ class Transport(Protocol):
         """
         ...
 
+    async def fetch(
+        self, url: str, *, timeout_s: float, largest: int, headers: Mapping[str, str] | None = None
+    ) -> Reply:
+        """What is at an `https:` address, redirects followed, each to an address that may be connected to.
+
+        Raises `Unreachable`.
+        """
+        ...
+
 
 class Nowhere:
     """A transport for servers that are alone in the world."""
@@ -52,6 +61,12 @@ class Nowhere:
         *,
         timeout_s: float,
         largest: int,
+    ) -> Reply:
+        """Raise `Unreachable`."""
+        raise Unreachable("This server does not speak to others.")
+
+    async def fetch(
+        self, url: str, *, timeout_s: float, largest: int, headers: Mapping[str, str] | None = None
     ) -> Reply:
         """Raise `Unreachable`."""
         raise Unreachable("This server does not speak to others.")

@@ -10,6 +10,7 @@ from homeserver.storage.event_graph import backward_extremities, pending_redacti
 from homeserver.storage.events import events
 from homeserver.storage.members import memberships
 from homeserver.storage.outgoing import outgoing_events
+from homeserver.storage.partial_rooms import partial_rooms
 from homeserver.storage.relations import relations
 from homeserver.storage.resolutions import resolutions
 from homeserver.storage.room_servers import room_servers
@@ -29,6 +30,7 @@ _OF_ROOMS = (
     resolutions,
     aliases,
     outgoing_events,
+    partial_rooms,
     room_servers,
 )
 

@@ -35,6 +35,9 @@ from homeserver.storage.engine import ReadTx, WriteTx
 from homeserver.storage.pdus import Pdu
 from homeserver.storage.tables import Text, among, chunks, metadata
 
+_ROWS = 500
+"""So many rows are changed by one statement."""
+
 OK = 0
 """The event is part of the room's history as everybody sees it."""
 
@@ -245,6 +248,9 @@ _ROOTS = (
     .order_by(events.c.place)
     .limit(bindparam("limit"))
 )
+_GRAPH_BACKWARDS = (
+    _ALL.where(_OF_ROOM, events.c.place < bindparam("below")).order_by(events.c.place.desc()).limit(bindparam("limit"))
+)
 _PAST = (
     _ALL.where(
         _OF_ROOM,
@@ -296,6 +302,7 @@ _HIDE = (
         room_state=null(),
     )
 )
+_SINCE = _ALL.where(_OF_ROOM, events.c.place > bindparam("after")).order_by(events.c.place).limit(bindparam("limit"))
 _REMOVE = delete(events).where(events.c.position.in_(bindparam("positions", expanding=True)))
 
 
@@ -443,6 +450,12 @@ def list_every_backwards(tx: ReadTx, room_nid: int, *, upto: int, limit: int) ->
     return [StoredEvent(*row) for row in tx.connection.execute(_EVERY_BACKWARDS, values)]
 
 
+def list_graph_backwards(tx: ReadTx, room_nid: int, *, below: int, limit: int) -> list[StoredEvent]:
+    """The room's events below a place, the last first: also those that nobody is shown, without outliers."""
+    values = {"nid": room_nid, "below": below, "limit": limit}
+    return [StoredEvent(*row) for row in tx.connection.execute(_GRAPH_BACKWARDS, values)]
+
+
 def count(tx: ReadTx) -> int:
     """How many events there are."""
     return int(tx.connection.execute(_COUNT).scalar_one())
@@ -456,18 +469,27 @@ def list_by_time(tx: ReadTx, room_nid: int, *, ts: int, forwards: bool, limit: i
 
 def place_outlier(tx: WriteTx, event: StoredEvent) -> None:
     """Say what was found out about an event that was an outlier."""
-    tx.connection.execute(
-        _PLACE_OUTLIER,
-        {
-            "at": event.position,
-            "new_place": event.place,
-            "new_replaces": event.replaces,
-            "before": event.state_before,
-            "after": event.state_after,
-            "current": event.room_state,
-            "new_status": event.status,
-        },
-    )
+    set_standings(tx, [event])
+
+
+def set_standings(tx: WriteTx, found: Iterable[StoredEvent]) -> None:
+    """Say where events stand, and what became of them."""
+    for part in chunks(found, _ROWS):
+        tx.connection.execute(
+            _PLACE_OUTLIER,
+            [
+                {
+                    "at": event.position,
+                    "new_place": event.place,
+                    "new_replaces": event.replaces,
+                    "before": event.state_before,
+                    "after": event.state_after,
+                    "current": event.room_state,
+                    "new_status": event.status,
+                }
+                for event in part
+            ],
+        )
 
 
 def redact_many(tx: WriteTx, redactions: Sequence[tuple[int, int, bytes]]) -> None:
@@ -488,6 +510,12 @@ def list_roots(tx: ReadTx, room_nid: int, *, after: int, limit: int) -> list[Roo
     """The states that the room's events behind a place have to do with, in their order."""
     values = {"nid": room_nid, "after": after, "limit": limit}
     return [Roots(*row) for row in tx.connection.execute(_ROOTS, values)]
+
+
+def list_placed(tx: ReadTx, room_nid: int, *, after: int, limit: int) -> list[StoredEvent]:
+    """The room's events that stand behind a place, whatever became of them, in order."""
+    values = {"nid": room_nid, "after": after, "limit": limit}
+    return [StoredEvent(*row) for row in tx.connection.execute(_SINCE, values)]
 
 
 def list_past(tx: ReadTx, room_nid: int, *, after: int, below: int, limit: int) -> list[StoredEvent]:

@@ -5,13 +5,14 @@ It is written with the memberships, in the same transaction. A server is to have
 """
 
 from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 
-from sqlalchemy import BigInteger, Column, Index, Table, bindparam, select, text, update
+from sqlalchemy import BigInteger, Column, Index, Table, bindparam, or_, select, text, union, update
 from sqlalchemy.dialects.postgresql import insert
 
 from homeserver.matrix.identifiers import ServerName
 from homeserver.storage.engine import ReadTx, WriteTx
-from homeserver.storage.tables import Text, among, metadata, some_of_room
+from homeserver.storage.tables import Text, among, chunks, metadata, some_of_room
 
 room_servers = Table(
     "room_servers",
@@ -20,7 +21,15 @@ room_servers = Table(
     Column("room_nid", BigInteger, primary_key=True, autoincrement=False),
     Column("since", BigInteger, primary_key=True, autoincrement=False),
     Column("until", BigInteger),  # Null: to this day.
-    Index("ix_room_servers_room_nid", "room_nid"),
+    # Who is in a room, and what has changed of late.
+    Index("ix_room_servers_room_nid_since", "room_nid", "since"),
+    Index(
+        "ix_room_servers_room_nid_until",
+        "room_nid",
+        "until",
+        postgresql_where=text("until IS NOT NULL"),
+        sqlite_where=text("until IS NOT NULL"),
+    ),
     # A server is in a room once at a time.
     Index(
         "ix_room_servers_open",
@@ -31,6 +40,16 @@ room_servers = Table(
         sqlite_where=text("until IS NULL"),
     ),
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Stay:
+    """A server was in a room: it is to have the events in (since, until]."""
+
+    server_name: ServerName
+    since: int
+    until: int | None
+
 
 Passage = tuple[ServerName, int, int]
 """A server, a room, and the position at which it came there or left."""
@@ -45,6 +64,18 @@ _CLOSE = (
     )
     .values(until=bindparam("position"))
 )
+_CHANGED = union(
+    select(room_servers.c.room_nid).where(
+        among(room_servers.c.room_nid, "nids"), room_servers.c.since > bindparam("after")
+    ),
+    select(room_servers.c.room_nid).where(
+        among(room_servers.c.room_nid, "nids"), room_servers.c.until > bindparam("after"), text("until IS NOT NULL")
+    ),
+)
+_STAYS = select(room_servers).where(
+    among(room_servers.c.room_nid, "nids"),
+    or_(room_servers.c.until.is_(None), room_servers.c.until > bindparam("after")),
+)
 _OPEN = select(room_servers.c.server_name).where(
     room_servers.c.room_nid == bindparam("nid"), room_servers.c.until.is_(None)
 )
@@ -58,6 +89,12 @@ _ROOMS = select(room_servers.c.room_nid).where(
 )
 _LONGEST = _OPEN.order_by(room_servers.c.since, room_servers.c.server_name).limit(bindparam("limit"))
 _REMOVE_SOME = some_of_room(room_servers)
+_NEIGHBOURS = select(room_servers.c.server_name).where(text("until IS NULL")).distinct()
+
+
+def list_neighbours(tx: ReadTx) -> set[ServerName]:
+    """The other servers that are in any room."""
+    return {ServerName(name) for name in tx.connection.execute(_NEIGHBOURS).scalars()}
 
 
 def list_open(tx: ReadTx, room_nid: int) -> set[ServerName]:
@@ -86,6 +123,23 @@ def find_rooms(tx: ReadTx, server: ServerName, room_nids: Iterable[int]) -> set[
 def list_longest(tx: ReadTx, room_nid: int, *, limit: int) -> list[ServerName]:
     """The other servers that are in the room, those that have been for the longest time first."""
     return [ServerName(name) for name in tx.connection.execute(_LONGEST, {"nid": room_nid, "limit": limit}).scalars()]
+
+
+def list_changed(tx: ReadTx, room_nids: Iterable[int], *, after: int) -> set[int]:
+    """Those of the rooms to which servers have come behind this position, or that they have left."""
+    found: set[int] = set()
+    for part in chunks(room_nids):
+        found.update(tx.connection.execute(_CHANGED, {"nids": part, "after": after}).scalars())
+    return found
+
+
+def list_stays(tx: ReadTx, room_nids: Iterable[int], *, after: int) -> dict[int, list[Stay]]:
+    """For each of the rooms, which servers have been there behind this position."""
+    found: dict[int, list[Stay]] = {}
+    for part in chunks(room_nids):
+        for row in tx.connection.execute(_STAYS, {"nids": part, "after": after}):
+            found.setdefault(row.room_nid, []).append(Stay(ServerName(row.server_name), row.since, row.until))
+    return found
 
 
 def change(tx: WriteTx, come: Iterable[Passage], gone: Iterable[Passage]) -> None:

@@ -40,6 +40,11 @@ rooms = Table(
     Column("redacted_at", BigInteger, nullable=False, server_default=text("0")),
     # The newest event before which others were missing when it came: no timeline goes on beyond it.
     Column("gapped_at", BigInteger, nullable=False, server_default=text("0")),
+    # The join event by which this server last came (back) into the room: what was accepted before has no ends.
+    Column("arrived_at", BigInteger, nullable=False, server_default=text("0")),
+    # When the whole state of a room that was known in part became known, and the state of the room then.
+    Column("completed_at", BigInteger, nullable=False, server_default=text("0")),
+    Column("completed_root", BigInteger),
     # The directory: few of many rooms.
     Index("ix_rooms_public", "room_nid", postgresql_where=text("is_public"), sqlite_where=text("is_public")),
 )
@@ -65,6 +70,9 @@ class Room:
     purged_before: int = 0
     redacted_at: int = 0
     gapped_at: int = 0
+    arrived_at: int = 0
+    completed_at: int = 0
+    completed_root: int | None = None
 
 
 _INSERT = insert(rooms)
@@ -78,6 +86,12 @@ _SET_GAPPED = update(rooms).where(rooms.c.room_nid == bindparam("nid")).values(g
 _SET_PUBLIC = update(rooms).where(rooms.c.room_nid == bindparam("nid")).values(is_public=bindparam("public"))
 _SET_REDACTED = update(rooms).where(rooms.c.room_nid == bindparam("nid")).values(redacted_at=bindparam("position"))
 _SET_PURGED = update(rooms).where(rooms.c.room_nid == bindparam("nid")).values(purged_before=bindparam("position"))
+_SET_ARRIVED = update(rooms).where(rooms.c.room_nid == bindparam("nid")).values(arrived_at=bindparam("position"))
+_SET_COMPLETED = (
+    update(rooms)
+    .where(rooms.c.room_nid == bindparam("nid"))
+    .values(completed_at=bindparam("position"), completed_root=bindparam("root"))
+)
 _REMOVE = delete(rooms).where(rooms.c.room_nid == bindparam("nid"))
 _PUBLIC = select(rooms).where(text("is_public"))
 _PAGE = select(rooms).where(rooms.c.room_nid > bindparam("after")).order_by(rooms.c.room_nid).limit(bindparam("limit"))
@@ -186,6 +200,16 @@ def set_redacted(tx: WriteTx, redactions: Iterable[tuple[int, int]]) -> None:
 def set_purged(tx: WriteTx, room_nid: int, before: int) -> None:
     """Say that what was before this position is gone, or about to go."""
     tx.connection.execute(_SET_PURGED, {"nid": room_nid, "position": before})
+
+
+def set_arrived(tx: WriteTx, room_nid: int, position: int) -> None:
+    """Note the join event by which this server came into the room."""
+    tx.connection.execute(_SET_ARRIVED, {"nid": room_nid, "position": position})
+
+
+def set_completed(tx: WriteTx, room_nid: int, position: int, root: int) -> None:
+    """Note when the whole state of the room became known, and what it was then."""
+    tx.connection.execute(_SET_COMPLETED, {"nid": room_nid, "position": position, "root": root})
 
 
 def remove(tx: WriteTx, room_nid: int) -> None:

@@ -27,6 +27,15 @@ def upgrade() -> None:
         sa.Column("content", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("destination", "position", name="pk_outgoing_edus"),
     )
+    op.create_index("ix_outgoing_edus_position", "outgoing_edus", ["position"])
+    is_for_one = sa.text("also_to IS NOT NULL")
+    op.create_index(
+        "ix_outgoing_events_also_to",
+        "outgoing_events",
+        ["also_to", "position"],
+        postgresql_where=is_for_one,
+        sqlite_where=is_for_one,
+    )
     op.create_table(
         "room_servers",
         sa.Column("server_name", sa.Text(), nullable=False),
@@ -35,7 +44,15 @@ def upgrade() -> None:
         sa.Column("until", sa.BigInteger()),
         sa.PrimaryKeyConstraint("server_name", "room_nid", "since", name="pk_room_servers"),
     )
-    op.create_index("ix_room_servers_room_nid", "room_servers", ["room_nid"])
+    op.create_index("ix_room_servers_room_nid_since", "room_servers", ["room_nid", "since"])
+    is_over = sa.text("until IS NOT NULL")
+    op.create_index(
+        "ix_room_servers_room_nid_until",
+        "room_servers",
+        ["room_nid", "until"],
+        postgresql_where=is_over,
+        sqlite_where=is_over,
+    )
     is_open = sa.text("until IS NULL")
     op.create_index(
         "ix_room_servers_open",

@@ -115,6 +115,9 @@ class Network:
         self.clients: dict[str, Client] = {}
         self.worlds: dict[str, World] = {}
         self.peers: dict[str, Peer] = {}
+        self.pages: dict[str, Reply] = {}
+        """What is to be found elsewhere, by its address."""
+        self.fetched: list[str] = []
         self._new_database = new_database
         self._folder = folder
         self._stack = stack
@@ -198,6 +201,18 @@ class Link:
                 reply = await self._network.carry(self._name, destination, method, target, headers, body)
         except TimeoutError:
             raise Unreachable("There was no answer in time.") from None
+        if len(reply.body) > largest:
+            raise Unreachable("The answer is too large.")
+        return reply
+
+    async def fetch(
+        self, url: str, *, timeout_s: float, largest: int, headers: Mapping[str, str] | None = None
+    ) -> Reply:
+        """The page of a test."""
+        self._network.fetched.append(url)
+        reply = self._network.pages.get(url)
+        if reply is None:
+            raise Unreachable("There is nothing at this address.")
         if len(reply.body) > largest:
             raise Unreachable("The answer is too large.")
         return reply

@@ -276,6 +276,12 @@ class _Line:
             raise Unreachable("The answer is too large.")
         return reply
 
+    async def fetch(
+        self, url: str, *, timeout_s: float, largest: int, headers: Mapping[str, str] | None = None
+    ) -> Reply:
+        """Raise `Unreachable`: there is nothing in the city but servers."""
+        raise Unreachable("There is nothing at this address.")
+
 
 def _look_at(task: "asyncio.Task[Any]") -> None:
     """Somebody has seen what went wrong."""

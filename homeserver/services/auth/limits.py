@@ -33,6 +33,8 @@ RATES = {
     "profile": Rate(1, 30),
     "media": Rate(20, 300),
     "devices": Rate(1, 30),
+    "join_by_server": Rate(10, 200),  # Of another server, which may be large.
+    "invite_by_server": Rate(10, 500),
     "keys": Rate(5, 200),
     "lookup": Rate(20, 500),
     # Of other servers.

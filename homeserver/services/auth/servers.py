@@ -8,6 +8,7 @@ from homeserver.matrix.canonical import CanonicalJsonError
 from homeserver.matrix.identifiers import Origin, ServerName, is_server_name
 from homeserver.matrix.request_signing import MalformedHeader, XMatrix, verify_request
 from homeserver.matrix.signing import SignatureError
+from homeserver.outbound.destinations import Destinations
 from homeserver.outbound.keyring import KeyRing
 from homeserver.outbound.partners import Partners
 
@@ -17,8 +18,11 @@ _MOST_HEADERS = 4
 class ServerAuth:
     """Checks the signatures of requests."""
 
-    def __init__(self, keys: KeyRing, clock: Clock, partners: Partners, server_name: str) -> None:
+    def __init__(
+        self, keys: KeyRing, destinations: Destinations, clock: Clock, partners: Partners, server_name: str
+    ) -> None:
         self._keys = keys
+        self._destinations = destinations
         self._clock = clock
         self._partners = partners
         self._server_name = server_name
@@ -53,6 +57,7 @@ class ServerAuth:
             except (SignatureError, CanonicalJsonError) as error:
                 reason = f"The request is not signed as it should be: {error}"
             else:
+                self._destinations.alive(ServerName(origin))
                 return Origin(ServerName(origin))
         raise NotSigned(reason)
 

@@ -56,7 +56,7 @@ class RoomReads:
 
     async def state_before(self, origin: Origin, room_id: RoomId, event_id: EventId) -> StateBefore:
         """The state before an event."""
-        await self._admit(origin, room_id)
+        await self.admit(origin, room_id)
         # The servers of a room mostly ask for the same, at the same time.
         return await self._states.run(
             (room_id, event_id), lambda: self._database.snapshot(self._state_before, room_id, event_id)
@@ -64,12 +64,12 @@ class RoomReads:
 
     async def auth_chain(self, origin: Origin, room_id: RoomId, event_id: EventId) -> list[int]:
         """The auth chain of an event, by the positions of its events."""
-        await self._admit(origin, room_id)
+        await self.admit(origin, room_id)
         return await self._database.snapshot(self._auth_chain, room_id, event_id)
 
     async def at_time(self, origin: Origin, room_id: RoomId, ts: int, *, forwards: bool) -> tuple[EventId, int]:
         """The event nearest to a time on one side of it, and its own time."""
-        await self._admit(origin, room_id)
+        await self.admit(origin, room_id)
         found = await self._database.snapshot(self._at_time, origin, room_id, ts, forwards)
         return found.event_id, found.origin_server_ts
 
@@ -85,7 +85,7 @@ class RoomReads:
             found = await self._database.read(events.find_pdus, batch)
             yield [found[at] for at in batch if at in found]
 
-    async def _admit(self, origin: Origin, room_id: RoomId) -> None:
+    async def admit(self, origin: Origin, room_id: RoomId) -> None:
         """Raise `Forbidden` unless the server is in the room and the room lets it take part."""
         try:
             await self._acls.check(room_id, origin)

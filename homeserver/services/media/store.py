@@ -2,14 +2,17 @@
 
 import re
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 
 from homeserver.errors import Forbidden, InvalidParam, LimitExceeded, NotFound, TooLarge, Unsupported
 from homeserver.kit.clock import Clock
 from homeserver.kit.concurrency import KeyedLocks
 from homeserver.kit.randomness import Randomness
 from homeserver.matrix import identifiers
+from homeserver.matrix.identifiers import ServerName
 from homeserver.outbound.blobs import Blobs
 from homeserver.services.auth.sessions import Requester
+from homeserver.services.media.elsewhere import MediaElsewhere
 from homeserver.services.media.thumbnails import Thumbnail, Thumbnails
 from homeserver.storage import media
 from homeserver.storage.engine import Database
@@ -23,8 +26,16 @@ _LONGEST_NAME = 255
 _ID = re.compile(r"[A-Za-z0-9_-]{1,255}")
 
 
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture that was made of a file."""
+
+    content_type: str
+    body: bytes
+
+
 class MediaStore:
-    """The files of this server's users."""
+    """The files of this server's users, and copies of those of others."""
 
     def __init__(
         self,
@@ -34,6 +45,7 @@ class MediaStore:
         notifier: Notifier,
         blobs: Blobs,
         thumbnails: Thumbnails,
+        elsewhere: MediaElsewhere,
         *,
         server_name: str,
         largest: int,
@@ -44,6 +56,7 @@ class MediaStore:
         self._notifier = notifier
         self._blobs = blobs
         self._thumbnails = thumbnails
+        self._elsewhere = elsewhere
         self._server_name = server_name
         self._uploads: KeyedLocks[str] = KeyedLocks()
         self.largest = largest
@@ -95,7 +108,19 @@ class MediaStore:
         self._notifier.wake([_key(media_id)])
 
     async def find(self, server_name: str, media_id: str, *, timeout_ms: int) -> Media:
-        """A file with its bytes; if it is only announced, wait. Raises `NotFound` or `M_NOT_YET_UPLOADED`."""
+        """A file with its bytes, of whatever server; if it is only announced, wait.
+
+        Raises `NotFound`, `M_NOT_YET_UPLOADED`, `M_TOO_LARGE`, or `RemoteFailure` where it must be fetched.
+        """
+        _check_address(server_name, media_id)
+        timeout_ms = min(timeout_ms, LONGEST_WAIT_MS)
+        if server_name != self._server_name:
+            return await self._elsewhere.find(ServerName(server_name), media_id, timeout_ms=timeout_ms)
+        return await self.find_own(media_id, timeout_ms=timeout_ms)
+
+    async def find_own(self, media_id: str, *, timeout_ms: int) -> Media:
+        """The same of this server's files only."""
+        server_name = self._server_name
         with self._notifier.waiting_for([_key(media_id)]) as waiter:
             one = await self._find(server_name, media_id)
             if one.size is None:
@@ -111,16 +136,34 @@ class MediaStore:
             raise NotFound("The bytes of this file are not here any more.")
         return self._blobs.read(one.media_id)
 
-    async def thumbnail(self, one: Media, wish: Thumbnail) -> tuple[str, bytes] | None:
-        """The type and bytes of a smaller picture; None if the file is to be shown as it is.
+    async def thumbnail(self, server_name: str, media_id: str, wish: Thumbnail, *, timeout_ms: int) -> Picture | Media:
+        """A smaller picture of a file, of whatever server; or the file, if it is to be shown as it is.
 
-        Raises `TooLarge` for pictures of too many pixels, `M_UNKNOWN` for what is no picture.
+        Raises what `find` does, `TooLarge` for pictures of too many pixels, `M_UNKNOWN` for what is no picture.
         """
-        return await self._thumbnails.make(one, wish)
+        try:
+            one = await self.find(server_name, media_id, timeout_ms=timeout_ms)
+            return await self._smaller(one, wish)
+        except (TooLarge, Unsupported) as error:
+            is_over = isinstance(error, TooLarge) or error.errcode in ("M_TOO_LARGE", "M_UNKNOWN")
+            if server_name == self._server_name or not is_over:
+                raise
+            # What cannot be made smaller here, its own server may be able to.
+            made = await self._elsewhere.find_thumbnail(ServerName(server_name), media_id, wish)
+            if made is None:
+                raise
+            return Picture(*made)
+
+    async def thumbnail_own(self, media_id: str, wish: Thumbnail, *, timeout_ms: int) -> Picture | Media:
+        """The same of this server's files only."""
+        return await self._smaller(await self.find_own(media_id, timeout_ms=timeout_ms), wish)
+
+    async def _smaller(self, one: Media, wish: Thumbnail) -> Picture | Media:
+        made = await self._thumbnails.make(one, wish)
+        return one if made is None else Picture(*made)
 
     async def _find(self, server_name: str, media_id: str) -> Media:
-        if not identifiers.is_server_name(server_name) or _ID.fullmatch(media_id) is None:
-            raise InvalidParam("This is no address of a file.")
+        _check_address(server_name, media_id)
         one = None
         if server_name == self._server_name:
             one = await self._database.read(media.find, media_id)
@@ -140,6 +183,11 @@ class MediaStore:
 
     def _uri(self, media_id: str) -> str:
         return f"mxc://{self._server_name}/{media_id}"
+
+
+def _check_address(server_name: str, media_id: str) -> None:
+    if not identifiers.is_server_name(server_name) or _ID.fullmatch(media_id) is None:
+        raise InvalidParam("This is no address of a file.")
 
 
 def _key(media_id: str) -> str:

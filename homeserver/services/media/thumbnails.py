@@ -108,6 +108,13 @@ class Thumbnails:
             await self._blobs.put(name, _once(made or b""))
         return None if made is None else (_type_of(made), made)
 
+    async def forget(self, media_id: str) -> None:
+        """Remove what is kept of a file that is gone."""
+        for width, height, method in _SIZES:
+            name = f"{media_id}-{width}x{height}-{method}"
+            await self._blobs.delete(name)
+            await self._blobs.delete(name + "-animated")
+
     def close(self) -> None:
         """End the threads."""
         self._threads.shutdown()

@@ -1,7 +1,8 @@
 """Making events in the name of this server's users: built, signed, and authorised by the state they stand on."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -13,7 +14,7 @@ from homeserver.matrix import event_auth
 from homeserver.matrix.canonical import CanonicalJsonError
 from homeserver.matrix.event_auth import AuthError
 from homeserver.matrix.event_content import BadContent, check_content
-from homeserver.matrix.events import Event, EventTooLarge, MalformedEvent, build_event
+from homeserver.matrix.events import Event, EventTooLarge, MalformedEvent, build_event, build_template
 from homeserver.matrix.identifiers import RoomId, UserId
 from homeserver.matrix.signing import SigningKey
 from homeserver.services.rooms.hot import HotRoom
@@ -32,6 +33,11 @@ class Draft:
     state_key: str | None = None
     redacts: str | None = None
 
+    @property
+    def content_json(self) -> bytes:
+        """The content as text."""
+        return self.content if isinstance(self.content, bytes) else _encode(self.content)
+
 
 class Drafts:
     """Events that are built one upon the other, in a room."""
@@ -47,6 +53,12 @@ class Drafts:
         changed = self._changed.get((type_, state_key))
         return changed if changed is not None else self.room.state.get((type_, state_key))
 
+    def template(self, draft: Draft, *, signer: str | None = None) -> bytes:
+        """What somebody on another server may sign and send: an event without hashes and signatures, authorised as if
+        it were signed by `signer` as well. Raises `Forbidden`, `BadJson` or `TooLarge`.
+        """
+        return self._author.template(self.room, draft, self.room.latest, self.state, signer)
+
     def add(self, draft: Draft, redaction: Redaction | None = None) -> Event:
         """Build, sign and authorise an event. Raises `Forbidden`, `BadJson` or `TooLarge`."""
         latest = [self.events[-1].event] if self.events else self.room.latest
@@ -55,6 +67,10 @@ class Drafts:
         if event.state_key is not None:
             self._changed[event.type, event.state_key] = event
         return event
+
+    def replace(self, index: int, signed: Event) -> None:
+        """Put the same event with further signatures in its place."""
+        self.events[index] = replace(self.events[index], event=signed)
 
 
 State = Callable[[str, str], Event | None]
@@ -77,51 +93,84 @@ class Author:
     def build(self, room: HotRoom, draft: Draft, latest: list[Event], state: State) -> Event:
         """An event that follows `latest` and is allowed by `state`."""
         version = room.version
-        content = draft.content if isinstance(draft.content, bytes) else _encode(draft.content)
         is_create = draft.type == "m.room.create" and not latest
-        try:
-            check_content(draft.type, content, is_state=draft.state_key is not None)
-            keys = event_auth.auth_event_keys(
-                version.identifier,
-                type=draft.type,
-                sender=draft.sender,
-                state_key=draft.state_key,
-                content=content,
-            )
-            auth_events = [event for key in keys if (event := state(*key)) is not None]
+        with _refusals():
+            check_content(draft.type, draft.content_json, is_state=draft.state_key is not None)
+            auth_events = _auth_events(version.identifier, draft, state)
             event = build_event(
-                version.identifier,
                 server_name=self.server_name,
                 key=self.key,
-                room_id=None if is_create and version.room_ids_are_hashes else room.room_id,
-                type=draft.type,
-                sender=draft.sender,
-                state_key=draft.state_key,
-                content=content,
-                origin_server_ts=self._create_ts() if is_create else self._clock.now(),
-                depth=max((event.depth for event in latest), default=0) + 1,
-                prev_events=latest,
-                auth_events=[] if is_create else auth_events,
-                redacts=draft.redacts,
-                event_id=self._new_event_id() if version.event_ids_in_pdu else None,
+                **self._fields(room, draft, latest, auth_events),
             )
             event_auth.check_auth(
                 event,
-                [] if is_create else auth_events,
+                auth_events,
                 create=None if is_create or version.create_in_auth_events else state("m.room.create", ""),
             )
-        except AuthError as error:
-            raise Forbidden(str(error)) from None
-        except EventTooLarge as error:
-            raise TooLarge(str(error)) from None
-        except (BadContent, CanonicalJsonError, MalformedEvent) as error:
-            raise BadJson(str(error)) from None
         return event
+
+    def template(self, room: HotRoom, draft: Draft, latest: list[Event], state: State, signer: str | None) -> bytes:
+        """An event as `build` makes it, for the server of its sender to sign; nothing is signed here."""
+        version = room.version
+        with _refusals():
+            check_content(draft.type, draft.content_json, is_state=draft.state_key is not None)
+            auth_events = _auth_events(version.identifier, draft, state)
+            template = build_template(**self._fields(room, draft, latest, auth_events))
+            # The rules ask whether there is a signature of whoever authorises a join, and the caller will see to it.
+            signatures = {} if signer is None else {signer: {"ed25519:none": ""}}
+            proofs = _encode({"hashes": {}, "signatures": signatures})
+            event_auth.check_auth(
+                Event.parse(template[:-1] + b"," + proofs[1:], version.identifier),
+                auth_events,
+                create=None if version.create_in_auth_events else state("m.room.create", ""),
+            )
+        return template
+
+    def _fields(self, room: HotRoom, draft: Draft, latest: list[Event], auth_events: list[Event]) -> dict[str, Any]:
+        version = room.version
+        is_create = draft.type == "m.room.create" and not latest
+        return {
+            "version": version.identifier,
+            "room_id": None if is_create and version.room_ids_are_hashes else room.room_id,
+            "type": draft.type,
+            "sender": draft.sender,
+            "state_key": draft.state_key,
+            "content": draft.content_json,
+            "origin_server_ts": self._create_ts() if is_create else self._clock.now(),
+            "depth": max((event.depth for event in latest), default=0) + 1,
+            "prev_events": latest,
+            "auth_events": auth_events,
+            "redacts": draft.redacts,
+            "event_id": self.new_event_id() if version.event_ids_in_pdu else None,
+        }
 
     def _create_ts(self) -> int:
         """A time for a create event. A room id can be its hash, so no two of them may be alike."""
         self._last_create_ts = max(self._clock.now(), self._last_create_ts + 1)
         return self._last_create_ts
 
-    def _new_event_id(self) -> str:
+    def new_event_id(self) -> str:
+        """An event id for the versions in which the server chooses it."""
         return f"${self._randomness.letters(18)}:{self.server_name}"
+
+
+def _auth_events(version: str, draft: Draft, state: State) -> list[Event]:
+    """The events of the state that an event of this kind cites."""
+    content = draft.content_json
+    keys = event_auth.auth_event_keys(
+        version, type=draft.type, sender=draft.sender, state_key=draft.state_key, content=content
+    )
+    return [event for key in keys if (event := state(*key)) is not None]
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """What is wrong with an event, as errors of the request that asked for it."""
+    try:
+        yield
+    except AuthError as error:
+        raise Forbidden(str(error)) from None
+    except EventTooLarge as error:
+        raise TooLarge(str(error)) from None
+    except (BadContent, CanonicalJsonError, MalformedEvent) as error:
+        raise BadJson(str(error)) from None

@@ -107,6 +107,7 @@ class RoomCreation:
             if wish.is_public:
                 rooms.set_public(tx, room_nid, True)
 
+        await self._members.have_invites_signed(drafts)
         await self._sender.write(drafts, also=also)
         return drafts.room.room_id
 

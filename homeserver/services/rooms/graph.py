@@ -20,6 +20,7 @@ from homeserver.services.rooms.state import StateTrees
 from homeserver.storage import event_graph, events
 from homeserver.storage.engine import Database, ReadTx, WriteTx
 from homeserver.storage.events import StoredEvent
+from homeserver.storage.partial_rooms import PartialRoom
 from homeserver.storage.state import Pair, ensure_pairs
 
 _BEHIND = 1000
@@ -50,16 +51,41 @@ class _Around:
     missing_auth: frozenset[EventId]
     is_followed: bool
     """An event that was accepted before follows it."""
+    arrival_root: int | None
+    """The state before it, if it follows what the event did by which this server came into the room."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What an event's auth events tell of members whom a room that is known in part does not know."""
+
+    before: Resolved
+    """The state before the event, with these members."""
+    current: Mapping[Pair, Event]
+    """Those whom the current state does not know either."""
 
 
 class Graph:
-    """Places events. Nothing is written here but numbers of pairs."""
+    """Places events. Nothing is written here but numbers of pairs.
 
-    def __init__(self, database: Database, trees: StateTrees, hot: HotRooms, resolver: Resolver) -> None:
+    While a room is known in part, members are missing from its states. Whoever an event cites is taken into the state
+    before it, unless that knows better: so nobody is refused for lack of knowledge, and whoever speaks becomes known.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        trees: StateTrees,
+        hot: HotRooms,
+        resolver: Resolver,
+        anew: Mapping[int, StoredEvent] | None = None,
+    ) -> None:
+        """`anew` are events, by position, that are to be seen otherwise than they are stored."""
         self._database = database
         self._trees = trees
         self._hot = hot
         self._resolver = resolver
+        self._anew = {} if anew is None else anew
 
     def follow(self, room: HotRoom, event: Event) -> Placed | None:
         """Check an event that follows all there is, in memory; None if it is not that simple.
@@ -70,7 +96,7 @@ class Graph:
             return None
         if set(event.prev_events) != {tip.event_id for tip in room.latest}:
             return None
-        state = {pair: found for pair in _keys(event) if (found := room.state.get(pair)) is not None}
+        state = {pair: found for pair in auth_keys(event) if (found := room.state.get(pair)) is not None}
         by_id = {found.event_id: found for found in state.values()}
         cited = [by_id[event_id] for event_id in event.auth_events if event_id in by_id]
         if len(cited) < len(set(event.auth_events)):
@@ -84,14 +110,21 @@ class Graph:
         `given` is the state before the event where it is known from elsewhere: positions by pair.
         """
         around = await self._database.snapshot(self._look_around, room, event)
-        missing = around.missing_auth if given is not None else around.missing_auth | around.missing_prev
+        beyond_gap = given is not None or around.arrival_root is not None
+        missing = around.missing_auth if beyond_gap else around.missing_auth | around.missing_prev
         if missing:
             return Placed(None, missing=missing)
-        if given is None:
-            before = await self._resolver.resolve(room, _first(room.root, [row.state_after for row in around.prev]))
-        else:
+        if given is not None:
             before = await self._given(given)
-        status, reason = await self._judge(room, event, around, before, beyond_gap=given is not None)
+        elif around.arrival_root is not None:
+            before = Resolved(State(around.arrival_root))
+        else:
+            before = await self._resolver.resolve(room, _first(room.root, [row.state_after for row in around.prev]))
+        told: Mapping[Pair, Event] = {}
+        if room.partial is not None:
+            filled = await self._database.snapshot(self._fill_in, room, room.partial, event, around, before)
+            before, told = filled.before, filled.current
+        status, reason = await self._judge(room, event, around, before, told, beyond_gap=beyond_gap)
         outlier = None if around.own is None else around.own.position
         if status != events.OK:
             return Placed(NewEvent(event, status=status, placement=Placement(before, outlier=outlier)), reason)
@@ -102,23 +135,12 @@ class Graph:
         placement = await self._accept(room, event, around, before, outlier)
         return Placed(NewEvent(event, redaction, status, placement, redacted_by))
 
-    async def outlier(self, room: HotRoom, event: Event) -> Placed:
-        """An event that is wanted only because others cite it: checked by its own auth events."""
-        around = await self._database.snapshot(self._look_around, room, event)
-        missing = frozenset(EventId(one) for one in event.auth_events) - {row.event_id for row in around.auth}
-        if missing:
-            return Placed(None, missing=missing)
-        cited = [parse(row, room.version.identifier) for row in around.auth]
-        rejected = {row.event_id for row in around.auth if row.status == events.REJECTED}
-        reason = _refusal(event, cited, None, room.create, rejected)
-        status = events.REJECTED if reason else events.OUTLIER
-        return Placed(NewEvent(event, status=status, placement=Placement(None)), reason)
-
     async def state_after(self, room: HotRoom, ends: Sequence[Event], pairs: Sequence[Pair]) -> dict[Pair, Event]:
         """The events of these pairs in the state that comes of all these events together."""
         ids = [EventId(event.event_id) for event in ends]
         rows = await self._database.read(events.find_many_by_id, ids)
-        resolved = await self._resolver.resolve(room, _first(room.root, [row.state_after for row in rows.values()]))
+        roots = [self._now(row).state_after for row in rows.values()]
+        resolved = await self._resolver.resolve(room, _first(room.root, roots))
         return await self._database.snapshot(self._state, room, resolved.state, pairs)
 
     def _look_around(self, tx: ReadTx, room: HotRoom, event: Event) -> _Around:
@@ -127,7 +149,8 @@ class Graph:
         redacts = [EventId(event.redacts)] if event.redacts else []
         found = events.find_many_by_id(tx, {own_id, *prev_ids, *auth_ids, *redacts})
         # What is of another room is as good as not known: nothing in this room can stand on it.
-        found = {event_id: row for event_id, row in found.items() if row.room_nid == room.room_nid}
+        found = {event_id: self._now(row) for event_id, row in found.items() if row.room_nid == room.room_nid}
+        missing_prev = frozenset(one for one in prev_ids if one not in found or not _has_state(found[one]))
         pending = event_graph.find_pending_redactions(tx, [own_id]).get(own_id, [])
         redactions = events.find_many(tx, pending)
         return _Around(
@@ -136,48 +159,104 @@ class Graph:
             auth=[found[one] for one in auth_ids if one in found],
             target=found.get(redacts[0]) if redacts else None,
             redactions=[redactions[at] for at in pending if at in redactions],
-            missing_prev=frozenset(one for one in prev_ids if one not in found or not _has_state(found[one])),
+            missing_prev=missing_prev,
             missing_auth=frozenset(one for one in auth_ids if one not in found),
             is_followed=bool(event_graph.find_backward_extremities(tx, [own_id])),
+            arrival_root=self._arrival_root(tx, room, prev_ids) if missing_prev else None,
         )
+
+    def _now(self, row: StoredEvent) -> StoredEvent:
+        """The event as it is to be seen."""
+        return self._anew.get(row.position, row)
+
+    def _arrival_root(self, tx: ReadTx, room: HotRoom, prev: Collection[EventId]) -> int | None:
+        """What follows the same events as the one by which this server came into the room, follows the same state.
+
+        While somebody comes, others go on talking.
+        """
+        row = events.find_many(tx, [room.arrived_at]).get(room.arrived_at) if room.arrived_at else None
+        if row is None or set(parse(row, room.version.identifier).prev_events) != set(prev):
+            return None
+        return self._now(row).state_before
+
+    def _fill_in(
+        self, tx: ReadTx, room: HotRoom, partial: PartialRoom, event: Event, around: _Around, before: Resolved
+    ) -> _Told:
+        cited = {row.pair_id: row for row in around.auth if row.status != events.REJECTED}
+        pairs = self._trees.pair_ids(tx, [pair for pair in auth_keys(event) if pair[0] == "m.room.member"])
+        pairs = {pair: pair_id for pair, pair_id in pairs.items() if pair_id in cited}
+        if not pairs:
+            return _Told(before, {})
+        roots = [root for root in (before.state.root, room.root, partial.given_root) if root is not None]
+        found = self._trees.find_ids(tx, roots, pairs.values())
+        known = {**found.get(before.state.root or 0, {}), **before.state.changes}
+        current, given = found.get(room.root or 0, {}), found[partial.given_root]
+        at = {position for state in (known, current) for position in state.values() if position is not None}
+        outliers = {position for position, one in events.find_standings(tx, at).items() if one.status == events.OUTLIER}
+
+        def is_unknown(pair_id: int, position: int | None) -> bool:
+            # What was cited by somebody before is no more certain than what is cited now.
+            return position is None or (position in outliers and given.get(pair_id) != position)
+
+        new = {
+            pair_id: cited[pair_id].position
+            for pair_id in pairs.values()
+            if is_unknown(pair_id, known.get(pair_id)) and known.get(pair_id) != cited[pair_id].position
+        }
+        told = {
+            pair: parse(cited[pair_id], room.version.identifier)
+            for pair, pair_id in pairs.items()
+            if is_unknown(pair_id, current.get(pair_id))
+        }
+        state = State(before.state.root, {**before.state.changes, **new}) if new else before.state
+        return _Told(Resolved(state, before.roots, before.report), told)
 
     async def _given(self, given: Mapping[Pair, int]) -> Resolved:
         ids = await self._database.write(ensure_pairs, list(given))
         return Resolved(State(None, {ids[pair]: position for pair, position in given.items()}))
 
     async def _judge(
-        self, room: HotRoom, event: Event, around: _Around, before: Resolved, *, beyond_gap: bool
+        self,
+        room: HotRoom,
+        event: Event,
+        around: _Around,
+        before: Resolved,
+        told: Mapping[Pair, Event],
+        *,
+        beyond_gap: bool,
     ) -> tuple[int, str]:
-        """The checks on the event's auth events, on the state before it, and on the current state."""
+        """The checks on the event's auth events, on the state before it, and on the current state.
+
+        Of members that the current state does not know, `told` has what is to be believed.
+        """
         assert room.create is not None
         version = room.version.identifier
         cited = [parse(row, version) for row in around.auth]
         rejected = {row.event_id for row in around.auth if row.status == events.REJECTED}
-        keys = _keys(event)
+        keys = auth_keys(event)
         state = await self._database.snapshot(self._state, room, before.state, keys)
         reason = _refusal(event, cited, list(state.values()), room.create, rejected)
         if reason:
             return events.REJECTED, reason
+        current = await self._current(room, keys, before if beyond_gap else None)
         try:
-            event_auth.check_state_auth(
-                event, await self._current(room, keys, before if beyond_gap else None), create=room.create
-            )
+            event_auth.check_state_auth(event, list({**current, **told}.values()), create=room.create)
         except AuthError as error:
             return events.SOFT_FAILED, str(error)
         return events.OK, ""
 
-    async def _current(self, room: HotRoom, keys: Sequence[Pair], before: Resolved | None) -> list[Event]:
+    async def _current(self, room: HotRoom, keys: Sequence[Pair], before: Resolved | None) -> dict[Pair, Event]:
         """The events of these pairs in the current state.
 
         Beyond a gap, what happened in it counts as well: somebody who came in it could not say a word otherwise.
         """
         if before is None:
             await self._hot.load(room, keys)
-            return [found for pair in keys if (found := room.state.get(pair)) is not None]
+            return {pair: found for pair in keys if (found := room.state.get(pair)) is not None}
         tips = await self._database.read(events.find_many, room.tips)
-        states = [State(row.state_after) for row in tips.values()]
+        states = [State(self._now(row).state_after) for row in tips.values()]
         resolved = await self._resolver.resolve(room, _preferring(room.root, [*states, before.state]))
-        return list((await self._database.snapshot(self._state, room, resolved.state, keys)).values())
+        return await self._database.snapshot(self._state, room, resolved.state, keys)
 
     def _state(self, tx: ReadTx, room: HotRoom, state: State, pairs: Iterable[Pair]) -> dict[Pair, Event]:
         """The events of these pairs in a state."""
@@ -274,10 +353,10 @@ class Graph:
                 for event_id in parse(row, room.version.identifier).prev_events
             }
             found = events.find_many_by_id(tx, behind) if behind else {}
-            rows = [row for row in found.values() if row.position not in covered]
+            rows = [self._now(row) for row in found.values() if row.position not in covered]
         kept = [tip for tip in room.tips if tip not in covered]
         stored = events.find_many(tx, kept)
-        return [stored[tip] for tip in kept]
+        return [self._now(stored[tip]) for tip in kept]
 
     def _from_current(
         self, tx: ReadTx, room: HotRoom, resolved: Resolved, event: Event
@@ -311,7 +390,8 @@ def _has_state(row: StoredEvent) -> bool:
     return row.state_before is not None or row.state_after is not None
 
 
-def _keys(event: Event) -> list[Pair]:
+def auth_keys(event: Event) -> list[Pair]:
+    """The pieces of state that decide whether the event is allowed."""
     return event_auth.auth_event_keys(
         event.room_version,
         type=event.type,

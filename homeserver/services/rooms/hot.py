@@ -17,9 +17,10 @@ from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import DeviceId, RoomId, ServerName, UserId, domain_of
 from homeserver.matrix.room_versions import ROOM_VERSIONS, RoomVersion
 from homeserver.services.rooms.state import StateTrees
-from homeserver.storage import events, members, room_servers, rooms, stream_rows
+from homeserver.storage import events, members, partial_rooms, room_servers, rooms, stream_rows
 from homeserver.storage.engine import Database, ReadTx
 from homeserver.storage.events import StoredEvent
+from homeserver.storage.partial_rooms import PartialRoom
 from homeserver.storage.state import Pair
 
 _RECENT = 64
@@ -181,8 +182,13 @@ class HotRoom:
         known_since: int = 0,
         state: RoomState | None = None,
         tips: Iterable[tuple[int, Event]] = (),
+        arrived_at: int = 0,
+        partial: PartialRoom | None = None,
     ) -> None:
-        """`tips` are the forward extremities with their positions; a room that is being made has no number yet."""
+        """`tips` are the forward extremities with their positions; a room that is being made has no number yet.
+
+        `arrived_at` is the position of the event by which this server came into the room.
+        """
         self.room_id = room_id
         self.version = version
         self.state = state or RoomState({}, {})
@@ -195,6 +201,9 @@ class HotRoom:
         self.recent: deque[Recent] = deque()
         self.known_since = known_since
         """`recent` holds every event of the room after this position."""
+        self.arrived_at = arrived_at
+        self.partial = partial
+        """How the room is known in part, if it is: members are missing from its state."""
         self.pending = 0
         self.is_stale = False
         self.is_held = False
@@ -372,6 +381,8 @@ class HotRooms:
                 unseen=room_servers.list_open(tx, room_nid) - joined_servers,
             ),
             tips=[(position, parsed[position]) for position in sorted(tips)],
+            arrived_at=room.arrived_at,
+            partial=partial_rooms.find_many(tx, [room_nid]).get(room_nid),
         )
 
     def _read_state(self, tx: ReadTx, room: HotRoom, pairs: Iterable[Pair]) -> dict[Pair, Event]:

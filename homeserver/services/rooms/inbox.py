@@ -6,9 +6,9 @@ rooms do not wait for each other.
 """
 
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 import msgspec
@@ -20,22 +20,21 @@ from homeserver.matrix import event_auth
 from homeserver.matrix.canonical import CanonicalJsonError
 from homeserver.matrix.event_auth import AuthError
 from homeserver.matrix.events import Event, MalformedEvent
-from homeserver.matrix.identifiers import EventId, RoomId
+from homeserver.matrix.identifiers import EventId, RoomId, ServerName
 from homeserver.matrix.room_versions import ROOM_VERSIONS
+from homeserver.services.rooms.checks import Checks, Unfit
 from homeserver.services.rooms.graph import Graph, Placed
 from homeserver.services.rooms.hot import HotRoom, HotRooms, NotLoaded
 from homeserver.services.rooms.merge import Merger
+from homeserver.services.rooms.outliers import Judged, Outliers, by_auth
 from homeserver.services.rooms.persist import EventWriter, Superseded
 from homeserver.services.rooms.placement import Batch, NewEvent
-from homeserver.services.rooms.signatures import Signatures
-from homeserver.storage import event_graph, events
+from homeserver.storage import event_graph, events, outgoing
 from homeserver.storage.engine import Database, ReadTx, WriteTx
 from homeserver.storage.event_graph import Waiting
-from homeserver.storage.events import StoredEvent
+from homeserver.storage.events import Standing, StoredEvent
 from homeserver.storage.state import Pair
 
-MAX_PREV_EVENTS = 20
-MAX_AUTH_EVENTS = 10
 _MOST_WAITING = 10_000
 """So many events of a room may wait for others; then those that have waited for the longest time are let go."""
 _ATTEMPTS = 5
@@ -95,6 +94,8 @@ class _Load:
     """What earlier events wait for."""
     staged: set[EventId]
     """What waits in the database."""
+    relayed: dict[EventId, ServerName] = field(default_factory=dict)
+    """What is to be sent on, with the server that has it already."""
 
 
 class Inbox:
@@ -108,7 +109,8 @@ class Inbox:
         writer: EventWriter,
         graph: Graph,
         merger: Merger,
-        signatures: Signatures,
+        checks: Checks,
+        outliers: Outliers,
     ) -> None:
         self._database = database
         self._clock = clock
@@ -116,34 +118,36 @@ class Inbox:
         self._writer = writer
         self._graph = graph
         self._merger = merger
-        self._signatures = signatures
+        self._checks = checks
+        self._outliers = outliers
         self._turns: KeyedLocks[RoomId] = KeyedLocks()
         self._changes: dict[RoomId, int] = {}
         """Counts when a turn of a room begins and ends: what was found out before that may be out of date."""
 
-    async def receive(self, room_id: RoomId, pdus: Sequence[bytes]) -> list[Receipt]:
+    async def receive(
+        self, room_id: RoomId, pdus: Sequence[bytes], *, relay_to_all_but: ServerName | None = None
+    ) -> list[Receipt]:
         """Take events of a room, in any order; what became of each, in the order given.
 
-        A room that is not known begins with its create event. Raises `NotFound` if that is not among them.
+        A room that is not known begins with its create event. Raises `NotFound` if that is not among them. Events that
+        came through this server are sent on to all servers in the room, but for the one that has them.
         """
         async with self._turn(room_id):
-            return await self._receive(await self._room(room_id, pdus), pdus)
+            return await self._receive(await self._room(room_id, pdus), pdus, relay_to_all_but=relay_to_all_but)
 
     async def look_at(self, coming: Mapping[HotRoom, Sequence[bytes]]) -> list[Delivery]:
         """Make the first checks on events of several rooms at once, where that needs no waiting for other servers.
 
         The deliveries are for `take`; a room whose events are signed by keys that are not at hand has none.
         """
-        parsed = {room: [_parse(pdu, room) for pdu in pdus] for room, pdus in coming.items()}
-        events_of = {room: [one for one in some if isinstance(one, Event)] for room, some in parsed.items()}
-        quick = [room for room, some in events_of.items() if self._signatures.is_quick(some)]
-        reasons = iter(await self._signatures.check([event for room in quick for event in events_of[room]]))
-        checks = {room: _told_apart(parsed[room], [next(reasons) for _ in events_of[room]]) for room in quick}
+        rooms = list(coming)
+        outcomes = await self._checks.check_quickly([(one.room_id, one.version, coming[one]) for one in rooms])
+        quick = {room: _told_apart(some) for room, some in zip(rooms, outcomes, strict=True) if some is not None}
         changes = {room: self._changes.get(room.room_id, 0) for room in quick}
-        loads = await self._database.snapshot(self._begin, {room: checked for room, (checked, _) in checks.items()})
+        loads = await self._database.snapshot(self._begin, {room: checked for room, (checked, _) in quick.items()})
         return [
             Delivery(room, coming[room], checked, receipts, loads[room], changes[room])
-            for room, (checked, receipts) in checks.items()
+            for room, (checked, receipts) in quick.items()
         ]
 
     async def take(self, delivery: Delivery) -> list[Receipt]:
@@ -174,17 +178,18 @@ class Inbox:
         """Take events that others cite in `auth_events`, or that are part of a state; they are in no timeline."""
         async with self._turn(room_id):
             room = await self._hot.find(room_id)
-            checked, receipts = await self._check(room, pdus)
-            load = (await self._database.snapshot(self._begin, {room: checked}))[room]
-            for event in _ordered({one: event for one, event in checked.items() if one not in load.receipts}):
-                await self._settle(load)
-                placed = await self._graph.outlier(room, event)
-                if placed.new is None:
-                    load.receipts[EventId(event.event_id)] = _receipt(event, placed)
-                else:
-                    self._hand_over(room, placed, load)
-            await self._settle(load)
-            return [_told(receipt, load) for receipt in receipts]
+            checked, receipts = await self._check(room, pdus, is_old=True)
+            known = await self._database.snapshot(self._known, room, checked)
+            new = by_auth({one: event for one, event in checked.items() if one not in known})
+            for event_id, judged in (await self._outliers.take(room, new)).items():
+                known[event_id] = _receipt_of_outlier(event_id, judged)
+            return [_told(receipt, known) for receipt in receipts]
+
+    @asynccontextmanager
+    async def turn(self, room_id: RoomId) -> AsyncIterator[None]:
+        """While this is held, nothing that comes from elsewhere is taken into the room."""
+        async with self._turn(room_id):
+            yield
 
     async def missing(self, room_id: RoomId) -> set[EventId]:
         """What the events of a room wait for, and does not wait itself: what has to be asked for."""
@@ -226,11 +231,18 @@ class Inbox:
         raise NotFound("This server does not know the room, and its create event is not here.")
 
     async def _receive(
-        self, room: HotRoom, pdus: Sequence[bytes], *, given: Mapping[Pair, int] | None = None
+        self,
+        room: HotRoom,
+        pdus: Sequence[bytes],
+        *,
+        given: Mapping[Pair, int] | None = None,
+        relay_to_all_but: ServerName | None = None,
     ) -> list[Receipt]:
         for _ in range(_ATTEMPTS):
             checked, receipts = await self._check(room, pdus)
             load = (await self._database.snapshot(self._begin, {room: checked}))[room]
+            if relay_to_all_but is not None:
+                load.relayed.update(dict.fromkeys(checked, relay_to_all_but))
             try:
                 return await self._take(room, checked, receipts, load, given=given)
             except Superseded:
@@ -271,12 +283,13 @@ class Inbox:
         for event_id in checked.keys() - load.receipts.keys():
             # Only where servers choose the ids of events can these name each other.
             load.receipts[event_id] = Receipt(event_id, Outcome.DROPPED, "The event comes before itself.")
-        return [_told(receipt, load) for receipt in receipts]
+        return [_told(receipt, load.receipts) for receipt in receipts]
 
-    async def _check(self, room: HotRoom, pdus: Sequence[bytes]) -> tuple[dict[EventId, Event], list[Receipt]]:
+    async def _check(
+        self, room: HotRoom, pdus: Sequence[bytes], *, is_old: bool = False
+    ) -> tuple[dict[EventId, Event], list[Receipt]]:
         """Checks 1 to 3: format, signatures, hash. The events that pass, and a receipt for each that was given."""
-        parsed = [_parse(pdu, room) for pdu in pdus]
-        return _told_apart(parsed, await self._signatures.check([one for one in parsed if isinstance(one, Event)]))
+        return _told_apart(await self._checks.check(room.room_id, room.version, pdus, is_old=is_old))
 
     def _begin(self, tx: ReadTx, coming: Mapping[HotRoom, Mapping[EventId, Event]]) -> dict[HotRoom, "_Load"]:
         """What is known of the events, and what earlier ones wait for."""
@@ -289,16 +302,17 @@ class Inbox:
         loads = {}
         for room, checked in coming.items():
             known = {
-                event_id: Receipt(event_id, _OUTCOMES[row.status])
-                if row.room_nid == room.room_nid
-                else Receipt(event_id, Outcome.DROPPED, "An event of this id is in another room.")
-                for event_id, event in checked.items()
-                if (row := standings.get(event_id)) is not None
+                event_id: receipt
+                for event_id, receipt in _known_of(room, checked, standings).items()
                 # The create event comes before all others, whether or not what followed it is known (any more).
-                and (row.status != events.OUTLIER or row.room_nid != room.room_nid or not event.prev_events)
+                if receipt.outcome != Outcome.OUTLIER or not checked[event_id].prev_events
             }
             loads[room] = _Load(known, [], {}, missing.get(_nid(room), set()), waiting & checked.keys())
         return loads
+
+    @staticmethod
+    def _known(tx: ReadTx, room: HotRoom, checked: Collection[EventId]) -> dict[EventId, Receipt]:
+        return _known_of(room, checked, events.find_standings_by_id(tx, checked))
 
     async def _place(
         self, room: HotRoom, event: Event, load: _Load, *, given: Mapping[Pair, int] | None = None
@@ -346,8 +360,12 @@ class Inbox:
                 event_graph.add_pending_redactions(tx, [(room_nid, unapplied, row.position)])
             if new.redacted_by is not None:
                 event_graph.remove_pending_redactions(tx, [event_id])
+            if but is not None and new.is_accepted:
+                for position in events.find_positions(tx, [event_id]).values():
+                    outgoing.forward(tx, position, but)
 
-        is_plain = new.placement is None and unapplied is None and event_id not in load.staged
+        but = load.relayed.get(event_id)
+        is_plain = new.placement is None and unapplied is None and but is None and event_id not in load.staged
         batch = Batch(room, [new], also=None if is_plain else also, now=self._clock.now())
         load.writing.append(self._writer.write(batch))
         load.receipts[event_id] = _receipt(event, placed)
@@ -389,24 +407,6 @@ class Inbox:
             event_graph.end_waiting(tx, event_graph.list_oldest_waiting(tx, room.room_nid, limit=too_many))
 
 
-def _parse(pdu: bytes, room: HotRoom) -> Event | Receipt:
-    """Check 1: the event is one, of this room, and within the limits."""
-    try:
-        event = Event.parse(pdu, room.version.identifier)
-    except (CanonicalJsonError, MalformedEvent) as error:
-        return Receipt(None, Outcome.DROPPED, str(error))
-    event_id = EventId(event.event_id)
-    if event.room_id != room.room_id:
-        return Receipt(event_id, Outcome.DROPPED, "The event is of another room.")
-    if len(event.prev_events) > MAX_PREV_EVENTS or len(event.auth_events) > MAX_AUTH_EVENTS:
-        return Receipt(event_id, Outcome.DROPPED, "The event names too many events before it.")
-    if any("\0" in text for text in (event_id, event.sender, event.type, event.state_key or "", event.redacts or "")):
-        return Receipt(event_id, Outcome.DROPPED, "The event has a NUL where none can be.")
-    if not event.prev_events and event.type != "m.room.create":
-        return Receipt(event_id, Outcome.DROPPED, "The event names no event before it.")
-    return event
-
-
 def id_of(room: HotRoom, pdu: bytes) -> EventId | None:
     """The id of an event of the room; None if it is none."""
     try:
@@ -415,25 +415,31 @@ def id_of(room: HotRoom, pdu: bytes) -> EventId | None:
         return None
 
 
-def _told_apart(
-    parsed: Sequence[Event | Receipt], reasons: Sequence[str | None]
-) -> tuple[dict[EventId, Event], list[Receipt]]:
-    """Check 3, for those whose signatures are good: the events that pass, and a receipt for each that was given."""
-    passed: dict[EventId, Event] = {}
-    receipts: list[Receipt] = []
-    wrong = iter(reasons)
-    for one in parsed:
-        if isinstance(one, Receipt):
-            receipts.append(one)
-            continue
-        event_id = EventId(one.event_id)
-        if (reason := next(wrong)) is not None:
-            receipts.append(Receipt(event_id, Outcome.DROPPED, reason))
-            continue
-        receipts.append(Receipt(event_id, Outcome.WAITING))
-        if event_id not in passed:
-            passed[event_id] = one if one.content_hash_matches() else one.redacted()
-    return passed, receipts
+def _told_apart(outcomes: Iterable[Event | Unfit]) -> tuple[dict[EventId, Event], list[Receipt]]:
+    """The events that passed the first checks, and a receipt for each that was given."""
+    found: dict[EventId, Event] = {}
+    receipts = []
+    for one in outcomes:
+        if isinstance(one, Unfit):
+            receipts.append(Receipt(one.event_id, Outcome.DROPPED, one.reason))
+        else:
+            event_id = EventId(one.event_id)
+            found.setdefault(event_id, one)
+            receipts.append(Receipt(event_id, Outcome.WAITING))
+    return found, receipts
+
+
+def _known_of(
+    room: HotRoom, event_ids: Iterable[EventId], standings: Mapping[EventId, Standing]
+) -> dict[EventId, Receipt]:
+    """Receipts for those of the events that are stored."""
+    return {
+        event_id: Receipt(event_id, _OUTCOMES[standing.status])
+        if standing.room_nid == room.room_nid
+        else Receipt(event_id, Outcome.DROPPED, "An event of this id is in another room.")
+        for event_id in event_ids
+        if (standing := standings.get(event_id)) is not None
+    }
 
 
 def _nid(room: HotRoom) -> int:
@@ -484,11 +490,17 @@ def _receipt(event: Event, placed: Placed) -> Receipt:
     return Receipt(event_id, _OUTCOMES[placed.new.status], placed.reason)
 
 
-def _told(receipt: Receipt, load: _Load) -> Receipt:
+def _receipt_of_outlier(event_id: EventId, judged: Judged) -> Receipt:
+    if judged.status is None:
+        return Receipt(event_id, Outcome.WAITING, missing=judged.missing)
+    return Receipt(event_id, _OUTCOMES[judged.status], judged.reason)
+
+
+def _told(receipt: Receipt, receipts: Mapping[EventId, Receipt]) -> Receipt:
     """The receipt of an event that passed the first checks is what became of it."""
     if receipt.event_id is None or receipt.outcome == Outcome.DROPPED:
         return receipt
-    return load.receipts.get(receipt.event_id, receipt)
+    return receipts.get(receipt.event_id, receipt)
 
 
 def _positions_in_room(tx: ReadTx, room_nid: int | None, state: Mapping[Pair, EventId]) -> dict[Pair, int]:

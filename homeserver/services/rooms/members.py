@@ -10,26 +10,43 @@ from typing import Any
 
 import msgspec
 
-from homeserver.errors import Conflict, Forbidden, GuestForbidden, InvalidParam, NotFound, RequestError, Unsupported
+from homeserver.errors import (
+    Conflict,
+    Forbidden,
+    GuestForbidden,
+    InvalidParam,
+    NotFound,
+    RequestError,
+    Unsupported,
+)
+from homeserver.kit.concurrency import KeyedLocks
 from homeserver.matrix import identifiers
-from homeserver.matrix.identifiers import EventId, RoomId, UserId
+from homeserver.matrix.events import Event
+from homeserver.matrix.identifiers import EventId, RoomId, ServerName, UserId, domain_of
 from homeserver.services.auth.sessions import Requester
 from homeserver.services.rooms.author import Draft, Drafts
-from homeserver.services.rooms.power import may_act
+from homeserver.services.rooms.conditions import (
+    AUTHORISED,
+    CannotAdmit,
+    allowed_rooms,
+    authoriser_of,
+    find_whereabouts,
+)
+from homeserver.services.rooms.hot import HotRoom
+from homeserver.services.rooms.inbox import Inbox, Outcome
+from homeserver.services.rooms.remote_members import RemoteMembers
 from homeserver.services.rooms.send import Build, Sender, is_local
+from homeserver.services.rooms.stripped import stripped_state
 from homeserver.services.rooms.succession import Succession
-from homeserver.storage import account_data, members, profiles, rooms, users
+from homeserver.storage import account_data, members, out_of_room, profiles, rooms, users
 from homeserver.storage.account_data import GLOBAL
 from homeserver.storage.engine import Database, ReadTx
-from homeserver.storage.events import StoredEvent
 
 MOST_INVITEES = 1000
 _AT_ONCE = 50
 _FROM_PROFILE = ("displayname", "avatar_url")
-_AUTHORISED = "join_authorised_via_users_server"
-_NOT_KEPT = {*_FROM_PROFILE, _AUTHORISED, "reason"}
+_NOT_KEPT = {*_FROM_PROFILE, AUTHORISED, "reason"}
 _INVITE_PERMISSION = "m.invite_permission_config"
-_RESTRICTED = ("restricted", "knock_restricted")
 
 Json = dict[str, Any]
 
@@ -37,19 +54,42 @@ Json = dict[str, Any]
 class Members:
     """Changes of membership."""
 
-    def __init__(self, database: Database, sender: Sender, succession: Succession, server_name: str) -> None:
+    def __init__(
+        self,
+        database: Database,
+        sender: Sender,
+        inbox: Inbox,
+        succession: Succession,
+        remote: RemoteMembers,
+        server_name: str,
+    ) -> None:
         self._database = database
         self._sender = sender
+        self._inbox = inbox
         self._succession = succession
+        self._remote = remote
         self._server_name = server_name
+        self._coming: KeyedLocks[RoomId] = KeyedLocks()
 
-    async def join(self, who: Requester, room_id: RoomId, *, reason: str | None = None) -> None:
-        """Join, if the join rule, an invite or a condition of the restricted rules lets the user in."""
-        await self._join(who, room_id, await self.own_content(who.user_id, "join", reason), again=False)
+    async def join(
+        self, who: Requester, room_id: RoomId, *, via: Sequence[str] = (), reason: str | None = None
+    ) -> None:
+        """Join, if the join rule, an invite or a condition of the restricted rules lets the user in.
 
-    async def knock(self, who: Requester, room_id: RoomId, *, reason: str | None = None) -> None:
+        `via` are servers that may be in the room, if this one is not.
+        """
+        await self._join(who, room_id, await self.own_content(who.user_id, "join", reason), via=via, again=False)
+
+    async def knock(
+        self, who: Requester, room_id: RoomId, *, via: Sequence[str] = (), reason: str | None = None
+    ) -> None:
         """Ask to be let in; nothing happens if the user has asked already."""
         content = await self.own_content(who.user_id, "knock", reason)
+        if (servers := await self._ways_into(who.user_id, room_id, via)) is not None:
+            held = await self._database.read(out_of_room.find, who.user_id, room_id)
+            if held is None or held.membership != "knock":
+                await self._remote.knock(who.user_id, room_id, servers, content)
+            return
 
         def build(drafts: Drafts) -> None:
             if drafts.room.membership_of(who.user_id) != "knock":
@@ -60,6 +100,11 @@ class Members:
     async def leave(self, user_id: UserId, room_id: RoomId, *, reason: str | None = None) -> None:
         """Leave, reject an invite or take back a knock; nothing happens if the user has left already."""
         content = await self.own_content(user_id, "leave", reason)
+        held = await self._database.read(out_of_room.find, user_id, room_id)
+        if held is not None:
+            if held.membership in ("invite", "knock"):
+                await self._remote.leave(held, content)
+            return
 
         def build(drafts: Drafts) -> None:
             if drafts.state("m.room.member", user_id) is None:
@@ -72,6 +117,9 @@ class Members:
     async def invite(self, by: UserId, room_id: RoomId, target: UserId, *, reason: str | None = None) -> None:
         """Invite a user; nothing happens if an invite is open."""
         content = (await self.invite_contents([target], reason))[target]
+        if not is_local(target, self._server_name):
+            await self._invite_remote(by, room_id, target, content, again=False)
+            return
         await self._set(by, room_id, target, content, lambda before: before != "invite")
 
     async def kick(self, by: UserId, room_id: RoomId, target: UserId, *, reason: str | None = None) -> None:
@@ -102,17 +150,26 @@ class Members:
         """Set a member event as state, with the content that the client gives it."""
         user_id = _user_id(target)
         # Who may come in by a condition is for this server to say, not for whoever comes.
-        content = {key: value for key, value in content.items() if key != _AUTHORISED}
+        content = {key: value for key, value in content.items() if key != AUTHORISED}
         if content.get("membership") == "join" and user_id == who.user_id:
-            stored = await self._join(who, room_id, content, again=True)
-        else:
-            if content.get("membership") == "invite":
-                await self.invite_contents([user_id])
-            stored = await self._sender.change(room_id, _one(Draft("m.room.member", who.user_id, content, user_id)))
+            joined = await self._join(who, room_id, content, via=(), again=True)
+            assert joined is not None
+            return joined
+        if content.get("membership") == "invite":
+            await self.invite_contents([user_id])
+            if not is_local(user_id, self._server_name):
+                invited = await self._invite_remote(who.user_id, room_id, user_id, content, again=True)
+                assert invited is not None
+                return invited
+        stored = await self._sender.change(room_id, _one(Draft("m.room.member", who.user_id, content, user_id)))
         return stored[0].event_id
 
     async def forget(self, who: Requester, room_id: RoomId) -> None:
         """Forget a room that the user has left. Raises `M_UNKNOWN` while the user is in it."""
+        if await self._database.read(out_of_room.find, who.user_id, room_id) is not None:
+            if not await self._database.write(out_of_room.forget, who.user_id, room_id):
+                raise Unsupported("M_UNKNOWN", "Leave the room before you forget it.")
+            return
         room_nid = await self._sender.nid_of(room_id)
         if not await self._database.write(members.forget, room_nid, who.user_id):
             raise Unsupported("M_UNKNOWN", "Leave the room before you forget it.")
@@ -136,11 +193,29 @@ class Members:
         checked = [_user_id(target) for target in dict.fromkeys(targets)]
         if len(checked) > MOST_INVITEES:
             raise InvalidParam(f"At most {MOST_INVITEES} users can be invited at once.")
-        if not all(is_local(target, self._server_name) for target in checked):
-            raise Forbidden("This server cannot invite users of other servers yet.")
-        found = await self._database.read(_find_invitees, checked) if checked else {}
+        local = [target for target in checked if is_local(target, self._server_name)]
+        # Whether others can be invited, and what they are called, is for their servers to say.
+        found = await self._database.read(_find_invitees, local) if local else {}
         more = {"is_direct": True} if is_direct else {}
-        return {target: {**_content_of("invite", found[target], reason), **more} for target in checked}
+        return {target: {**_content_of("invite", found.get(target, {}), reason), **more} for target in checked}
+
+    async def have_invites_signed(self, drafts: Drafts) -> None:
+        """Have the invites of a room that is being made signed by the servers of whom they are for.
+
+        Raises what the first of them that refuses has to say.
+        """
+        invites = {
+            index: new.event
+            for index, new in enumerate(drafts.events)
+            if new.event.membership == "invite" and not is_local(new.event.state_key or "", self._server_name)
+        }
+        about = stripped_state(drafts)
+        signing = [self._remote.invite(event, _with_inviter(drafts, about, event.sender)) for event in invites.values()]
+        outcomes = await asyncio.gather(*signing, return_exceptions=True)
+        for index, outcome in zip(invites, outcomes, strict=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
+            drafts.replace(index, outcome)
 
     async def put_out_guests(self, room_id: RoomId) -> None:
         """Let all guests of this server leave the room, if guests may not be in it (any longer)."""
@@ -184,6 +259,8 @@ class Members:
                 drafts.add(Draft("m.room.member", user_id, content, state_key=user_id))
 
         await self._change_all(await self._database.read(_rooms_of, user_id, ["join", "invite", "knock"]), build)
+        for held in await self._database.read(out_of_room.list_of_user, user_id, ["invite", "knock"]):
+            await self._remote.leave(held, content)
 
     async def _change_all(self, room_ids: Sequence[RoomId], build: Build) -> None:
         """Change several rooms, some at a time; a room that refuses stays as it is."""
@@ -203,21 +280,97 @@ class Members:
             for _ in range(min(_AT_ONCE, len(waiting))):
                 tasks.create_task(work())
 
-    async def _join(self, who: Requester, room_id: RoomId, content: Json, *, again: bool) -> list[StoredEvent]:
-        """Write a join; `again` also for somebody who is in the room."""
+    async def _join(
+        self, who: Requester, room_id: RoomId, content: Json, *, via: Sequence[str], again: bool
+    ) -> EventId | None:
+        """Join here or through another server; `again` also for somebody who is in the room."""
+        if await self._ways_into(who.user_id, room_id, via) is not None:
+            # Whoever comes second finds this server in the room.
+            async with self._coming.hold(room_id):
+                if (servers := await self._ways_into(who.user_id, room_id, via)) is not None:
+                    return await self._join_remote(who, room_id, content, servers)
+        try:
+            return await self._join_here(who, room_id, content, again=again)
+        except CannotAdmit as error:
+            others = by_power(await self._sender.room(room_id), but=self._server_name)
+            if not others:
+                raise Forbidden(error.message) from None
+            return await self._join_by_others(who.user_id, room_id, content, [*others, *via])
+
+    async def _join_here(self, who: Requester, room_id: RoomId, content: Json, *, again: bool) -> EventId | None:
         user_id = who.user_id
-        in_rooms = await self._conditions_met(room_id, user_id)
         room = await self._sender.room(room_id)
+        rules = room.state.get(("m.room.join_rules", ""))
+        allowed = allowed_rooms({} if rules is None else rules.content)
+        whereabouts = await self._database.read(find_whereabouts, user_id, allowed, self._server_name)
         inherit = await self._succession.inheritance(room, user_id)
 
         def build(drafts: Drafts) -> None:
             if who.is_guest and not guests_can_join(drafts):
                 raise GuestForbidden("Guests may not join this room.")
             if again or drafts.room.membership_of(user_id) != "join":
-                granted = self._granted(drafts, user_id, in_rooms)
+                authoriser = authoriser_of(drafts, user_id, whereabouts, self._server_name)
+                granted = {} if authoriser is None else {AUTHORISED: authoriser}
                 drafts.add(Draft("m.room.member", user_id, {**content, **granted}, state_key=user_id))
 
-        return await self._sender.change(room_id, build, also=inherit)
+        stored = await self._sender.change(room_id, build, also=inherit)
+        return stored[0].event_id if stored else None
+
+    async def _join_remote(self, who: Requester, room_id: RoomId, content: Json, servers: Sequence[str]) -> EventId:
+        if who.is_guest:
+            raise GuestForbidden("Guests may only join rooms that this server knows to be open to them.")
+        event_id = await self._remote.join(who.user_id, room_id, servers, content)
+        room = await self._sender.room(room_id)
+        inherit = await self._succession.inheritance(room, who.user_id, has_joined=True)
+        if inherit is not None and room.room_nid is not None:
+            await self._database.write(inherit, room.room_nid)
+        return event_id
+
+    async def _join_by_others(self, user_id: UserId, room_id: RoomId, content: Json, servers: Sequence[str]) -> EventId:
+        """Have a server let the user in which is in the room, as this one is, and knows more or may do more."""
+        event, _ = await self._remote.propose_join(user_id, room_id, servers, content)
+        return await self._receive(room_id, event)
+
+    async def _ways_into(self, user_id: UserId, room_id: RoomId, via: Sequence[str]) -> list[str] | None:
+        """The servers to ask about a room that this server is not in; None if there is nothing to ask."""
+        try:
+            room = await self._sender.room(room_id)
+        except NotFound:
+            known: list[ServerName] = []
+        else:
+            known = by_power(room, but=self._server_name)
+            # A room that everybody has left is what it was when this server left it.
+            if self._server_name in room.servers or (not known and not via):
+                return None
+        held = await self._database.read(out_of_room.find, user_id, room_id)
+        return [*(() if held is None else held.servers), *via, *known, domain_of(room_id)]
+
+    async def _invite_remote(
+        self, by: UserId, room_id: RoomId, target: UserId, content: Json, *, again: bool
+    ) -> EventId | None:
+        """Have an invite signed by the server of whom it is for, and send it; `again` also if one is open."""
+
+        def see(drafts: Drafts) -> tuple[Event, list[bytes]] | None:
+            if drafts.room.membership_of(by) != "join":
+                raise Forbidden("You are not in this room.")
+            if not again and drafts.room.membership_of(target) == "invite":
+                return None
+            event = drafts.add(Draft("m.room.member", by, content, state_key=target))
+            return event, _with_inviter(drafts, stripped_state(drafts), by)
+
+        proposed = await self._sender.look(room_id, see)
+        if proposed is None:
+            return None
+        # Even a server that is in the room gets its invite again, as one of all events (SS-INV-05).
+        signed = await self._remote.invite(*proposed)
+        return await self._receive(room_id, signed, relay_to_all_but=ServerName(self._server_name))
+
+    async def _receive(self, room_id: RoomId, event: Event, *, relay_to_all_but: ServerName | None = None) -> EventId:
+        """Take an event of ours that others have signed: the room may have gone on meanwhile."""
+        [receipt] = await self._inbox.receive(room_id, [event.pdu], relay_to_all_but=relay_to_all_but)
+        if receipt.outcome in (Outcome.REJECTED, Outcome.SOFT_FAILED, Outcome.DROPPED):
+            raise Forbidden(receipt.reason or "The room does not allow this any more.")
+        return EventId(event.event_id)
 
     async def _set(
         self, by: UserId, room_id: RoomId, target: UserId, content: Json, wanted: Callable[[str], bool]
@@ -230,46 +383,15 @@ class Members:
 
         await self._sender.change(room_id, build)
 
-    async def _conditions_met(self, room_id: RoomId, user_id: UserId) -> frozenset[RoomId]:
-        """The rooms by which the user may meet a condition; none are looked for where there is no condition."""
-        room = await self._sender.room(room_id)
-        rules = room.state.get(("m.room.join_rules", ""))
-        if rules is None or rules.content.get("join_rule") not in _RESTRICTED:
-            return frozenset()
-        return frozenset(await self.joined_rooms(user_id))
 
-    def _granted(self, drafts: Drafts, user_id: UserId, in_rooms: frozenset[RoomId]) -> Json:
-        """What a join must carry for a condition that the user meets (rooms v8, Authorization rules)."""
-        rules = drafts.state("m.room.join_rules")
-        content = {} if rules is None else rules.content
-        if drafts.room.membership_of(user_id) in ("invite", "join") or content.get("join_rule") not in _RESTRICTED:
-            return {}
-        if in_rooms.isdisjoint(allowed_rooms(content)):
-            raise Forbidden("You are in none of the rooms whose members may join this one.")
-        return {_AUTHORISED: self._authoriser(drafts)}
-
-    def _authoriser(self, drafts: Drafts) -> UserId:
-        """A local member who could have sent an invite."""
-        power_levels, create = drafts.state("m.room.power_levels"), drafts.state("m.room.create")
-        assert create is not None
-        for user_id in drafts.room.joined:
-            if is_local(user_id, self._server_name) and may_act(user_id, "invite", power_levels, create):
-                return user_id
-        raise Forbidden("Nobody on this server may let new members into the room.")
-
-
-def allowed_rooms(join_rules: Mapping[str, Any]) -> list[str]:
-    """The rooms whose members a restricted join rule lets in."""
-    allow = join_rules.get("allow")
-    if join_rules.get("join_rule") not in _RESTRICTED or not isinstance(allow, list):
-        return []
-    return [
-        entry["room_id"]
-        for entry in allow
-        if isinstance(entry, dict)
-        and entry.get("type") == "m.room_membership"
-        and isinstance(entry.get("room_id"), str)
-    ]
+def by_power(room: HotRoom, *, but: str) -> list[ServerName]:
+    """The other servers in the room, those first whose users have power in it and can let others in."""
+    levels = room.power_levels
+    given = {} if levels is None else levels.content.get("users")
+    powerful = {domain_of(user_id) for user_id in given} if isinstance(given, dict) else set()
+    if room.create is not None:
+        powerful.add(domain_of(room.create.sender))
+    return sorted(room.servers - {but}, key=lambda server: (server not in powerful, server))
 
 
 def guests_can_join(drafts: Drafts) -> bool:
@@ -285,6 +407,12 @@ def add_guest_leaves(drafts: Drafts, contents: Mapping[UserId, Json]) -> None:
     for user_id, content in contents.items():
         if user_id in drafts.room.joined:
             drafts.add(Draft("m.room.member", user_id, content, state_key=user_id))
+
+
+def _with_inviter(drafts: Drafts, about: Sequence[bytes], user_id: str) -> list[bytes]:
+    """What an invited user is told of a room, and of whoever invites them."""
+    inviter = drafts.state("m.room.member", user_id)
+    return [*about, *([] if inviter is None else [inviter.pdu])]
 
 
 def _one(draft: Draft) -> Build:

@@ -146,7 +146,12 @@ class Recorder:
                 line.root, line.tips = row.state_after, [position]
                 self._note_change(line, row, new.event)
             return row
-        if not new.is_accepted or placement.place is not None:
+        if not new.is_accepted:
+            if line.root is None and new.event.type == "m.room.create" and row.pair_id is not None:
+                # A room that is about to be joined begins with what is known of it for certain.
+                line.root = self.written.states.change(None, {row.pair_id: position}, page)
+            return row
+        if placement.place is not None:
             return row  # What is past changes nothing of what is now.
         line.tips = [*placement.tips, position] if placement.is_end else list(placement.tips)
         line.forked_at = page  # Which is where it happened: an outlier was stored before.

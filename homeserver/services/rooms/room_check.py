@@ -279,7 +279,9 @@ class RoomCheck:
 
     def _check_ends(self) -> None:
         stored = set(rooms.list_extremities(self._tx, self._room.room_nid))
-        wrong = (self._ends.must_be() - stored) | (stored - self._ends.may_be())
+        # When this server came (back) into the room, what it knew of it before ended.
+        must_be = {position for position in self._ends.must_be() if position >= self._room.arrived_at}
+        wrong = (must_be - stored) | (stored - self._ends.may_be())
         named = events.find_standings(self._tx, wrong)
         for position in sorted(wrong):
             name = named[position].event_id if position in named else f"position {position}"

@@ -19,6 +19,7 @@ from homeserver.storage import (
     events,
     members,
     outgoing,
+    partial_rooms,
     purges,
     receipts,
     relations,
@@ -65,6 +66,7 @@ class RoomPurge:
         stream_rows.advance(tx)
         tx.wake([job.room_id, *members.remove_local(tx, job.room_nid, self._server_name)])
         aliases.remove_of_room(tx, job.room_nid)
+        partial_rooms.remove(tx, job.room_nid)
         rooms.remove(tx, job.room_nid)
         total = events.count_below(tx, job.room_nid, _FOR_EVER)
         return replace(job, stage="events", cursor=0, done=0, total=total)

@@ -5,7 +5,8 @@ make. Nothing changes until the batch is written, so a refusal half way leaves n
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import msgspec
 
@@ -25,6 +26,8 @@ from homeserver.storage import events, transactions, users
 from homeserver.storage.engine import Database, ReadTx, WriteTx
 from homeserver.storage.events import StoredEvent
 from homeserver.storage.transactions import Repeated
+
+T = TypeVar("T")
 
 _ATTEMPTS = 5
 _SENT = 10_000
@@ -105,18 +108,36 @@ class Sender:
         also: Callable[[WriteTx, int], None] | None = None,
     ) -> list[StoredEvent]:
         """Write what `build` adds on top of the room; nothing is written if it adds nothing."""
+
+        async def act(drafts: Drafts) -> list[StoredEvent]:
+            build(drafts)
+            return await self.write(drafts, transaction, also) if drafts.events else []
+
+        return await self._upon(room_id, act)
+
+    async def look(self, room_id: RoomId, see: Callable[[Drafts], T]) -> T:
+        """What `see` finds in the room, when an event could follow all there is; nothing is written.
+
+        It is called again if it needs member events that are not in memory. Raises `NotFound`.
+        """
+
+        async def act(drafts: Drafts) -> T:
+            return see(drafts)
+
+        return await self._upon(room_id, act)
+
+    async def _upon(self, room_id: RoomId, act: Callable[[Drafts], Awaitable[T]]) -> T:
+        """Act upon the room while nobody has it alone and an event can follow all its ends."""
         room_nid = await self.nid_of(room_id)
         for _ in range(_ATTEMPTS):
             room = await self.free(room_nid)
-            drafts = Drafts(room, self._author)
+            if not room.latest:
+                raise Forbidden("You are not in this room.")  # Nor is anybody of this server: it was joined half way.
             try:
                 if self._merger.is_needed(room):
                     await self._merger.merge(room)
                     continue
-                build(drafts)
-                if not drafts.events:
-                    return []
-                return await self.write(drafts, transaction, also)
+                return await act(Drafts(room, self._author))
             except NotLoaded as missing:
                 await self._hot.load(room, missing.pairs)
             except Superseded:

@@ -1,7 +1,7 @@
 """Whether events are signed by those who must sign them (server-server API, Validating hashes and signatures)."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from homeserver.matrix import signing
@@ -30,13 +30,20 @@ class Signatures:
 
         Signatures by keys that are not known, or had expired, count for nothing; one that is known must be good.
         """
-        signed = [_signed(event) for event in events]
-        wanted = _wanted(events, signed)
+        return await self._check([(event, signers_of(event)) for event in events])
+
+    async def check_one(self, event: Event, signers: Collection[str]) -> str | None:
+        """What is wrong with the signatures of these servers on an event; None if all are there and good."""
+        return (await self._check([(event, signers)]))[0]
+
+    async def _check(self, events: Sequence[tuple[Event, Collection[str]]]) -> list[str | None]:
+        signed = [_signed(event, signers) for event, signers in events]
+        wanted = _wanted([event for event, _ in events], signed)
         keys = await self._keys.find(wanted) if wanted else {}
         reasons: list[str | None] = [None] * len(events)
         checks: list[tuple[int, Check]] = []
-        for index, (event, signers) in enumerate(zip(events, signed, strict=True)):
-            for signer, key_ids in signers.items():
+        for index, ((event, _), by_signer) in enumerate(zip(events, signed, strict=True)):
+            for signer, key_ids in by_signer.items():
                 good = [key for key_id in key_ids if (key := _usable(keys, (signer, key_id), event)) is not None]
                 if not good:
                     reasons[index] = f"There is no signature of {signer} by a key that is known."
@@ -48,7 +55,7 @@ class Signatures:
 
     def is_quick(self, events: Sequence[Event]) -> bool:
         """Whether all keys are in memory by which the events say they are signed, so that nobody has to be asked."""
-        return self._keys.recalls(_wanted(events, [_signed(event) for event in events]))
+        return self._keys.recalls(_wanted(events, [_signed(event, signers_of(event)) for event in events]))
 
 
 def _wanted(events: Sequence[Event], signed: Sequence[dict[str, list[str]]]) -> dict[KeyName, int]:
@@ -68,13 +75,14 @@ async def _verify(checks: Sequence[tuple[int, Check]]) -> list[str | None]:
     return await asyncio.to_thread(signing.verify_events, items)
 
 
-def _signed(event: Event) -> dict[str, list[str]]:
-    """The servers that must have signed the event, each with the keys by which it says it has."""
+def _signed(event: Event, signers: Collection[str]) -> dict[str, list[str]]:
+    """Servers that must have signed the event, each with the keys by which it says it has."""
     signatures = event.signatures
-    return {signer: sorted(filter(KEY_ID.fullmatch, _object(signatures.get(signer)))) for signer in _signers(event)}
+    return {signer: sorted(filter(KEY_ID.fullmatch, _object(signatures.get(signer)))) for signer in signers}
 
 
-def _signers(event: Event) -> set[str]:
+def signers_of(event: Event) -> set[str]:
+    """The servers that must have signed the event."""
     version = ROOM_VERSIONS[event.room_version]
     signers: set[str] = set()
     content: dict[str, Any] = event.content if event.type == "m.room.member" else {}

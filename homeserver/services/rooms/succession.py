@@ -29,13 +29,13 @@ class Succession:
         self._database = database
         self._trees = trees
 
-    async def inheritance(self, room: HotRoom, user_id: UserId) -> Inherit | None:
-        """What to do when the user joins; None unless the room replaces one that the user has been in.
+    async def inheritance(self, room: HotRoom, user_id: UserId, *, has_joined: bool = False) -> Inherit | None:
+        """What to do when the user joins, or has joined; None unless the room replaces one that they have been in.
 
         Both rooms must name each other, lest anybody's room should claim to follow any other.
         """
         old_id = predecessor_of(room)
-        if old_id is None or room.membership_of(user_id) == "join":
+        if old_id is None or (room.membership_of(user_id) == "join" and not has_joined):
             return None
         if not await self._database.snapshot(self._is_replaced, old_id, room.room_id, user_id):
             return None

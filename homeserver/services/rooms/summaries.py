@@ -7,8 +7,8 @@ from typing import Any
 from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import RoomId, UserId
 from homeserver.matrix.room_versions import ROOM_VERSIONS
+from homeserver.services.rooms.conditions import allowed_rooms
 from homeserver.services.rooms.hot import parse
-from homeserver.services.rooms.members import allowed_rooms
 from homeserver.services.rooms.state import StateTrees
 from homeserver.storage import events, members, rooms
 from homeserver.storage.engine import ReadTx

@@ -6,18 +6,21 @@ from typing import Any
 
 import msgspec
 
+from homeserver.matrix.events import Event
 from homeserver.matrix.filters import RoomFilter
 from homeserver.matrix.identifiers import UserId
 from homeserver.services.auth.sessions import Requester
-from homeserver.services.rooms.client_events import Form, show, show_state_events
+from homeserver.services.rooms.client_events import Form, show, show_state_events, with_unsigned
 from homeserver.services.rooms.hot import parse
 from homeserver.services.rooms.state import StateTrees
 from homeserver.services.rooms.stays import is_joined_since
+from homeserver.services.rooms.stripped import STRIPPED
 from homeserver.services.rooms.visibility import Onlooker, Seen
 from homeserver.storage import events, members, places
 from homeserver.storage.engine import ReadTx
 from homeserver.storage.events import StoredEvent
 from homeserver.storage.members import Member
+from homeserver.storage.out_of_room import Outsider
 from homeserver.storage.rooms import Room
 from homeserver.storage.state import Pair
 from homeserver.streams.positions import RoomToken
@@ -26,15 +29,6 @@ DEFAULT_TIMELINE = 10
 _PAGE = 100
 _PAGES = 5
 _HEROES = 5
-_STRIPPED = (
-    "m.room.create",
-    "m.room.name",
-    "m.room.avatar",
-    "m.room.topic",
-    "m.room.join_rules",
-    "m.room.canonical_alias",
-    "m.room.encryption",
-)
 
 Json = dict[str, Any]
 
@@ -79,14 +73,15 @@ def joined_room(
     base = since if since is not None and is_joined_since(tx, room.version, member, since) else None
     base = _in_history(room, base)
     timeline = _timeline(tx, eye, view, base=base, upto=upto)
-    if base is not None and not view.full_state and timeline.is_empty:
+    became_whole = base is not None and base < room.completed_at
+    if base is not None and not view.full_state and timeline.is_empty and not became_whole:
         return None
     state, members_changed = _state(tx, trees, view, room, timeline, base=base, end=room.state_root)
     if base is not None and not view.full_state and not timeline.seen and not state:
         return None
     entry = _entry(tx, eye, view, timeline)
     heroes: Sequence[UserId] = ()
-    if base is None or view.full_state or members_changed or _has_member(timeline):
+    if base is None or view.full_state or members_changed or became_whole or _has_member(timeline):
         entry["summary"] = summary = _summary(tx, room.room_nid, view.who.user_id)
         heroes = summary["m.heroes"]
     state.update(_lazy(tx, trees, view, room, timeline, heroes, is_whole=base is None or view.full_state))
@@ -117,12 +112,21 @@ def left_room(tx: ReadTx, trees: StateTrees, view: View, room: Room, member: Mem
 def stripped_room(tx: ReadTx, trees: StateTrees, room: Room, member: Member) -> list[msgspec.Raw]:
     """What somebody who is invited, or knocks, is told of the room: its stripped state at that moment."""
     event = events.find_many(tx, [member.event])[member.event]
-    pairs: list[Pair] = [(kind, "") for kind in _STRIPPED]
+    pairs: list[Pair] = [(kind, "") for kind in STRIPPED]
     # Where the history of that time was purged, it is the state of now.
     root = event.state_after or room.state_root
     positions = trees.find(tx, root, [*pairs, ("m.room.member", member.user_id)])
     stored = events.find_many(tx, positions.values())
     return [msgspec.Raw(parse(stored[position], room.version).stripped_json()) for position in sorted(stored)]
+
+
+def left_outside(view: View, outsider: Outsider, upto: int) -> Json:
+    """The entry of a room of which nothing was known but an invite or a knock, and that is over now."""
+    event = Event.parse(outsider.pdu, outsider.version)
+    unsigned = {"age": max(0, view.now - event.origin_server_ts)}
+    shown = msgspec.Raw(event.pdu) if view.as_pdus else with_unsigned(event, unsigned, include_room_id=False)
+    timeline = {"events": [shown], "limited": False, "prev_batch": str(RoomToken(upto))}
+    return {"timeline": timeline, "state_after" if view.state_after else "state": {"events": []}}
 
 
 def _in_history(room: Room, since: int | None) -> int | None:
@@ -174,6 +178,9 @@ def _state(
     if not timeline.skipped and not view.state_after and not is_forked:
         return {}, False
     changes = trees.difference(tx, _root_at(tx, room, base), target)
+    if base < room.completed_at and view.filter.state.lazy_load_members:
+        # The members of a room that was known in part; who needs one of them is told of that one.
+        changes = {pair: change for pair, change in changes.items() if pair[0] != "m.room.member" or change[0]}
     state = {pair: new for pair, (_, new) in changes.items() if new is not None and new not in told}
     return state, any(kind == "m.room.member" for kind, _ in changes)
 
@@ -181,6 +188,8 @@ def _state(
 def _root_at(tx: ReadTx, room: Room, position: int) -> int | None:
     """The state of the room at a position."""
     last = events.list_backwards(tx, room.room_nid, after=places.FIRST, upto=places.at(position), limit=1)
+    if last and last[0].came_at < room.completed_at <= position:
+        return room.completed_root  # What was in the state and not known came without an event.
     return last[0].room_root if last else None
 
 

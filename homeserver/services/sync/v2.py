@@ -31,7 +31,7 @@ from homeserver.services.sync.rooms import View
 from homeserver.services.sync.unread import Unread
 from homeserver.services.users.account_data import ignored_users
 from homeserver.services.users.push_rules import PushRules
-from homeserver.storage import departures, members, rooms, stream_rows, to_device
+from homeserver.storage import departures, members, out_of_room, rooms, stream_rows, to_device
 from homeserver.storage.engine import Database, ReadTx
 from homeserver.storage.members import Member
 from homeserver.storage.rooms import Room
@@ -349,6 +349,7 @@ class Sync:
                 case _:
                     entry = room_sync.left_room(tx, self._trees, view, room, member, since=since)
                     sections["leave"][room.room_id] = entry
+        self._add_outside(tx, view, since, upto, sections)
         if since is not None:
             known = {
                 *(room.room_id for room, _ in all_joined.values()),
@@ -359,6 +360,25 @@ class Sync:
                     sections["leave"][gone.room_id] = _empty(view, upto)
         self._add_to_rooms(tx, view, request, since, upto, all_joined, of_rooms, sections["join"])
         return {section: entries for section, entries in sections.items() if entries}
+
+    def _add_outside(self, tx: ReadTx, view: View, since: int | None, upto: int, sections: dict[str, Json]) -> None:
+        """Add invites to rooms that this server is not in, knocks on them, and what became of either."""
+        user_id = view.who.user_id
+        if since is None:
+            kinds = ["invite", "knock", *(["leave", "ban"] if view.filter.include_leave else [])]
+            found = out_of_room.list_of_user(tx, user_id, kinds)
+        else:
+            found = out_of_room.list_of_user_since(tx, user_id, after=since, upto=upto)
+        for outsider in found:
+            room_id, kind = outsider.room_id, outsider.membership
+            if not view.filter.admits_room(room_id) or (kind == "invite" and outsider.sender in view.ignored):
+                continue
+            # The user may have been in the room before, when this server was.
+            sections["leave"].pop(room_id, None)
+            if kind in ("invite", "knock"):
+                sections[kind][room_id] = {f"{kind}_state": {"events": msgspec.Raw(outsider.stripped)}}
+            else:
+                sections["leave"][room_id] = room_sync.left_outside(view, outsider, upto)
 
     def _add_to_rooms(
         self,

@@ -108,13 +108,11 @@ async def download_as(server_name: str, media_id: str, file_name: str, query: Wa
 
 
 async def thumbnail(server_name: str, media_id: str, query: ThumbnailQuery, store: MediaStore) -> Response:
-    one = await store.find(server_name, media_id, timeout_ms=query.timeout_ms)
     wish = Thumbnail(query.width, query.height, query.method, bool(query.animated))
-    made = await store.thumbnail(one, wish)
-    if made is None:
-        return await _file(store, one, one.filename)
-    content_type, body = made
-    return Response(body, media_type=content_type, headers=_HEADERS | {"Content-Disposition": "inline"})
+    found = await store.thumbnail(server_name, media_id, wish, timeout_ms=query.timeout_ms)
+    if isinstance(found, Media):
+        return await _file(store, found, found.filename)
+    return Response(found.body, media_type=found.content_type, headers=_HEADERS | {"Content-Disposition": "inline"})
 
 
 async def frozen() -> Empty:
@@ -122,14 +120,21 @@ async def frozen() -> Empty:
 
 
 async def _file(store: MediaStore, one: Media, filename: str | None) -> Response:
+    # The type is set as it was given: a library that adds a charset would change what was uploaded.
+    headers = _HEADERS | described(one, filename) | {"Content-Length": str(one.size)}
+    return StreamingResponse(await store.read(one), headers=headers)
+
+
+def described(one: Media, filename: str | None) -> dict[str, str]:
+    """The headers that say what a file is, and whether it may be shown as a page or is to be kept."""
     content_type = one.content_type or "application/octet-stream"
     kind = "inline" if content_type.partition(";")[0].strip().lower() in _INLINE else "attachment"
     if filename:
         kind += f"; filename*=utf-8''{quote(filename, safe='')}"
-    headers = _HEADERS | {"Content-Disposition": kind, "Content-Length": str(one.size)}
-    # The header is set as it was given: a library that adds a charset would change what was uploaded.
-    headers["Content-Type"] = content_type.encode("latin-1", "replace").decode("latin-1")
-    return StreamingResponse(await store.read(one), headers=headers)
+    return {
+        "Content-Type": content_type.encode("latin-1", "replace").decode("latin-1"),
+        "Content-Disposition": kind,
+    }
 
 
 async def _chunks(request: Request) -> Any:

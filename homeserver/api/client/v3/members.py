@@ -1,5 +1,6 @@
 """Joining, leaving and moderating rooms (client-server API, Room membership)."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from msgspec import field
@@ -31,6 +32,11 @@ class Servers(Query, frozen=True):
     via: list[str] = field(default_factory=list)
     server_name: list[str] = field(default_factory=list)
 
+    @property
+    def all(self) -> list[str]:
+        """Both."""
+        return [*self.via, *self.server_name]
+
 
 Membership = Literal["join", "invite", "knock", "leave", "ban"]
 
@@ -55,22 +61,20 @@ class Invite(Body, frozen=True):
 
 
 async def join(room_id: RoomId, body: Join, who: Requester, members: Members) -> dict[str, Any]:
-    _refuse_third_party(body)
-    await members.join(who, room_id, reason=body.reason)
-    return {"room_id": room_id}
+    return await _join(room_id, (), body, who, members)
 
 
 async def join_by_name(
     room_id_or_alias: str, query: Servers, body: Join, who: Requester, members: Members, directory: Directory
 ) -> dict[str, Any]:
-    return await join(await directory.room_of(room_id_or_alias), body, who, members)
+    return await _join(await directory.room_of(room_id_or_alias), query.all, body, who, members)
 
 
 async def knock(
     room_id_or_alias: str, query: Servers, body: WithReason, who: Requester, members: Members, directory: Directory
 ) -> dict[str, Any]:
     room_id = await directory.room_of(room_id_or_alias)
-    await members.knock(who, room_id, reason=body.reason)
+    await members.knock(who, room_id, via=query.all, reason=body.reason)
     return {"room_id": room_id}
 
 
@@ -127,6 +131,12 @@ async def members_of(room_id: RoomId, query: MembersQuery, who: Requester, reade
 
 async def joined_members(room_id: RoomId, who: Requester, reader: RoomReader) -> dict[str, Any]:
     return {"joined": await reader.joined_members(who, room_id)}
+
+
+async def _join(room_id: RoomId, via: Sequence[str], body: Join, who: Requester, members: Members) -> dict[str, Any]:
+    _refuse_third_party(body)
+    await members.join(who, room_id, via=via, reason=body.reason)
+    return {"room_id": room_id}
 
 
 def _refuse_third_party(body: Join) -> None:

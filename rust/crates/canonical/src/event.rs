@@ -87,6 +87,12 @@ fn references(event: &Object, key: &str, version: &RoomVersion) -> Result<Vec<St
         .collect()
 }
 
+fn has_content_hash(event: &Object) -> bool {
+    let claimed =
+        event.get_object("hashes").and_then(|hashes| hashes.get_str("sha256")).and_then(base64::decode);
+    claimed.is_some_and(|claimed| claimed == hash::content_hash(event))
+}
+
 /// A reference to an event, as `prev_events` and `auth_events` of this version hold it.
 pub fn reference(event: &Event) -> Value {
     if event.version.references_are_pairs {
@@ -108,6 +114,13 @@ impl Event {
         event_id: Option<String>,
     ) -> Result<Self, EventError> {
         Self::from_object(parse_object(raw, version.numbers)?, version, event_id)
+    }
+
+    /// Parse an event that came from elsewhere, and say whether its content is what it was hashed with.
+    pub fn receive(raw: &[u8], version: &'static RoomVersion) -> Result<(Self, bool), EventError> {
+        let event = parse_object(raw, version.numbers)?;
+        let matches = has_content_hash(&event);
+        Ok((Self::from_object(event, version, None)?, matches))
     }
 
     /// Check the fields of an event in federation format, and take it.
@@ -308,10 +321,7 @@ impl Event {
 
     /// Whether `hashes.sha256` is the hash of this event. If not, only the redacted form may be used.
     pub fn content_hash_matches(&self) -> bool {
-        let event = self.to_object();
-        let claimed =
-            event.get_object("hashes").and_then(|hashes| hashes.get_str("sha256")).and_then(base64::decode);
-        claimed.is_some_and(|claimed| claimed == hash::content_hash(&event))
+        has_content_hash(&self.to_object())
     }
 
     /// What a redaction leaves of this event, under the same id.

@@ -3,6 +3,7 @@
 use ::canonical::{self as core, EventError, RoomVersion, base64, hash, parse_object, redaction};
 use ::signatures as ed25519;
 use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict};
 
@@ -259,10 +260,25 @@ fn event_id_of(pdu: &[u8], version: &str) -> PyResult<String> {
     event_id.ok_or_else(|| errors::parsing(EventError::Malformed("event_id is missing".to_owned())))
 }
 
+/// The events, each with whether its content hash matches, or what is wrong with them.
+#[pyfunction]
+fn receive_events(py: Python<'_>, pdus: Vec<PyBackedBytes>, version: &str) -> PyResult<Vec<Py<PyAny>>> {
+    let version = room_version(version)?;
+    let received: Vec<_> = py.detach(|| pdus.iter().map(|pdu| core::Event::receive(pdu, version)).collect());
+    received
+        .into_iter()
+        .map(|event| match event {
+            Ok((event, matches)) => Ok((Event::from(event), matches).into_pyobject(py)?.into_any().unbind()),
+            Err(error) => Ok(error.to_string().into_pyobject(py)?.into_any().unbind()),
+        })
+        .collect()
+}
+
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Event>()?;
     module.add_function(wrap_pyfunction!(build_event, module)?)?;
     module.add_function(wrap_pyfunction!(build_template, module)?)?;
     module.add_function(wrap_pyfunction!(event_id_of, module)?)?;
+    module.add_function(wrap_pyfunction!(receive_events, module)?)?;
     module.add_function(wrap_pyfunction!(redact_pdu, module)?)
 }

@@ -75,9 +75,7 @@ async def test_nobody_gets_a_file_without_logging_in(world: World) -> None:
 
 
 @pytest.mark.behaviours("CS-MEDIA-01")
-@pytest.mark.parametrize(
-    "path", ["localhost/..%2F..%2Fsigning.key", "localhost/a.b", "localhost/nosuch", "..%2F/x", "elsewhere.example/x"]
-)
+@pytest.mark.parametrize("path", ["localhost/..%2F..%2Fsigning.key", "localhost/a.b", "localhost/nosuch", "..%2F/x"])
 async def test_strange_addresses_lead_nowhere(world: World, path: str) -> None:
     alice = await world.user("alice")
     answer = await request(alice, "GET", f"/client/v1/media/download/{path}")

@@ -1,0 +1,40 @@
+"""The rest of rooms that were joined with a part of their state."""
+
+import asyncio
+
+from homeserver.services.rooms.completion import Completion
+from homeserver.services.rooms.landing import PARTIAL
+from homeserver.storage.partial_rooms import PartialRoom
+from homeserver.streams.notifier import Notifier
+
+_LOOK_AGAIN_S = 2.0
+_AT_ONCE = 2
+
+
+class RoomCompletion:
+    """Makes rooms whole, a few at a time: at once when they are joined, and later if that did not succeed."""
+
+    def __init__(self, notifier: Notifier, completion: Completion) -> None:
+        self._notifier = notifier
+        self._completion = completion
+        self._working: set[int] = set()
+        self._turns = asyncio.Semaphore(_AT_ONCE)
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        self._working.clear()
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                with self._notifier.waiting_for([PARTIAL]) as waiter:
+                    for room in await self._completion.list_due():
+                        if room.room_nid not in self._working:
+                            self._working.add(room.room_nid)
+                            tasks.create_task(self._work(room))
+                    await waiter.wait(_LOOK_AGAIN_S)
+
+    async def _work(self, room: PartialRoom) -> None:
+        try:
+            async with self._turns:
+                await self._completion.complete(room)
+        finally:
+            self._working.discard(room.room_nid)

@@ -1,0 +1,301 @@
+"""Coming into a room through another server: what follows `send_join` (server-server API, Joining Rooms).
+
+The answer is verified as a whole before any of it is used. What it consists of is then stored in groups, as events
+that are in no timeline; and in the end the join event is written with the state that it was sent upon, in one
+transaction. Until then the room is for everybody as it was before, so an attempt that ended half way is no obstacle to
+another one, and what it stored is not stored again.
+"""
+
+import asyncio
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from homeserver.errors import BadAnswer, Conflict, NotFound
+from homeserver.kit.clock import Clock
+from homeserver.matrix import event_auth
+from homeserver.matrix.event_auth import AuthError
+from homeserver.matrix.events import Event
+from homeserver.matrix.identifiers import EventId, RoomId, ServerName, UserId
+from homeserver.matrix.room_versions import ROOM_VERSIONS, RoomVersion
+from homeserver.services.rooms.checks import Checks, Unfit
+from homeserver.services.rooms.graph import auth_keys
+from homeserver.services.rooms.hot import HotRoom, HotRooms, parse
+from homeserver.services.rooms.inbox import Inbox
+from homeserver.services.rooms.landing import Landing, Standing, land
+from homeserver.services.rooms.outliers import Outliers, by_auth
+from homeserver.services.rooms.persist import EventWriter
+from homeserver.services.rooms.placement import Batch, NewEvent, Placement
+from homeserver.services.rooms.state import StateTrees
+from homeserver.storage import events
+from homeserver.storage.engine import Database, ReadTx
+from homeserver.storage.events import StoredEvent
+from homeserver.storage.state import Pair
+from homeserver.storage.tables import chunks
+
+_CREATE: Pair = ("m.room.create", "")
+_MEMBER = "m.room.member"
+_ATTEMPTS = 5
+_PART = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What a server said about a room, as far as it passes the first checks."""
+
+    join: Event
+    create: Event
+    state: Mapping[Pair, EventId]
+    members: Mapping[EventId, tuple[str, UserId]]
+    """Of the member events of the state: what they make of the user, and their sender."""
+    events: Mapping[EventId, Event]
+
+
+@dataclass(frozen=True, slots=True)
+class _Ground:
+    """What the database has of that upon which a join is written."""
+
+    own: events.Standing | None
+    auth: Sequence[StoredEvent]
+    missing: Sequence[EventId]
+    """The events before it at which the state is not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """A piece of the state before the join: where it is, and, of a member event, what it makes of the user."""
+
+    position: int
+    pair_id: int
+    member: tuple[str, UserId] | None
+
+
+class Arrivals:
+    """Brings this server into rooms.
+
+    While somebody arrives in a room, nothing that comes from elsewhere is taken into it (`Inbox.turn`); for the last
+    step the room is held alone, so that nobody here builds upon what is about to be replaced. The hot room is dropped
+    then: whoever needs it reads it anew.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        hot: HotRooms,
+        trees: StateTrees,
+        writer: EventWriter,
+        inbox: Inbox,
+        checks: Checks,
+        outliers: Outliers,
+        server_name: str,
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self._hot = hot
+        self._trees = trees
+        self._writer = writer
+        self._inbox = inbox
+        self._checks = checks
+        self._outliers = outliers
+        self._server_name = server_name
+
+    async def arrive(
+        self,
+        room_id: RoomId,
+        version: str,
+        pdu: bytes,
+        state: Sequence[bytes],
+        auth_chain: Sequence[bytes],
+        *,
+        partial: Collection[ServerName] | None,
+        via: str,
+    ) -> EventId:
+        """Take a join event of a user of this server, as the resident server gave it back, with all that it stands on.
+
+        `state` is the state before it, `partial` the servers in the room where members were left out of the state.
+        Raises `BadAnswer` where nothing can be made of it: another server may be tried then.
+        """
+        facts = ROOM_VERSIONS[version]
+        async with self._inbox.turn(room_id):
+            answer = await self._verify(room_id, facts, pdu, state, auth_chain)
+            for _ in range(_ATTEMPTS):
+                room = await self._room(room_id, facts, answer)
+                await self._take(room, answer)
+                if await self._land(room, answer, partial, via):
+                    return EventId(answer.join.event_id)
+        raise Conflict("The room changes too quickly. Try again.")
+
+    async def _verify(
+        self,
+        room_id: RoomId,
+        version: RoomVersion,
+        pdu: bytes,
+        state: Sequence[bytes],
+        auth_chain: Sequence[bytes],
+    ) -> _Answer:
+        """The first checks on everything, and that it is about the room that is asked for."""
+        distinct = list(dict.fromkeys([pdu, *state, *auth_chain]))
+        outcomes = dict(zip(distinct, await self._checks.check(room_id, version, distinct, is_old=True), strict=True))
+        join = outcomes[pdu]
+        if isinstance(join, Unfit):
+            raise BadAnswer(f"The join event cannot be used: {join.reason}")
+        if join.type != _MEMBER or join.membership != "join" or join.state_key != join.sender:
+            raise BadAnswer("The event is not that of somebody who joins.")
+        return await asyncio.to_thread(_sort, version, join, [outcomes[one] for one in state], outcomes.values())
+
+    async def _room(self, room_id: RoomId, version: RoomVersion, answer: _Answer) -> HotRoom:
+        """The room as far as it is known; one that is not begins with its create event."""
+        try:
+            room = await self._hot.find(room_id)
+        except NotFound:
+            pass
+        else:
+            if room.version != version or room.create is None or room.create.event_id != answer.create.event_id:
+                raise BadAnswer("The room began with another event, as this server knows.")
+            return room
+        if await self._database.read(events.find_positions, [EventId(answer.create.event_id)]):
+            raise BadAnswer("The room begins with an event of another room.")
+        try:
+            event_auth.check_auth(answer.create, [])
+        except AuthError as error:
+            raise BadAnswer(f"The room cannot begin like this: {error}") from None
+        room = HotRoom(room_id, version)
+        begin = NewEvent(answer.create, status=events.OUTLIER, placement=Placement(None))
+        await self._writer.write(Batch(room, [begin], now=self._clock.now()))
+        self._hot.drop(room)  # Nobody has seen it yet; it is read with the state that it has by now.
+        return await self._hot.find(room_id)
+
+    async def _take(self, room: HotRoom, answer: _Answer) -> None:
+        """Store what is not known yet, but for the join event."""
+        known = await self._database.read(events.find_positions, answer.events)
+        new = {event_id: event for event_id, event in answer.events.items() if event_id not in known}
+        if new:
+            await self._outliers.take(room, await asyncio.to_thread(by_auth, new))
+
+    async def _land(self, room: HotRoom, answer: _Answer, partial: Collection[ServerName] | None, via: str) -> bool:
+        """Write the join event; False if the room has become another meanwhile."""
+        given = await self._given(room, answer)
+        async with room.alone():
+            if room.is_stale or self._hot.peek(room.room_nid or 0) is not room:
+                return False
+            ground = await self._database.snapshot(_look, room, answer.join)
+            if ground.own is not None:
+                if ground.own.room_nid == room.room_nid and ground.own.status == events.OK:
+                    return True
+                raise BadAnswer("The join event is known already, and was not accepted.")
+            _judge(room, answer, ground, given, fill_in=partial is not None)
+            landing = self._landing(room, answer.join, ground, given, partial, via)
+            try:
+                await self._database.write(land, self._trees, landing, self._server_name, lambda: self._hot.drop(room))
+            except BaseException:
+                self._hot.drop(room)  # Whether it was written, the database alone knows.
+                raise
+        return True
+
+    async def _given(self, room: HotRoom, answer: _Answer) -> dict[Pair, _Given]:
+        """What can be used of the state: what was found to be allowed by its own auth events."""
+        found: dict[EventId, events.Standing] = {}
+        for part in chunks(answer.state.values(), _PART):
+            found |= await self._database.read(events.find_standings_by_id, part)
+        return {
+            pair: _Given(one.position, one.pair_id, answer.members.get(event_id))
+            for pair, event_id in answer.state.items()
+            if (one := found.get(event_id)) is not None
+            and one.room_nid == room.room_nid
+            and one.pair_id is not None
+            and one.status != events.REJECTED
+        }
+
+    def _landing(
+        self,
+        room: HotRoom,
+        join: Event,
+        ground: _Ground,
+        given: Mapping[Pair, _Given],
+        partial: Collection[ServerName] | None,
+        via: str,
+    ) -> Landing:
+        assert room.room_nid is not None
+        return Landing(
+            room_nid=room.room_nid,
+            room_id=room.room_id,
+            root=room.root,
+            tips=room.tips,
+            event=join,
+            auth=[row.position for row in ground.auth],
+            state={one.pair_id: one.position for one in given.values()},
+            members={
+                UserId(pair[1]): Standing(*one.member, one.position)
+                for pair, one in given.items()
+                if one.member is not None
+            },
+            missing=ground.missing,
+            partial=partial,
+            via=via,
+            now=self._clock.now(),
+        )
+
+
+def _sort(
+    version: RoomVersion, join: Event, state: Iterable[Event | Unfit], everything: Iterable[Event | Unfit]
+) -> _Answer:
+    """The answer by what its events are. Raises `BadAnswer`."""
+    pairs: dict[Pair, EventId] = {}
+    members: dict[EventId, tuple[str, UserId]] = {}
+    found = {EventId(one.event_id): one for one in everything if not isinstance(one, Unfit)}
+    found.pop(EventId(join.event_id))
+    for event in state:
+        if isinstance(event, Unfit) or event.event_id == join.event_id:
+            continue
+        if event.state_key is None:
+            raise BadAnswer("The state of the room has an event that is not state.")
+        event_id = EventId(event.event_id)
+        if pairs.setdefault((event.type, event.state_key), event_id) != event_id:
+            raise BadAnswer("The state of the room has two events in one place.")
+        if event.type == _MEMBER:
+            members[event_id] = (event.membership or "leave", UserId(event.sender))
+    create = found.get(pairs.get(_CREATE, EventId("")))
+    if create is None:
+        raise BadAnswer("The state of the room has no event that created it.")
+    if create.content.get("room_version", "1") != version.identifier:
+        raise BadAnswer("The room is of another version than it was said to be.")
+    return _Answer(join, create, pairs, members, found)
+
+
+def _look(tx: ReadTx, room: HotRoom, join: Event) -> _Ground:
+    own_id, before = EventId(join.event_id), [EventId(one) for one in dict.fromkeys(join.prev_events)]
+    auth_ids = [EventId(one) for one in dict.fromkeys(join.auth_events)]
+    found = events.find_many_by_id(tx, auth_ids)
+    assert room.room_nid is not None
+    known = events.find_in_graph(tx, room.room_nid, before)
+    return _Ground(
+        own=events.find_standings_by_id(tx, [own_id]).get(own_id),
+        auth=[row for one in auth_ids if (row := found.get(one)) is not None and row.room_nid == room.room_nid],
+        missing=[one for one in before if one not in known],
+    )
+
+
+def _judge(room: HotRoom, answer: _Answer, ground: _Ground, given: dict[Pair, _Given], *, fill_in: bool) -> None:
+    """Check the join by its auth events and by the state before it. Raises `BadAnswer`.
+
+    With `fill_in`, members that were left out of the state are taken from the auth events, into the state as well.
+    """
+    if _CREATE not in given:
+        raise BadAnswer("The event that created the room is not allowed.")
+    join = answer.join
+    cited = {row.position: parse(row, room.version.identifier) for row in ground.auth}
+    if len(cited) < len(set(join.auth_events)):
+        raise BadAnswer("Events by which the join is allowed are missing.")
+    rejected = {row.event_id for row in ground.auth if row.status == events.REJECTED}
+    state = {pair: answer.events[answer.state[pair]] for pair in auth_keys(join) if pair in given}
+    for row in ground.auth:
+        event = cited[row.position]
+        pair = (event.type, event.state_key or "")
+        if fill_in and event.type == _MEMBER and pair not in given and row.pair_id is not None:
+            state[pair] = event
+            given[pair] = _Given(row.position, row.pair_id, (event.membership or "leave", UserId(event.sender)))
+    try:
+        event_auth.check_auth(join, list(cited.values()), create=answer.create, rejected=rejected)
+        event_auth.check_state_auth(join, list(state.values()), create=answer.create)
+    except AuthError as error:
+        raise BadAnswer(f"The join is not allowed by what the server says of the room: {error}") from None

@@ -1,0 +1,294 @@
+"""Making rooms whole that are known in part: the rest of their state is asked for, verified, stored, and put in.
+
+Each step is durable: what was stored is not verified or stored again, whatever happens meanwhile. Where no server
+gives the state, the room goes on as it is, and it is tried again, at longer and longer intervals.
+"""
+
+import asyncio
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from homeserver.errors import BadAnswer, NotFound, RemoteFailure
+from homeserver.kit.clock import Clock
+from homeserver.kit.metrics import Metrics
+from homeserver.matrix.events import Event, receive_events
+from homeserver.matrix.identifiers import EventId, ServerName, UserId, domain_of
+from homeserver.outbound.federation import FederationClient
+from homeserver.services.rooms.checks import Checks, Unfit
+from homeserver.services.rooms.hot import HotRoom, HotRooms, parse
+from homeserver.services.rooms.inbox import Inbox
+from homeserver.services.rooms.landing import Standing
+from homeserver.services.rooms.outliers import Outliers, by_auth
+from homeserver.services.rooms.replay import Replay
+from homeserver.services.rooms.state import StateTrees
+from homeserver.storage import events, partial_rooms, room_servers, stream_rows
+from homeserver.storage.engine import Database, ReadTx, WriteTx
+from homeserver.storage.partial_rooms import PartialRoom
+from homeserver.storage.tables import chunks
+from homeserver.streams.notifier import Notifier
+
+log = structlog.get_logger()
+
+_MEMBER = "m.room.member"
+_GROUP = 500
+_STEP = 2500
+"""So many events are stored before it is noted how far it has come."""
+_FEW = 50
+"""Up to so many events that are missing are asked for one by one."""
+_SERVERS = 10
+_AT_ONCE = 5
+_FIRST_PAUSE_MS = 10_000
+_LONGEST_PAUSE_MS = 60 * 60 * 1000
+_TELL_MS = 3000
+
+
+@dataclass(slots=True)
+class _Progress:
+    done: int
+    total: int
+    told_ts: int
+
+
+class Completion:
+    """Makes rooms whole. A room is worked at by one caller at a time, who is told of it by `list_due`."""
+
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        metrics: Metrics,
+        notifier: Notifier,
+        federation: FederationClient,
+        hot: HotRooms,
+        trees: StateTrees,
+        inbox: Inbox,
+        checks: Checks,
+        outliers: Outliers,
+        replay: Replay,
+        server_name: str,
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self._metrics = metrics
+        self._notifier = notifier
+        self._federation = federation
+        self._hot = hot
+        self._trees = trees
+        self._inbox = inbox
+        self._checks = checks
+        self._outliers = outliers
+        self._replay = replay
+        self._server_name = server_name
+
+    async def list_due(self) -> list[PartialRoom]:
+        """The rooms whose rest should be asked for now."""
+        found = await self._database.read(partial_rooms.list_all)
+        self._metrics.partial_rooms.set(len(found))
+        return [room for room in found if room.retry_ts <= self._clock.now()]
+
+    async def until_whole(self, room: HotRoom, seconds: float) -> bool:
+        """Wait until the room is whole, but not longer than that; whether it is."""
+        if room.partial is None:
+            return True
+        assert room.room_nid is not None
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        with self._notifier.waiting_for([room.room_id]) as waiter:
+            while (await self._hot.get(room.room_nid)).partial is not None:
+                left = end - loop.time()
+                if left <= 0 or self._notifier.is_stopping:
+                    return False
+                await waiter.wait(left)
+        return True
+
+    async def complete(self, partial: PartialRoom) -> bool:
+        """Try to make a room whole. If that fails, it is noted when to try again."""
+        try:
+            room = await self._hot.get(partial.room_nid)
+        except NotFound:
+            return False  # It was purged.
+        try:
+            await self._complete(room, partial)
+        except RemoteFailure as error:
+            pause = min(_FIRST_PAUSE_MS * 2 ** min(partial.failures, 20), _LONGEST_PAUSE_MS)
+            retry_ts = self._clock.now() + pause
+            await self._database.write(partial_rooms.set_failed, partial.room_nid, str(error), retry_ts=retry_ts)
+            log.warning(
+                f"the rest of room {room.room_id} could not be had; it goes on, and is tried again",
+                room_id=room.room_id,
+                reason=str(error),
+                in_s=pause // 1000,
+            )
+            return False
+        return True
+
+    async def _complete(self, room: HotRoom, partial: PartialRoom) -> None:
+        if not any(domain_of(user_id) == self._server_name for user_id in room.joined):
+            raise BadAnswer("Nobody of this server is in the room any more.")
+        join_id, servers = await self._database.snapshot(_find_sources, partial)
+        failures = []
+        for server in servers:
+            try:
+                state = await self._fetch(room, partial, server, join_id)
+                await self._put_in(room, partial, state)
+            except RemoteFailure as error:
+                failures.append(f"{server}: {error}")
+            else:
+                return
+        raise BadAnswer("; ".join(failures) or "There is nobody to ask.")
+
+    async def _fetch(
+        self, room: HotRoom, partial: PartialRoom, server: ServerName, join_id: EventId
+    ) -> Sequence[EventId]:
+        """Have all events of the state before the join; which they are."""
+        if partial.done:
+            ids = await self._federation.state_ids(server, room.room_id, join_id)
+            wanted = [EventId(one) for one in dict.fromkeys([*ids.auth_chain_ids, *ids.pdu_ids])]
+            known = await self._find_known(room, wanted)
+            missing = [event_id for event_id in wanted if event_id not in known]
+            if len(missing) <= _FEW:
+                await self._store(room, await self._events(server, missing), len(known))
+                return [EventId(one) for one in ids.pdu_ids]
+        log.info(f"asking {server} for the state of room {room.room_id}", room_id=room.room_id)
+        answer = await self._federation.state(server, room.room_id, join_id)
+        known_ids, new = await self._sift(room, answer.auth_chain)
+        state_ids, of_state = await self._sift(room, answer.pdus)
+        new |= of_state
+        del answer
+        await self._store(room, new, len({*known_ids, *state_ids}) - len(new))
+        return state_ids
+
+    async def _events(self, server: ServerName, event_ids: Sequence[EventId]) -> dict[EventId, bytes]:
+        """Events one by one, some at a time."""
+        turns = asyncio.Semaphore(_AT_ONCE)
+        found: dict[EventId, bytes] = {}
+
+        async def ask(event_id: EventId) -> None:
+            async with turns:
+                try:
+                    answer = await self._federation.event(server, event_id)
+                except RemoteFailure:
+                    return
+                found.update((event_id, bytes(pdu)) for pdu in answer.pdus[:1])
+
+        async with asyncio.TaskGroup() as tasks:
+            for event_id in event_ids:
+                tasks.create_task(ask(event_id))
+        return found
+
+    async def _sift(self, room: HotRoom, raws: Iterable[object]) -> tuple[list[EventId], dict[EventId, bytes]]:
+        """The ids of events, and those events that are not known."""
+        ids: list[EventId] = []
+        new: dict[EventId, bytes] = {}
+        version = room.version.identifier
+        for group in chunks(raws, _GROUP):
+            pdus = [bytes(raw) for raw in group]  # type: ignore[call-overload]
+            received = await asyncio.to_thread(receive_events, pdus, version)
+            here = {
+                EventId(one[0].event_id): pdu
+                for one, pdu in zip(received, pdus, strict=True)
+                if not isinstance(one, str)
+            }
+            known = await self._find_known(room, here)
+            ids.extend(here)
+            new.update((event_id, pdu) for event_id, pdu in here.items() if event_id not in known)
+        return ids, new
+
+    async def _find_known(self, room: HotRoom, event_ids: Collection[EventId]) -> set[EventId]:
+        known: set[EventId] = set()
+        for part in chunks(event_ids, 2 * _GROUP):
+            known.update(await self._database.read(events.find_positions, part))
+        return known
+
+    async def _store(self, room: HotRoom, new: Mapping[EventId, bytes], known: int) -> None:
+        """Verify events and store them."""
+        progress = _Progress(known, known + len(new), self._clock.now())
+        found: dict[EventId, Event] = {}
+        for part in chunks(new.values(), _STEP):
+            for one in await self._checks.check(room.room_id, room.version, part, is_old=True):
+                if not isinstance(one, Unfit):
+                    found[EventId(one.event_id)] = one
+            self._tell(room, progress, f"{len(found)} of {len(new)} new events are verified")
+        for events_ in chunks(await asyncio.to_thread(by_auth, found), _STEP):
+            async with self._inbox.turn(room.room_id):
+                # What came from elsewhere in the meantime is not taken twice.
+                known_now = await self._find_known(room, [EventId(one.event_id) for one in events_])
+                fresh = [event for event in events_ if event.event_id not in known_now]
+                await self._outliers.take(await self._hot.find(room.room_id), fresh)
+            progress.done += len(events_)
+            self._metrics.state_events_fetched.inc(len(events_))
+            assert room.room_nid is not None
+            await self._database.write(partial_rooms.set_progress, room.room_nid, progress.done, progress.total)
+            self._tell(room, progress, f"{progress.done} of {progress.total} events are known")
+
+    def _tell(self, room: HotRoom, progress: _Progress, what: str) -> None:
+        now = self._clock.now()
+        if now - progress.told_ts >= _TELL_MS:
+            progress.told_ts = now
+            log.info(f"the state of room {room.room_id} is coming: {what}", room_id=room.room_id)
+
+    async def _put_in(self, room: HotRoom, partial: PartialRoom, state: Sequence[EventId]) -> None:
+        """Let the room be known whole."""
+        given = await self._database.snapshot(self._given, partial)
+        additions: dict[int, int] = {}
+        members: dict[UserId, Standing] = {}
+        standings: dict[EventId, events.Standing] = {}
+        for part in chunks(state, 2 * _GROUP):
+            standings |= await self._database.read(events.find_standings_by_id, part)
+        of_room = [
+            one
+            for one in standings.values()
+            if one.room_nid == partial.room_nid and one.pair_id is not None and one.status != events.REJECTED
+        ]
+        new = {one.position: one.pair_id for one in of_room if one.pair_id not in given}
+        for positions in chunks([*given.values(), *new], _GROUP):
+            rows = await self._database.read(events.find_many, positions)
+            read = await asyncio.to_thread(_read_members, rows, room.version.identifier)
+            for position, (user_id, standing) in read.items():
+                pair_id = new.get(position)
+                if pair_id is not None and pair_id not in additions:
+                    additions[pair_id] = position
+                    members[user_id] = standing
+                elif pair_id is None:
+                    members[user_id] = standing
+        async with self._inbox.turn(room.room_id):
+            whole = await self._database.write(self._write_whole, partial, additions)
+            count = await self._replay.run(partial, whole, members)
+        log.info(
+            f"room {room.room_id} is known whole: {len(members)} members", room_id=room.room_id, events_replayed=count
+        )
+
+    def _given(self, tx: ReadTx, partial: PartialRoom) -> dict[int, int]:
+        """The state before the join as it was given with it."""
+        positions = self._trees.items(tx, partial.given_root)
+        ids = self._trees.pair_ids(tx, positions)
+        return {ids[pair]: at for pair, at in positions.items()}
+
+    def _write_whole(self, tx: WriteTx, partial: PartialRoom, additions: Mapping[int, int]) -> int:
+        """The root of the whole state before the join: what was given stays, members are added."""
+        if not additions:
+            return partial.given_root
+        states = self._trees.begin(tx, set())
+        root = states.change(partial.given_root, additions, stream_rows.advance(tx))
+        states.store(tx)
+        tx.on_commit(lambda: self._trees.keep(states))
+        return root
+
+
+def _find_sources(tx: ReadTx, partial: PartialRoom) -> tuple[EventId, list[ServerName]]:
+    """The join event, and servers that should know the state before it."""
+    row = events.find_many(tx, [partial.position])[partial.position]
+    servers = [ServerName(partial.via), *room_servers.list_longest(tx, partial.room_nid, limit=_SERVERS)]
+    return row.event_id, list(dict.fromkeys(servers))
+
+
+def _read_members(rows: Mapping[int, events.StoredEvent], version: str) -> dict[int, tuple[UserId, Standing]]:
+    """What the member events among these say, by position."""
+    parsed = {position: parse(row, version) for position, row in rows.items()}
+    return {
+        position: (UserId(event.state_key), Standing(event.membership or "leave", UserId(event.sender), position))
+        for position, event in parsed.items()
+        if event.type == _MEMBER and event.state_key is not None
+    }

@@ -1,0 +1,337 @@
+"""What happened in a room while it was known in part, judged again upon the whole state.
+
+The events since this server came are gone through in the order in which they happened here, in a shadow of the room
+that nobody else sees. States are written on the way, which concerns nobody; what became of each event, the state of
+the room, its members and its servers become what they are then in one transaction.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from homeserver.errors import BadAnswer
+from homeserver.matrix import event_auth
+from homeserver.matrix.event_auth import AuthError
+from homeserver.matrix.events import Event
+from homeserver.matrix.identifiers import EventId, UserId, domain_of
+from homeserver.services.rooms.graph import Graph, Placed, auth_keys
+from homeserver.services.rooms.hot import HotRoom, HotRooms, NotLoaded, RoomState, parse
+from homeserver.services.rooms.landing import Standing, servers_by, write_members
+from homeserver.services.rooms.placement import UNSTORED, Placement, Resolved
+from homeserver.services.rooms.record import relation_of
+from homeserver.services.rooms.resolution import Resolver
+from homeserver.services.rooms.state import StateTrees, StateWriter
+from homeserver.storage import (
+    event_graph,
+    events,
+    partial_rooms,
+    places,
+    relations,
+    resolutions,
+    room_servers,
+    rooms,
+    stream_rows,
+)
+from homeserver.storage.engine import Database, ReadTx, WriteTx
+from homeserver.storage.events import StoredEvent
+from homeserver.storage.partial_rooms import PartialRoom
+from homeserver.storage.resolutions import Resolution
+from homeserver.storage.state import Pair
+
+COMPLETED = "completed rooms"
+"""The notifier's key of rooms whose members have just become known."""
+
+_PAGE = 500
+_MEMBER = "m.room.member"
+
+
+@dataclass(slots=True)
+class _Roots:
+    """The states that an event has to do with, as they were written."""
+
+    before: int | None
+    after: int | None
+    current: int | None
+    replaces: int | None
+    resolutions: list[Resolution] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Shadow:
+    """The room as it would be, had everything been known from the beginning."""
+
+    room: HotRoom
+    members: dict[UserId, Standing]
+    anew: dict[int, StoredEvent]
+    """The events as they will be, by position."""
+    gapped: set[int]
+    """Positions of events before which others are missing."""
+    place: int
+    """How far the replay has come."""
+    told: int | None
+    """The state that those who read along were told last."""
+    changed: list[tuple[StoredEvent, StoredEvent, Event]] = field(default_factory=list)
+    """What is stored of events, what is to be stored, and the events."""
+    redactions: list[tuple[int, int, bytes]] = field(default_factory=list)
+    resolutions: list[Resolution] = field(default_factory=list)
+
+
+class Replay:
+    """Makes rooms whole. Whoever calls sees to it that nothing comes into the room from elsewhere meanwhile."""
+
+    def __init__(
+        self, database: Database, trees: StateTrees, hot: HotRooms, resolver: Resolver, server_name: str
+    ) -> None:
+        self._database = database
+        self._trees = trees
+        self._hot = hot
+        self._resolver = resolver
+        self._server_name = server_name
+
+    async def run(self, partial: PartialRoom, whole: int, members: Mapping[UserId, Standing]) -> int:
+        """Make a room whole: `whole` is the state before the join event, with these members. How much was replayed.
+
+        Raises `BadAnswer` where that state does not let this server's user join.
+        """
+        shadow = await self._begin(partial, whole, members)
+        graph = Graph(self._database, self._trees, self._hot, self._resolver, shadow.anew)
+        await self._follow(shadow, graph)
+        while True:
+            room = await self._hot.get(partial.room_nid)
+            async with room.alone():
+                if room.is_stale or self._hot.peek(partial.room_nid) is not room:
+                    continue
+                if room.partial is None or room.partial.position != partial.position:
+                    raise BadAnswer("This server has left the room, and come again.")
+                await self._follow(shadow, graph)
+                try:
+                    await self._database.write(self._settle, room, shadow)
+                except BaseException:
+                    self._hot.drop(room)
+                    raise
+            return len(shadow.anew)
+
+    async def _begin(self, partial: PartialRoom, whole: int, members: Mapping[UserId, Standing]) -> _Shadow:
+        room = await self._hot.get(partial.room_nid)
+        row, event, gapped = await self._database.snapshot(_find_join, room, partial)
+        state = await self._database.snapshot(self._read_state, room, whole, event)
+        kept = {member: one.membership for member, one in members.items()}
+        shadow = HotRoom(
+            room.room_id,
+            room.version,
+            room_nid=partial.room_nid,
+            root=whole,
+            state=RoomState({pair: one for pair, one in state.items() if pair[0] != _MEMBER}, kept),
+            arrived_at=partial.position,
+        )
+        cited = await self._database.snapshot(_cited, room, event)
+        rejected = {one.event_id for one, is_rejected in cited if is_rejected}
+        needed = [state[pair] for pair in auth_keys(event) if pair in state]
+        try:
+            event_auth.check_auth(event, [one for one, _ in cited], create=shadow.create, rejected=rejected)
+            event_auth.check_state_auth(event, needed, create=shadow.create)
+        except AuthError as error:
+            raise BadAnswer(f"Upon this state nobody of this server could have joined: {error}") from None
+        roots = await self._database.write(self._write_roots, shadow, row, event, None, events.OK)
+        begun = _Shadow(shadow, dict(members), {}, gapped, row.timeline_place, row.room_root)
+        self._take_over(begun, row, event, None, roots, events.OK)
+        return begun
+
+    def _read_state(self, tx: ReadTx, room: HotRoom, whole: int, join: Event) -> dict[Pair, Event]:
+        """The state without members but those that the join needs."""
+        positions = self._trees.items(tx, room.partial.given_root if room.partial else whole)
+        wanted = {pair: at for pair, at in positions.items() if pair[0] != _MEMBER}
+        wanted |= self._trees.find(tx, whole, auth_keys(join))
+        stored = events.find_many(tx, wanted.values())
+        return {pair: parse(stored[at], room.version.identifier) for pair, at in wanted.items()}
+
+    async def _follow(self, shadow: _Shadow, graph: Graph) -> None:
+        """Go through what was not gone through yet."""
+        nid = shadow.room.room_nid
+        assert nid is not None
+        while rows := await self._database.read(events.list_placed, nid, after=shadow.place, limit=_PAGE):
+            for row in rows:
+                if row.state_before is not None and not places.is_past(row.timeline_place):
+                    await self._judge(shadow, graph, row)
+                shadow.place = row.timeline_place
+            shadow.room.state.forget_members()
+
+    async def _judge(self, shadow: _Shadow, graph: Graph, row: StoredEvent) -> None:
+        room = shadow.room
+        event = parse(row, room.version.identifier)
+        placed = None
+        while placed is None:
+            try:
+                placed = graph.follow(room, event)
+            except NotLoaded as missing:
+                await self._hot.load(room, missing.pairs)
+                continue
+            placed = placed or await self._place(shadow, graph, row, event)
+        new = placed.new
+        if new is None:
+            return  # It was placed before, so what it follows is known; if not, it stays as it is.
+        if new.placement is None and event.state_key is None:
+            root = room.root
+            roots = _Roots(root, root, root, None)
+        else:
+            roots = await self._database.write(self._write_roots, room, row, event, new.placement, new.status)
+        if new.redaction is not None:
+            shadow.redactions.append((new.redaction.target, row.position, new.redaction.redacted.pdu))
+        self._take_over(shadow, row, event, new.placement, roots, new.status)
+
+    async def _place(self, shadow: _Shadow, graph: Graph, row: StoredEvent, event: Event) -> Placed:
+        if row.position in shadow.gapped:
+            placed = await graph.place(shadow.room, event)
+            if placed.new is not None:
+                return placed
+            # What was before it is known from elsewhere.
+            given = await self._database.snapshot(self._trees.items, row.state_before)
+            return await graph.place(shadow.room, event, given=given)
+        return await graph.place(shadow.room, event)
+
+    def _write_roots(
+        self, tx: WriteTx, room: HotRoom, row: StoredEvent, event: Event, placement: Placement | None, status: int
+    ) -> _Roots:
+        """Write the states before and after an event, and that of the room then."""
+        pair = None if event.state_key is None else (event.type, event.state_key)
+        states = self._trees.begin(tx, set() if pair is None else {pair})
+        taken = stream_rows.advance(tx, 3)
+        found: list[Resolution] = []
+        assert room.room_nid is not None
+        before = after = room.root
+        replaces = None
+        if placement is not None:
+            before = after = _write_resolved(states, placement.before, row, None, room.room_nid, taken - 2, found)
+        if pair is not None:
+            replaces = states.current(before, pair)
+            if status in (events.OK, events.SOFT_FAILED):
+                after = states.change(before, {states.ids[pair]: row.position}, taken - 1)
+        current = after
+        if placement is not None and placement.current is not None:
+            current = _write_resolved(states, placement.current, row, after, room.room_nid, taken, found)
+        states.store(tx)
+        tx.on_commit(lambda: self._trees.keep(states))
+        return _Roots(before, after, current, replaces, found)
+
+    def _take_over(
+        self,
+        shadow: _Shadow,
+        row: StoredEvent,
+        event: Event,
+        placement: Placement | None,
+        roots: _Roots,
+        status: int,
+    ) -> None:
+        """Let the shadow be what it is with the event."""
+        room = shadow.room
+        is_ok = status == events.OK
+        if row.status == events.OK:
+            shadow.told = row.room_root
+        now = replace(
+            row,
+            status=status,
+            state_before=roots.before,
+            state_after=roots.after,
+            replaces=roots.replaces,
+            # What readers were told of the state then, they are told the rest of it later.
+            room_state=shadow.told if is_ok and shadow.told != roots.after else None,
+        )
+        shadow.anew[row.position] = now
+        shadow.changed.append((row, now, event))
+        shadow.resolutions.extend(roots.resolutions)
+        if not is_ok:
+            return
+        room.root = roots.current
+        if placement is None:
+            room.build_on(event)
+            room.tips = [row.position]
+            changes: list[tuple[Pair, Event | None, int]] = []
+            if event.state_key is not None:
+                changes.append(((event.type, event.state_key), event, row.position))
+        else:
+            kept = {tip: one for tip, one in zip(room.tips, room.latest, strict=True) if tip in placement.tips}
+            room.latest = [*kept.values(), event] if placement.is_end else list(kept.values())
+            room.tips = [*kept, row.position] if placement.is_end else list(kept)
+            changes = []
+            for change in placement.changes:
+                room.state.set(change.pair, change.event)
+                at = row.position if change.position == UNSTORED else change.position
+                changes.append((change.pair, change.event, at))
+        for pair, changed, at in changes:
+            if pair[0] == _MEMBER and changed is not None:
+                shadow.members[UserId(pair[1])] = Standing(changed.membership or "leave", UserId(changed.sender), at)
+            elif pair[0] == _MEMBER:
+                shadow.members.pop(UserId(pair[1]), None)
+
+    def _settle(self, tx: WriteTx, room: HotRoom, shadow: _Shadow) -> None:
+        """Let everything be as the shadow has it."""
+        nid, root = room.room_nid, shadow.room.root
+        assert nid is not None
+        assert root is not None
+        position = stream_rows.advance(tx)
+        # Nobody knows the states any more with which the room was known in part, but those who were told of them.
+        events.set_standings(tx, [now for _, now, _ in shadow.changed])
+        gone = [row.position for row, now, _ in shadow.changed if row.status == events.OK and now.status != events.OK]
+        if gone:
+            relations.remove_many(tx, gone)
+        come = [
+            relation
+            for row, now, event in shadow.changed
+            if row.status != events.OK
+            and now.status == events.OK
+            and now.redacted_by is None
+            and (relation := relation_of(event, now)) is not None
+        ]
+        if come:
+            relations.insert_many(tx, come)
+        undone = set(gone)
+        known = events.find_many(tx, [target for target, _, _ in shadow.redactions])
+        redactions = [one for one in shadow.redactions if one[1] not in undone and known[one[0]].redacted_by is None]
+        if redactions:
+            events.redact_many(tx, redactions)
+            relations.remove_many(tx, [target for target, _, _ in redactions])
+        for resolution in shadow.resolutions:
+            resolutions.insert_one(tx, resolution)
+        rooms.set_state_roots(tx, [(nid, root)])
+        old, new = set(room.tips), set(shadow.room.tips)
+        rooms.replace_extremities(tx, [(nid, tip) for tip in old - new], [(nid, tip) for tip in new - old])
+        rooms.set_forked(tx, [(nid, position)])
+        rooms.set_completed(tx, nid, position, root)
+        changed = write_members(tx, nid, shadow.members, position)
+        room_servers.replace(tx, nid, servers_by(shadow.members, self._server_name), position)
+        partial_rooms.remove(tx, nid)
+        local = [user_id for user_id in changed if domain_of(user_id) == self._server_name]
+        tx.wake([room.room_id, COMPLETED, *local])
+        tx.on_commit(lambda: self._hot.drop(room))
+
+
+def _write_resolved(
+    states: StateWriter,
+    resolved: Resolved | None,
+    row: StoredEvent,
+    after: int | None,
+    room_nid: int,
+    page: int,
+    found: list[Resolution],
+) -> int | None:
+    """The root of a state that was resolved, written if it is none of those that there were."""
+    if resolved is None:
+        return None
+    changes = {pair: row.position if at == UNSTORED else at for pair, at in resolved.state.changes.items()}
+    root = states.change(resolved.state.root, changes, page) if changes else resolved.state.root
+    if resolved.roots and root is not None:
+        roots = tuple(one for one in (after if one is None else one for one in resolved.roots) if one is not None)
+        found.append(Resolution(page, room_nid, roots, root, resolved.report))
+    return root
+
+
+def _find_join(tx: ReadTx, room: HotRoom, partial: PartialRoom) -> tuple[StoredEvent, Event, set[int]]:
+    """The join event, and the positions of events before which others are missing."""
+    row = events.find_many(tx, [partial.position])[partial.position]
+    gapped = {position for _, position in event_graph.list_backward_extremities(tx, partial.room_nid)}
+    return row, parse(row, room.version.identifier), gapped
+
+
+def _cited(tx: ReadTx, room: HotRoom, event: Event) -> list[tuple[Event, bool]]:
+    """The auth events of an event, and which of them were rejected."""
+    found = events.find_many_by_id(tx, [EventId(one) for one in event.auth_events])
+    return [(parse(row, room.version.identifier), row.status == events.REJECTED) for row in found.values()]

@@ -1,0 +1,106 @@
+"""Rooms whose state is known in part: joined a moment ago, most members are still to come."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sqlalchemy import BigInteger, Column, Integer, Table, bindparam, delete, select, update
+from sqlalchemy.dialects.postgresql import insert
+
+from homeserver.storage.engine import ReadTx, WriteTx
+from homeserver.storage.tables import Text, chunks, metadata
+
+partial_rooms = Table(
+    "partial_rooms",
+    metadata,
+    Column("room_nid", BigInteger, primary_key=True, autoincrement=False),
+    Column("position", BigInteger, nullable=False),  # Of the join event.
+    Column("given_root", BigInteger, nullable=False),  # The state before it, as far as it was given.
+    Column("via", Text, nullable=False),
+    Column("since_ts", BigInteger, nullable=False),
+    Column("done", BigInteger, nullable=False),  # Events of the state that were taken in, of how many.
+    Column("total", BigInteger, nullable=False),
+    Column("failures", Integer, nullable=False),
+    Column("retry_ts", BigInteger, nullable=False),
+    Column("failure", Text),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PartialRoom:
+    """What is known of a room that is known in part, and how far the rest has come."""
+
+    room_nid: int
+    position: int
+    given_root: int
+    via: str
+    since_ts: int
+    done: int = 0
+    total: int = 0
+    failures: int = 0
+    retry_ts: int = 0
+    failure: str | None = None
+
+
+_INSERT = insert(partial_rooms)
+_UPSERT = _INSERT.on_conflict_do_update(
+    index_elements=["room_nid"],
+    set_={column.name: _INSERT.excluded[column.name] for column in partial_rooms.c if column.name != "room_nid"},
+)
+_FIND = select(partial_rooms).where(partial_rooms.c.room_nid.in_(bindparam("room_nids", expanding=True)))
+_LIST = select(partial_rooms).order_by(partial_rooms.c.position)
+_SET_PROGRESS = (
+    update(partial_rooms)
+    .where(partial_rooms.c.room_nid == bindparam("nid"))
+    .values(done=bindparam("so_far"), total=bindparam("of"))
+)
+_SET_FAILED = (
+    update(partial_rooms)
+    .where(partial_rooms.c.room_nid == bindparam("nid"))
+    .values(failures=partial_rooms.c.failures + 1, retry_ts=bindparam("again"), failure=bindparam("why"))
+)
+_REMOVE = delete(partial_rooms).where(partial_rooms.c.room_nid == bindparam("nid"))
+
+
+def put(tx: WriteTx, room: PartialRoom) -> None:
+    """Note that a room is known in part, in the place of what was noted before."""
+    values = {
+        "room_nid": room.room_nid,
+        "position": room.position,
+        "given_root": room.given_root,
+        "via": room.via,
+        "since_ts": room.since_ts,
+        "done": room.done,
+        "total": room.total,
+        "failures": room.failures,
+        "retry_ts": room.retry_ts,
+        "failure": room.failure,
+    }
+    tx.connection.execute(_UPSERT, values)
+
+
+def find_many(tx: ReadTx, room_nids: Iterable[int]) -> dict[int, PartialRoom]:
+    """Those of these rooms that are known in part."""
+    found: dict[int, PartialRoom] = {}
+    for part in chunks(room_nids):
+        found.update((row.room_nid, PartialRoom(*row)) for row in tx.connection.execute(_FIND, {"room_nids": part}))
+    return found
+
+
+def list_all(tx: ReadTx) -> list[PartialRoom]:
+    """All rooms that are known in part, the one that was joined first in front."""
+    return [PartialRoom(*row) for row in tx.connection.execute(_LIST)]
+
+
+def set_progress(tx: WriteTx, room_nid: int, done: int, total: int) -> None:
+    """Say how many events of the state were taken in, of how many."""
+    tx.connection.execute(_SET_PROGRESS, {"nid": room_nid, "so_far": done, "of": total})
+
+
+def set_failed(tx: WriteTx, room_nid: int, failure: str, *, retry_ts: int) -> None:
+    """Note that the rest of the state could not be had, and when to try again."""
+    tx.connection.execute(_SET_FAILED, {"nid": room_nid, "why": failure, "again": retry_ts})
+
+
+def remove(tx: WriteTx, room_nid: int) -> None:
+    """From now on the room is known whole, or not at all."""
+    tx.connection.execute(_REMOVE, {"nid": room_nid})
