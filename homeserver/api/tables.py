@@ -38,10 +38,10 @@ from homeserver.api.federation.v1 import (
     openid,
     public_rooms,
     query,
+    user,
     version,
 )
 from homeserver.api.federation.v1 import media as federation_media
-from homeserver.api.federation.v1 import events, openid, public_rooms, query, user, version
 from homeserver.api.federation.v1 import send as federation_send
 from homeserver.api.federation.v1 import state as federation_state
 from homeserver.api.federation.v2 import invite as invite_v2

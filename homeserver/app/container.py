@@ -252,10 +252,6 @@ async def build(
         stack.push_async_callback(gaps.close)
         lines = Lines(database, clock, hot, inbox, gaps, metrics, background)
         stack.push_async_callback(lines.close)
-        edus = Edus({}, metrics)
-        transactions = Transactions(
-            database, clock, hot, inbox, server_acls, lines, edus, metrics, background, config.server_name
-        )
         arrivals = Arrivals(database, clock, hot, trees, writer, inbox, checks, outliers, config.server_name)
         sender = Sender(database, clock, hot, writer, merger, author)
         stripper = Stripper(signatures)
@@ -294,7 +290,6 @@ async def build(
 
         unread = Unread(trees, push_rules)
         counter = LiveCounter(clock)
-        ephemeral = Ephemeral()
         typing = Typing(database, clock, notifier, counter, hot, ephemeral, config.server_name)
         stack.callback(typing.close)
         presence = Presence(
@@ -331,12 +326,13 @@ async def build(
         )
         rest = RoomCompletion(notifier, completion)
         if is_server:
-            works = [housekeeping.run, effects.run, purging.run, lines.run, rest.run, federation_sender.run]
             works = [
                 housekeeping.run,
                 effects.run,
                 purging.run,
                 lines.run,
+                rest.run,
+                federation_sender.run,
                 Introductions(database, notifier).run,
                 Resyncs(clock, notifier, device_lists).run,
             ]

@@ -68,14 +68,13 @@ _ADD_FOR = insert(waiting_for).on_conflict_do_nothing()
 _REMOVE = delete(waiting_events).where(waiting_events.c.event_id.in_(bindparam("event_ids", expanding=True)))
 _REMOVE_FOR = delete(waiting_for).where(waiting_for.c.event_id.in_(bindparam("event_ids", expanding=True)))
 _KNOWN = select(waiting_events.c.event_id).where(waiting_events.c.event_id.in_(bindparam("ids", expanding=True)))
-_FOR = (
-    select(waiting_events.c.event_id, waiting_events.c.pdu)
-    .distinct()
+_PDUS = select(waiting_events.c.event_id, waiting_events.c.pdu).where(
+    waiting_events.c.event_id.in_(bindparam("ids", expanding=True))
+)
+_FOLLOWERS = (
+    select(waiting_for.c.missing_id, waiting_for.c.event_id)
     .select_from(waiting_events.join(waiting_for, waiting_events.c.event_id == waiting_for.c.event_id))
-    .where(
-        waiting_for.c.missing_id.in_(bindparam("missing", expanding=True)),
-        waiting_events.c.room_nid == bindparam("room_nid"),
-    )
+    .where(waiting_events.c.room_nid == bindparam("room_nid"))
 )
 _OTHER = waiting_events.alias("other")
 _STUCK = (
@@ -160,12 +159,19 @@ def find_waiting(tx: ReadTx, event_ids: Iterable[EventId]) -> set[EventId]:
     return found
 
 
-def list_waiting_for(tx: ReadTx, room_nid: int, missing: Iterable[EventId]) -> dict[EventId, bytes]:
-    """The room's events that wait for one of these, with their bytes."""
+def find_waiting_pdus(tx: ReadTx, event_ids: Iterable[EventId]) -> dict[EventId, bytes]:
+    """The bytes of those of the events that wait."""
     found: dict[EventId, bytes] = {}
-    for part in chunks(missing):
-        rows = tx.connection.execute(_FOR, {"missing": part, "room_nid": room_nid})
-        found.update((row.event_id, row.pdu) for row in rows)
+    for part in chunks(event_ids):
+        found.update((row.event_id, row.pdu) for row in tx.connection.execute(_PDUS, {"ids": part}))
+    return found
+
+
+def list_followers(tx: ReadTx, room_nid: int) -> dict[EventId, set[EventId]]:
+    """Which events of the room wait for an event, by that one."""
+    found: dict[EventId, set[EventId]] = {}
+    for row in tx.connection.execute(_FOLLOWERS, {"room_nid": room_nid}):
+        found.setdefault(row.missing_id, set()).add(row.event_id)
     return found
 
 

@@ -15,6 +15,7 @@ from homeserver.matrix.server_keys import BadKeys, KeyDocument
 from homeserver.matrix.signing import SigningKey
 from homeserver.outbound.addresses import Address
 from homeserver.outbound.connecting import Connector
+from homeserver.outbound.destinations import Destinations
 from homeserver.outbound.discovery import Route
 from homeserver.outbound.federation import FederationClient
 from homeserver.outbound.http import HttpTransport, new_context
@@ -54,6 +55,7 @@ class FederationCheck:
         self._config = config
         self._key = key
         self._clock = clock
+        self._destinations = Destinations(clock, randomness)
         self._transport = HttpTransport(config.federation, clock, randomness, resolver)
         self._partners = Partners(config.federation)
         self._unnamed = Connector(config.federation, resolver, randomness, unnamed)
@@ -147,7 +149,7 @@ class FederationCheck:
 
     async def _answers(self, name: ServerName) -> AsyncIterator[Step]:
         """What the server answers to requests."""
-        client = FederationClient(self._transport, self._config.server_name, self._key or _NO_KEY)
+        client = FederationClient(self._transport, self._destinations, self._config.server_name, self._key or _NO_KEY)
         try:
             version = (await client.version(name)).get("server", {})
             described = [str(version.get(part, ""))[:100] for part in ("name", "version")]

@@ -38,6 +38,8 @@ from homeserver.storage.state import Pair
 _MOST_WAITING = 10_000
 """So many events of a room may wait for others; then those that have waited for the longest time are let go."""
 _ATTEMPTS = 5
+_RELEASED = 200
+"""So many events that waited are read at a time."""
 
 
 class Outcome(Enum):
@@ -96,6 +98,10 @@ class _Load:
     """What waits in the database."""
     relayed: dict[EventId, ServerName] = field(default_factory=dict)
     """What is to be sent on, with the server that has it already."""
+    coming: set[EventId] = field(default_factory=set)
+    """What is about to be placed."""
+    after: dict[EventId, set[EventId]] | None = None
+    """What waits for an event, here or in the database; read when something is to be released."""
 
 
 class Inbox:
@@ -263,15 +269,17 @@ class Inbox:
         coming: deque[Event] = deque(
             _ordered({one: event for one, event in checked.items() if one not in load.receipts})
         )
+        load.coming.update(EventId(event.event_id) for event in coming)
         while coming:
             event = coming.popleft()
             event_id = EventId(event.event_id)
-            if event_id in load.receipts and load.receipts[event_id].outcome != Outcome.WAITING:
-                continue  # It waited for several, and came up with each of them.
-            if await self._place(room, event, load, given=given if event_id in checked else None) and (
-                event_id in load.wanted
-            ):
-                await self._settle(load)
+            load.coming.discard(event_id)
+            if _is_placed(event_id, load):
+                continue
+            own = given if event_id in checked else None
+            if own is None and (behind := _waits_behind(event, load)):
+                self._let_wait(room, event, Placed(None, missing=behind), load)
+            elif await self._place(room, event, load, given=own) and event_id in load.wanted:
                 coming.extendleft(reversed(await self._released(room, event_id, load)))
             if self._merger.is_needed(room):
                 await self._settle(load)
@@ -376,15 +384,29 @@ class Inbox:
         load.waiting[event_id] = Waiting(event_id, room.room_nid, self._clock.now(), event.pdu, placed.missing)
         load.receipts[event_id] = _receipt(event, placed)
         load.wanted |= placed.missing
+        if load.after is not None:
+            for missing in placed.missing:
+                load.after.setdefault(missing, set()).add(event_id)
 
     async def _released(self, room: HotRoom, event_id: EventId, load: _Load) -> list[Event]:
-        """The events that waited for this one, here and in the database."""
+        """The events that waited for this one, and for them, here and in the database, each behind what it follows."""
         assert room.room_nid is not None
-        here = [one for one, waiting in load.waiting.items() if event_id in waiting.missing]
-        pdus = {one: load.waiting.pop(one).pdu for one in here}
-        staged = await self._database.read(event_graph.list_waiting_for, room.room_nid, [event_id])
+        if load.after is None:
+            load.after = await self._database.read(event_graph.list_followers, room.room_nid)
+            for one, waiting in load.waiting.items():
+                for missing in waiting.missing:
+                    load.after.setdefault(missing, set()).add(one)
+        found: set[EventId] = set()
+        ways = deque([event_id])
+        while ways and len(found) < _RELEASED:
+            followers = load.after.get(ways.popleft(), set()) - found - load.coming
+            ways.extend(followers)
+            found |= {one for one in followers if not _is_placed(one, load)}
+        pdus = {one: load.waiting.pop(one).pdu for one in found if one in load.waiting}
+        staged = await self._database.read(event_graph.find_waiting_pdus, found - pdus.keys()) if found else {}
         load.staged.update(staged)
         pdus |= staged
+        load.coming.update(pdus)
         version = room.version.identifier
         return list(_ordered({one: Event.parse(pdu, version, one) for one, pdu in pdus.items()}))
 
@@ -481,6 +503,18 @@ def _ordered(found: Mapping[EventId, Event]) -> Iterable[Event]:
             behind[follower].discard(event_id)
             if not behind[follower]:
                 ready.append(follower)
+
+
+def _is_placed(event_id: EventId, load: _Load) -> bool:
+    receipt = load.receipts.get(event_id)
+    return receipt is not None and receipt.outcome != Outcome.WAITING
+
+
+def _waits_behind(event: Event, load: _Load) -> frozenset[EventId]:
+    """Those that the event names which wait themselves."""
+    if not load.waiting:
+        return frozenset()
+    return frozenset(one for one in map(EventId, (*event.prev_events, *event.auth_events)) if one in load.waiting)
 
 
 def _receipt(event: Event, placed: Placed) -> Receipt:

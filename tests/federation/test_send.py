@@ -1,0 +1,355 @@
+"""Deliveries of other servers: what is answered, what is taken in, and that nothing is done twice."""
+
+import asyncio
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from homeserver.matrix.events import Event
+from homeserver.matrix.identifiers import EventId
+from homeserver.matrix.server_keys import publish
+from homeserver.storage import events
+from homeserver.storage.engine import ReadTx
+from tests import room_graphs
+from tests.federation.network import Network, Peer
+from tests.room_graphs import Graph
+from tests.services.rooms.test_branches import BOB, Scene
+
+pytestmark = pytest.mark.anyio
+
+CAT = "@cat:b.example"
+SEND = "/_matrix/federation/v1/send/"
+DAY = 24 * 60 * 60 * 1000
+
+
+@dataclass
+class Stage:
+    """A public room of alice's on `a.test`, with bob and cat of the peer `b.example` in it."""
+
+    network: Network
+    scene: Scene
+    peer: Peer
+
+    @property
+    def room(self) -> str:
+        return self.scene.room_id
+
+    async def graph(self) -> Graph:
+        return await self.scene.graph()
+
+    async def say(self, body: str) -> Event:
+        """A message of bob's that follows all there is."""
+        graph = await self.graph()
+        return graph.say(BOB, "m.room.message", {"body": body}, [graph.events[-1]])
+
+    async def put(self, txn_id: str, body: Any, *, peer: Peer | None = None) -> tuple[int, Any]:
+        answer = await (peer or self.peer).call("a.test", "PUT", SEND + txn_id, body)
+        return answer.status_code, answer.json()
+
+    def body(self, *pdus: bytes, edus: list[Any] | None = None, origin: str = "b.example") -> dict[str, Any]:
+        return {
+            "origin": origin,
+            "origin_server_ts": self.network.clock.now(),
+            "pdus": [json.loads(pdu) for pdu in pdus],
+            "edus": edus or [],
+        }
+
+
+@pytest.fixture
+async def stage(network: Network) -> Stage:
+    a = await network.server("a.test")
+    alice = await a.user("alice")
+    peer = network.peer("b.example")
+    scene = Scene(a, alice, await alice.create_room(preset="public_chat"))
+    await scene.join(BOB)
+    await scene.join(CAT)
+    return Stage(network, scene, peer)
+
+
+@pytest.mark.behaviours("SS-TXN-02", "SS-PDU-01")
+async def test_delivered_events_reach_users(stage: Stage) -> None:
+    graph = await stage.graph()
+    said = []
+    for number in range(3):
+        said.append(graph.say(BOB, "m.room.message", {"body": f"{number}"}, [graph.events[-1]]))
+    results = await stage.peer.send("a.test", "1", *(event.pdu for event in said))
+    assert results == {event.event_id: {} for event in said}
+    assert await stage.scene.bodies() == ["0", "1", "2"]
+
+
+@pytest.mark.behaviours("SS-TXN-01")
+@pytest.mark.trust("C18", "R6")
+async def test_delivery_over_the_limits_is_refused(stage: Stage) -> None:
+    said = await stage.say("hello")
+    edu = {"edu_type": "org.example.nothing", "content": {}}
+    assert (await stage.put("1", stage.body(*[said.pdu] * 51)))[0] == 413
+    assert (await stage.put("2", stage.body(edus=[edu] * 101)))[0] == 413
+    assert (await stage.put("3", stage.body(said.pdu, edus=[{**edu, "content": {"a": "b" * (10 << 20)}}])))[0] == 413
+    assert await stage.scene.bodies() == []
+    status, answer = await stage.put("4", stage.body(*[said.pdu] * 50, edus=[edu] * 100))
+    assert (status, answer) == (200, {"pdus": {said.event_id: {}}})
+    assert await stage.scene.bodies() == ["hello"]
+
+
+@pytest.mark.trust("C18", "C27")
+async def test_fifty_events_of_full_size_are_taken(stage: Stage) -> None:
+    graph = await stage.graph()
+    said = [graph.say(BOB, "m.room.message", {"body": "x" * 62_000}, [graph.events[-1]]) for _ in range(50)]
+    results = await stage.peer.send("a.test", "1", *(event.pdu for event in said))
+    assert results == {event.event_id: {} for event in said}
+
+
+@pytest.mark.behaviours("SS-TXN-05")
+@pytest.mark.trust("S1")
+async def test_delivery_in_the_name_of_another_server_is_refused(stage: Stage) -> None:
+    said = await stage.say("hello")
+    other = stage.network.peer("c.example")
+    status, answer = await stage.put("1", stage.body(said.pdu), peer=other)
+    assert (status, answer["errcode"]) == (403, "M_FORBIDDEN")
+    assert await stage.scene.bodies() == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[]",
+        b'{"origin": "b.example"}',
+        b'{"origin": "b.example", "pdus": {}}',
+        b'{"origin": "b.example", "pdus": [], "edus": 1}',
+        b'{"origin": 5, "pdus": []}',
+    ],
+)
+async def test_delivery_that_is_none_is_refused(stage: Stage, body: bytes) -> None:
+    status, answer = await stage.put("1", body)
+    assert (status, answer["errcode"][:2]) == (400, "M_")
+
+
+@pytest.mark.behaviours("SS-TXN-04")
+@pytest.mark.trust("C03", "R2")
+async def test_repeated_delivery_is_answered_alike_and_does_nothing(stage: Stage) -> None:
+    first, refused = await stage.say("first"), await stage.say("refused")
+    spoiled = json.loads(refused.pdu)
+    spoiled["signatures"]["b.example"] = dict.fromkeys(spoiled["signatures"]["b.example"], "A" * 86)
+    body = stage.body(first.pdu, json.dumps(spoiled).encode())
+    status, answer = await stage.put("1", body)
+    assert status == 200
+    assert answer["pdus"][first.event_id] == {}
+    assert "error" in answer["pdus"][refused.event_id]
+    assert await stage.put("1", body) == (200, answer)
+    # Another delivery under the old name is not looked at.
+    second = await stage.say("second")
+    assert await stage.put("1", stage.body(second.pdu)) == (200, answer)
+    await stage.network.stop("a.test")
+    a = await stage.network.server("a.test")
+    assert await stage.put("1", stage.body(second.pdu)) == (200, answer)
+    scene = Scene(a, stage.scene.alice, stage.room)
+    scene.alice.client = a.client
+    assert await scene.bodies() == ["first"]
+    # Names are each server's own.
+    other = stage.network.peer("c.example")
+    assert await stage.put("1", stage.body(origin="c.example"), peer=other) == (200, {"pdus": {}})
+
+
+@pytest.mark.behaviours("SS-TXN-04")
+@pytest.mark.trust("C03", "R2", "F47")
+async def test_delivery_that_is_made_twice_at_once_is_taken_once(stage: Stage) -> None:
+    said = await stage.say("hello")
+    body = stage.body(said.pdu)
+    answers = await asyncio.gather(*(stage.put("1", body) for _ in range(4)), stage.put("2", body))
+    assert answers == [(200, {"pdus": {said.event_id: {}}})] * 5
+    assert await stage.scene.bodies() == ["hello"]
+
+
+@pytest.mark.trust("C18", "R5", "R6")
+async def test_server_with_many_deliveries_at_once_has_to_wait(stage: Stage) -> None:
+    answers = await asyncio.gather(*(stage.put(f"{number}", stage.body()) for number in range(12)))
+    assert {status for status, _ in answers} == {200, 429}
+
+
+@pytest.mark.behaviours("SS-TXN-02", "SS-PDU-04")
+@pytest.mark.trust("R5")
+async def test_bad_event_is_told_and_does_not_fail_its_neighbours(stage: Stage) -> None:
+    graph = await stage.graph()
+    tip = graph.events[-1]
+    good = graph.say(BOB, "m.room.message", {"body": "good"}, [tip])
+    not_allowed = graph.build("@nobody:b.example", "m.room.message", {"body": "bad"}, [tip])
+    other_room = room_graphs.begin("12", 5).events[-1]
+    late = graph.say(BOB, "m.room.message", {"body": "late"}, [good])
+    nothing = [b"[]", b"7", b"{}", b'{"room_id": 5}', json.dumps({"room_id": stage.room}).encode()]
+    results = await stage.peer.send(
+        "a.test",
+        "1",
+        *nothing,
+        not_allowed.pdu,
+        other_room.pdu,
+        good.pdu,
+        json.dumps({"room_id": "!x"}).encode(),
+        late.pdu,
+    )
+    assert results.pop(good.event_id) == {}
+    assert results.pop(late.event_id) == {}
+    assert "error" in results.pop(not_allowed.event_id)
+    assert results == {}
+    assert await stage.scene.bodies() == ["good", "late"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"type": "m.\u0000"},
+        {"state_key": "\u0000"},
+        {"sender": "@b\u0000ob:b.example"},
+        {"sender": "bob"},
+        {"depth": -1},
+        {"depth": 2**63},
+        {"origin_server_ts": "now"},
+        {"prev_events": []},
+        {"prev_events": "all"},
+        {"auth_events": [["$a", {}]]},
+        {"content": []},
+        {"signatures": {"b.example": {"ed25519:\u0000": "A"}}},
+        {"signatures": {"b.example": []}},
+        {"signatures": 1},
+        {"hashes": None},
+        {"unsigned": {"age": float(10**20)}},
+        {"content": {"body": 1.5}},
+    ],
+)
+@pytest.mark.trust("C24", "R5", "R8")
+async def test_event_of_odd_shape_is_dropped_and_nothing_else(stage: Stage, change: dict[str, Any]) -> None:
+    odd = json.loads((await stage.say("odd")).pdu)
+    odd.update(change)
+    said = await stage.say("hello")
+    results = await stage.peer.send("a.test", "1", json.dumps(odd).encode(), said.pdu)
+    assert results[said.event_id] == {}
+    assert all("error" in result for event_id, result in results.items() if event_id != said.event_id)
+    assert await stage.scene.bodies() == ["hello"]
+
+
+@pytest.mark.trust("C22")
+async def test_event_that_names_too_many_others_is_dropped(stage: Stage) -> None:
+    said = json.loads((await stage.say("hello")).pdu)
+    for txn, name, count in (("1", "prev_events", 21), ("2", "auth_events", 11)):
+        many = {**said, name: [f"$event{number}" for number in range(count)]}
+        results = await stage.peer.send("a.test", txn, json.dumps(many).encode())
+        assert [result["error"] for result in results.values()] == ["The event names too many events before it."]
+
+
+@pytest.mark.trust("C27")
+async def test_event_that_is_too_large_is_dropped(stage: Stage) -> None:
+    odd = json.loads((await stage.say("large")).pdu)
+    odd["content"]["body"] = "x" * 65_536
+    said = await stage.say("hello")
+    results = await stage.peer.send("a.test", "1", json.dumps(odd).encode(), said.pdu)
+    assert results == {said.event_id: {}}
+
+
+@pytest.mark.trust("C28")
+@pytest.mark.behaviours("SS-PDU-08")
+async def test_event_with_another_hash_is_taken_redacted_and_never_replaces_what_is_whole(stage: Stage) -> None:
+    whole = await stage.say("whole")
+    await stage.peer.send("a.test", "1", whole.pdu)
+    changed = json.loads((await stage.say("said")).pdu)
+    event_id = Event.parse(json.dumps(changed).encode(), "12").event_id
+    changed["content"] = {"body": "not said"}
+    again = json.loads(whole.pdu)
+    again["content"] = {"body": "not said"}
+    results = await stage.peer.send("a.test", "2", json.dumps(changed).encode(), json.dumps(again).encode())
+    assert results == {event_id: {}, whole.event_id: {}}
+    assert await stage.scene.bodies() == ["whole", ""]
+
+
+@pytest.mark.trust("C29")
+@pytest.mark.behaviours("SS-PDU-05")
+async def test_event_that_evades_a_ban_is_taken_and_not_shown(stage: Stage) -> None:
+    graph = await stage.graph()
+    before = graph.events[-1]
+    answer = await stage.scene.alice.post(f"/rooms/{stage.room}/ban", {"user_id": CAT})
+    assert answer.status_code == 200
+    evading = graph.build(CAT, "m.room.message", {"body": "still here"}, [before])
+    results = await stage.peer.send("a.test", "1", evading.pdu)
+    assert results == {evading.event_id: {}}
+    assert await stage.scene.bodies() == []
+    assert await status_of(stage, evading) == events.SOFT_FAILED
+    assert evading.event_id not in await stage.scene.tips()
+
+
+async def status_of(stage: Stage, event: Event) -> int | None:
+    def look(tx: ReadTx) -> int | None:
+        found = events.find_standings_by_id(tx, [EventId(event.event_id)]).get(EventId(event.event_id))
+        return None if found is None else found.status
+
+    return await stage.scene.world.container.database.read(look)
+
+
+@pytest.mark.behaviours("SS-ACL-02")
+async def test_server_that_the_room_keeps_out_delivers_nothing_to_it(stage: Stage) -> None:
+    said = await stage.say("hello")
+    other = await stage.scene.alice.create_room(preset="public_chat")
+    acl = {"allow": ["*"], "deny": ["B.EXAMPLE"]}
+    await stage.scene.alice.set_state(stage.room, "m.room.server_acl", acl)
+    results = await stage.peer.send("a.test", "1", said.pdu)
+    assert "error" in results[said.event_id]
+    assert await stage.scene.bodies() == []
+    scene = Scene(stage.scene.world, stage.scene.alice, other)
+    await scene.join(BOB)
+    graph = await scene.graph()
+    there = graph.say(BOB, "m.room.message", {"body": "there"}, [graph.events[-1]])
+    assert await stage.peer.send("a.test", "2", said.pdu, there.pdu) == {
+        said.event_id: results[said.event_id],
+        there.event_id: {},
+    }
+
+
+async def test_room_that_everybody_here_has_left_takes_no_events(stage: Stage) -> None:
+    await stage.scene.alice.post(f"/rooms/{stage.room}/leave")
+    said = await stage.say("hello")
+    results = await stage.peer.send("a.test", "1", said.pdu)
+    assert results == {said.event_id: {"error": "This server is not in the room."}}
+
+
+@pytest.mark.trust("F35", "F34")
+@pytest.mark.parametrize("off_ms", [-DAY, DAY])
+async def test_server_whose_clock_is_wrong_is_heard(stage: Stage, off_ms: int) -> None:
+    graph = await stage.graph()
+    graph.clock = stage.network.clock.now() + off_ms
+    stage.peer.on("GET", "/_matrix/key/v2/server", lambda seen: keys_for_days(stage))
+    stage.network.clock.time += 61_000
+    said = graph.say(BOB, "m.room.message", {"body": "when?"}, [graph.events[-1]])
+    assert await stage.peer.send("a.test", "1", said.pdu) == {said.event_id: {}}
+    mine = await stage.scene.alice.send(stage.room, "now")
+    assert mine in (await stage.scene.tips())
+    assert await stage.scene.bodies() == ["when?", "now"]
+
+
+def keys_for_days(stage: Stage) -> Any:
+    valid_until_ts = stage.network.clock.now() + 3 * DAY
+    return json.loads(publish("b.example", room_graphs.key_of("b.example"), {}, valid_until_ts=valid_until_ts))
+
+
+@pytest.mark.trust("F47", "F26", "R2")
+async def test_events_that_come_twice_and_out_of_order_end_in_their_order(stage: Stage) -> None:
+    graph = await stage.graph()
+    said = [graph.say(BOB, "m.room.message", {"body": f"{number}"}, [graph.events[-1]]) for number in range(6)]
+    for txn, indexes in enumerate([(5, 3), (1, 0, 0), (4, 4, 1), (2, 5), (3,)]):
+        results = await stage.peer.send("a.test", f"{txn}", *(said[index].pdu for index in indexes))
+        assert all(result == {} for result in results.values())
+    assert await stage.scene.bodies() == [f"{number}" for number in range(6)]
+
+
+@pytest.mark.behaviours("SS-TXN-07")
+async def test_unknown_and_malformed_edus_are_ignored(stage: Stage) -> None:
+    said = await stage.say("hello")
+    edus = [
+        {"edu_type": "org.example.nothing", "content": {}},
+        {"edu_type": 5, "content": {}},
+        {"edu_type": "m.typing"},
+        {"edu_type": "m.typing", "content": []},
+        [],
+        None,
+        "m.typing",
+    ]
+    status, answer = await stage.put("1", stage.body(said.pdu, edus=edus))
+    assert (status, answer) == (200, {"pdus": {said.event_id: {}}})
