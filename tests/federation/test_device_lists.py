@@ -3,16 +3,23 @@
 import asyncio
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote
 
 import pytest
+from sqlalchemy import Engine, event
 
 from homeserver.errors import Unreachable
-from tests.api.client.v3.test_keys import Key, cross_key, signed
+from homeserver.matrix.identifiers import DeviceId, RoomId, ServerName
+from homeserver.storage import room_servers, rooms, stream_rows
+from homeserver.storage.engine import WriteTx
+from tests.api.client.v3.test_keys import Key, cross_key, cross_signing, device_key, identity, signed, upload
 from tests.federation.network import Network, Seen
 from tests.federation.test_e2e_keys import BOB, DEVICES, QUERY, keys_of, query
 from tests.federation.test_edus import TXN_IDS
+from tests.federation.test_outbound import Taker
 from tests.federation.test_reads import Stage, stage
-from tests.world import eventually
+from tests.services.rooms.test_branches import DAN, Scene
+from tests.world import User, eventually, until
 
 __all__ = ["stage"]
 
@@ -299,3 +306,150 @@ async def test_only_so_many_devices_of_a_user_are_kept(stage: Stage, bob: Bob) -
     await bob.tell(bob.change("LAST", "new"))
     await bob.fetched(1)
     assert await bob.seen() == {"LAST": "new"}
+
+
+@dataclass
+class Told:
+    """Alice on `a.test` in a room with bob of `b.example`; dan of `c.example` is elsewhere."""
+
+    stage: Stage
+    b: Taker
+    c: Taker
+
+    @property
+    def alice(self) -> User:
+        return self.stage.alice
+
+    async def hears(self, taker: Taker, count: int) -> list[tuple[str, Json]]:
+        """What a server was told of devices and keys, once there are so many."""
+        await until(lambda: len(self.heard(taker)) >= count)
+        return self.heard(taker)
+
+    def heard(self, taker: Taker) -> list[tuple[str, Json]]:
+        return [(kind, told) for kind, told in taker.edus if kind in ("m.device_list_update", "m.signing_key_update")]
+
+    async def listed(self) -> Json:
+        """What alice's server lists of her devices."""
+        answer = await self.stage.bobs.call("a.test", "GET", DEVICES + quote(self.alice.user_id))
+        body: Json = answer.json()
+        return body
+
+
+@pytest.fixture
+def told(stage: Stage) -> Told:
+    return Told(stage, Taker(stage.bobs), Taker(stage.others))
+
+
+@pytest.mark.behaviours("SS-EDU-04", "CS-E2E-11")
+async def test_servers_that_share_a_room_hear_of_every_change_in_one_sequence(told: Told) -> None:
+    alice = told.alice
+    keys = identity(alice, device_key(alice))
+    await upload(alice, device_keys=keys)
+    await alice.put(f"/devices/{alice.device_id}", {"display_name": "Phone"})
+    laptop = await told.stage.scene.world.user("alice", device_id="LAPTOP")
+    laptop_keys = identity(laptop, device_key(laptop))
+    await upload(laptop, device_keys=laptop_keys)
+    listed = await told.listed()
+    await laptop.post("/logout")
+    heard = [content for _, content in await told.hears(told.b, 4)]
+    numbers = [content.pop("stream_id") for content in heard]
+    assert len(set(numbers)) == 4
+    assert listed["stream_id"] == numbers[2]
+    assert [content.pop("prev_id") for content in heard] == [[], *([number] for number in numbers[:3])]
+    phone = {"user_id": alice.user_id, "device_id": alice.device_id, "keys": keys}
+    assert heard == [
+        phone,
+        {**phone, "device_display_name": "Phone"},
+        {"user_id": alice.user_id, "device_id": "LAPTOP", "keys": laptop_keys},
+        {"user_id": alice.user_id, "device_id": "LAPTOP", "deleted": True},
+    ]
+    assert told.heard(told.c) == []
+
+
+@pytest.mark.behaviours("SS-EDU-06")
+async def test_servers_hear_of_cross_signing_keys_and_of_devices_signed_by_them(told: Told) -> None:
+    alice = told.alice
+    keys = identity(alice, device_key(alice))
+    await upload(alice, device_keys=keys)
+    master, self_signing, user_signing = cross_key(), cross_key(), cross_key()
+    signing = {
+        "master_key": cross_signing(alice, "master", master),
+        "self_signing_key": cross_signing(alice, "self_signing", self_signing, master),
+        "user_signing_key": cross_signing(alice, "user_signing", user_signing, master),
+    }
+    assert (await alice.post("/keys/device_signing/upload", signing)).status_code == 200
+    signed_keys = signed(keys, alice.user_id, self_signing)
+    await alice.post("/keys/signatures/upload", {alice.user_id: {alice.device_id: signed_keys}})
+    heard = (await told.hears(told.b, 3))[1:]
+    assert heard[0] == (
+        "m.signing_key_update",
+        {
+            "user_id": alice.user_id,
+            "master_key": signing["master_key"],
+            "self_signing_key": signing["self_signing_key"],
+        },
+    )
+    kind, update = heard[1]
+    assert (kind, update["keys"]) == ("m.device_list_update", signed_keys)
+
+
+@pytest.mark.behaviours("SS-EDU-04")
+async def test_who_comes_to_a_room_is_introduced_to_servers_that_do_not_know_them(told: Told) -> None:
+    world = told.stage.scene.world
+    dora = await world.user("dora")
+    await upload(dora, device_keys=identity(dora, device_key(dora)))
+    await dora.join(told.stage.room)
+    [(kind, content)] = await told.hears(told.b, 1)
+    assert (kind, content["user_id"], content["device_id"]) == ("m.device_list_update", dora.user_id, dora.device_id)
+    # They know her: another name, or another room with them, is nothing new; another server is.
+    await dora.put(f"/profile/{dora.user_id}/displayname", {"displayname": "Dora"})
+    other = Scene(world, told.alice, await told.alice.create_room(preset="public_chat"))
+    await other.join(BOB)
+    await other.join(DAN)
+    await dora.join(other.room_id)
+    await told.hears(told.c, 1)
+    assert len(told.heard(told.b)) == 1
+    # Whoever missed nothing goes on from what it was told.
+    await dora.put(f"/devices/{dora.device_id}", {"display_name": "New"})
+    [_, (_, update)] = await told.hears(told.b, 2)
+    assert update["prev_id"] == content["prev_id"]
+
+
+async def test_many_changes_at_once_are_told_by_the_last_alone(told: Told) -> None:
+    alice, world = told.alice, told.stage.scene.world
+    for number in range(25):
+        device = await world.user("alice", device_id=f"D{number:02}")
+        await upload(device, device_keys=identity(device, device_key(device)))
+    await told.hears(told.b, 25)
+    await world.container.devices.remove(
+        await world.container.sessions.requester(alice.token), [DeviceId(f"D{number:02}") for number in range(25)]
+    )
+    *_, (_, before), (_, last) = await told.hears(told.b, 26)
+    assert last["deleted"]
+    # What it follows nobody was told, so the list is fetched.
+    assert last["prev_id"] != [before["stream_id"]]
+    assert (await told.listed())["stream_id"] == last["stream_id"]
+
+
+async def test_two_thousand_servers_are_told_by_one_statement(told: Told) -> None:
+    alice, database = told.alice, told.stage.scene.world.container.database
+    servers = {ServerName(f"s{number}.example") for number in range(2000)}
+    nid = await database.read(rooms.find_nid, RoomId(told.stage.room))
+    assert nid is not None
+
+    def fill(tx: WriteTx) -> None:
+        room_servers.replace(tx, nid, servers, stream_rows.advance(tx))
+
+    await database.write(fill)
+    statements: list[str] = []
+
+    def note(*arguments: Any) -> None:
+        if "outgoing_edus" in arguments[2] and arguments[2].startswith("INSERT"):
+            statements.append(arguments[2])
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        await upload(alice, device_keys=identity(alice, device_key(alice)))
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+    assert len(statements) <= 2  # On PostgreSQL a statement is sent in pages.
