@@ -7,9 +7,10 @@ import pytest
 
 from homeserver.errors import Unreachable
 from homeserver.outbound.transport import Reply
-from tests.api.client.v3.test_keys import cross_key, cross_signing, device_key, identity, one_time, upload
+from tests.api.client.v3.test_keys import cross_key, cross_signing, device_key, identity, one_time, signed, upload
 from tests.federation.network import Network, Peer, Seen
-from tests.world import User, World
+from tests.federation.scenarios import Window, eventually, room_of_both
+from tests.world import User, World, until
 
 pytestmark = pytest.mark.anyio
 
@@ -133,6 +134,75 @@ async def test_keys_of_two_servers_are_found_and_claimed(network: Network) -> No
     claimed = (await alice.post("/keys/claim", wanted)).json()
     assert claimed["one_time_keys"] == {bob.user_id: {bob.device_id: one_time("k")}}
     assert (await alice.post("/keys/claim", wanted)).json()["one_time_keys"] == {}
+
+
+async def two(network: Network) -> tuple[World, World, User, User]:
+    """Two servers, with alice on one and bob on the other."""
+    a, b = await network.server("a.test"), await network.server("b.test")
+    return a, b, await a.user("alice"), await b.user("bob")
+
+
+def taken(world: World, edu_type: str) -> float:
+    """How often this was told and taken."""
+    count: float = world.container.metrics.edus_received.labels(edu_type, "taken")._value.get()
+    return count
+
+
+@pytest.mark.behaviours("SS-EDU-04")
+async def test_who_joins_through_another_server_is_introduced_there(network: Network) -> None:
+    a, _, alice, bob = await two(network)
+    keys = identity(bob, device_key(bob))
+    await upload(bob, device_keys=keys)
+    await room_of_both(alice, bob)
+    await until(lambda: taken(a, "m.device_list_update") == 1)
+    assert (await query(alice, {bob.user_id: []}))["device_keys"][bob.user_id] == {
+        bob.device_id: {**keys, "unsigned": {}}
+    }
+
+
+@pytest.mark.behaviours("SS-EDU-06", "CS-E2E-10")
+async def test_people_on_two_servers_verify_each_other(network: Network) -> None:
+    a, _, alice, bob = await two(network)
+    await room_of_both(alice, bob)
+    masters, user_signing = {}, {}
+    for user in (alice, bob):
+        masters[user.user_id], user_signing[user.user_id] = cross_key(), cross_key()
+        signing = {
+            "master_key": cross_signing(user, "master", masters[user.user_id]),
+            "user_signing_key": cross_signing(user, "user_signing", user_signing[user.user_id], masters[user.user_id]),
+        }
+        assert (await user.post("/keys/device_signing/upload", signing)).status_code == 200
+    await until(lambda: taken(a, "m.signing_key_update") == 1)
+    found = (await query(alice, {bob.user_id: []}))["master_keys"][bob.user_id]
+    verified = signed(found, alice.user_id, user_signing[alice.user_id])
+    answer = await alice.post("/keys/signatures/upload", {bob.user_id: {masters[bob.user_id].public_key: verified}})
+    assert answer.json() == {"failures": {}}
+    assert (await query(alice, {bob.user_id: []}))["master_keys"][bob.user_id] == verified
+    # It is for alice alone, on either server.
+    dora = await a.user("dora")
+    assert (await query(dora, {bob.user_id: []}))["master_keys"][bob.user_id] == found
+    assert (await query(bob, {bob.user_id: []}))["master_keys"][bob.user_id] == found
+
+
+@pytest.mark.behaviours("CS-E2E-11", "CS-E2E-12")
+async def test_clients_hear_of_remote_users_who_come_change_and_go(network: Network) -> None:
+    _, _, alice, bob = await two(network)
+    window = Window(alice)
+    await window.look()
+    room_id = await room_of_both(alice, bob)
+    await window.until(lambda one: bob.user_id in one.devices_changed)
+    window.devices_changed.clear()
+    await upload(bob, device_keys=identity(bob, device_key(bob)))
+    await window.until(lambda one: bob.user_id in one.devices_changed)
+    assert bob.device_id in (await query(alice, {bob.user_id: []}))["device_keys"][bob.user_id]
+    since = window.since
+    await bob.leave(room_id)
+
+    async def left() -> bool:
+        body = (await alice.sync(since)).get("device_lists", {})
+        return body.get("left") == [bob.user_id]
+
+    await eventually(alice, left)
 
 
 def off(seen: Seen) -> Any:
