@@ -41,6 +41,7 @@ class Bob:
     """What his server tells between being asked and answering."""
 
     def __post_init__(self) -> None:
+        Taker(self.stage.bobs)
         self.stage.bobs.on("POST", QUERY, self._queried)
         self.stage.bobs.on("GET", DEVICES, self._listed)
 
@@ -60,7 +61,9 @@ class Bob:
         if self.is_off:
             raise Unreachable("It is off.")
         while self.in_between:
-            await self.tell(self.in_between.pop())
+            told = self.in_between.pop()
+            self.devices[told["device_id"]], self.stream_id = told["keys"], told["stream_id"]
+            await self.tell(told)
 
     def asked(self, path: str) -> int:
         """How often his server was asked for this."""
@@ -170,7 +173,6 @@ async def test_answer_that_is_older_than_an_update_is_not_kept(bob: Bob) -> None
     newer = {**old, "stream_id": 500, "prev_id": [499], "keys": keys_of(BOB, "PHONE", "new")}
     bob.in_between = [newer]
     assert await bob.seen() == {"PHONE": "old"}
-    bob.devices["PHONE"], bob.stream_id = keys_of(BOB, "PHONE", "new"), 500
     assert await bob.seen() == {"PHONE": "new"}
     await bob.fetched(0)
 
