@@ -32,6 +32,7 @@ from homeserver.api.client.v3 import (
 from homeserver.api.federation.v1 import (
     backfill,
     events,
+    hierarchy,
     invite,
     join,
     knock,
@@ -39,6 +40,7 @@ from homeserver.api.federation.v1 import (
     openid,
     public_rooms,
     query,
+    third_party,
     user,
     version,
 )
@@ -91,9 +93,11 @@ _FEDERATION_V1 = [
     *backfill.ENDPOINTS,
     *events.ENDPOINTS,
     *federation_media.ENDPOINTS,
+    *hierarchy.ENDPOINTS,
     *openid.ENDPOINTS,
     *public_rooms.ENDPOINTS,
     *query.ENDPOINTS,
+    *third_party.ENDPOINTS,
     *federation_send.ENDPOINTS,
     *federation_state.ENDPOINTS,
     *user.ENDPOINTS,
