@@ -8,6 +8,9 @@ from homeserver.storage import destinations, outgoing
 from homeserver.storage.destinations import Destination, Skipped
 from homeserver.storage.engine import Database, WriteTx
 
+AT_A_TIME = 10
+"""So many go on in one turn of the event loop: their transactions are signed, which takes some time for each."""
+
 
 class Ledger:
     """What is to be written down, and who waits for that."""
@@ -68,9 +71,11 @@ class Ledger:
         waiting, self._waiting = self._waiting, []
         if rows:
             await self._database.write(_save, list(rows.values()), delivered, skipped)
-        for done in waiting:
+        for index, done in enumerate(waiting, 1):
             if not done.done():
                 done.set_result(None)
+            if index % AT_A_TIME == 0:
+                await asyncio.sleep(0)
 
 
 def _save(

@@ -25,7 +25,7 @@ import msgspec
 import structlog
 
 from homeserver.consumers.federation_audiences import Audiences
-from homeserver.consumers.federation_ledger import Ledger
+from homeserver.consumers.federation_ledger import AT_A_TIME, Ledger
 from homeserver.errors import Refused, RemoteFailure
 from homeserver.kit import crash
 from homeserver.kit.caching import Lru
@@ -164,6 +164,7 @@ class FederationSender:
         self._lines: dict[ServerName, _Line] = {}
         self._ready: deque[_Line] = deque()
         self._trying: deque[_Line] = deque()
+        self._turn = asyncio.Event()
         self._in_flight: dict[ServerName, float] = {}
         self._tries = 0
         self._timers: list[tuple[float, ServerName]] = []
@@ -178,7 +179,14 @@ class FederationSender:
         async with asyncio.TaskGroup() as group:
             self._group = group
             self._take_up(start)
-            for work in (self._ledger.run, self._follow_log, self._follow_ephemeral, self._follow_signs, self._tick):
+            for work in (
+                self._ledger.run,
+                self._follow_log,
+                self._follow_ephemeral,
+                self._follow_signs,
+                self._follow_turns,
+                self._tick,
+            ):
                 group.create_task(work())
 
     # What there is to do.
@@ -342,10 +350,22 @@ class FederationSender:
         self._dispatch()
 
     def _dispatch(self) -> None:
-        while self._ready and self._has_room():
-            self._start(self._ready.popleft())
-        while self._trying and self._tries < _TRIES_AT_ONCE:
-            self._start(self._trying.popleft(), is_try=True)
+        self._turn.set()
+
+    async def _follow_turns(self) -> None:
+        """Begin with a few at a time: whoever waits for an answer of this server comes in between."""
+        while True:
+            await self._turn.wait()
+            self._turn.clear()
+            for begun in count(1):
+                if self._ready and self._has_room():
+                    self._start(self._ready.popleft())
+                elif self._trying and self._tries < _TRIES_AT_ONCE:
+                    self._start(self._trying.popleft(), is_try=True)
+                else:
+                    break
+                if begun % AT_A_TIME == 0:
+                    await asyncio.sleep(0)
 
     def _has_room(self) -> bool:
         """Whether another transaction may be sent: those that take long keep nobody else waiting."""
