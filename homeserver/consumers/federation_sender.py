@@ -204,6 +204,8 @@ class FederationSender:
                 self._health.restore(row.server_name, health)
                 self._mark_behind(line)
                 self._schedule(line, health)
+                if row.failures >= _DOWN_AFTER:
+                    self._ephemeral.forget(row.server_name)
             elif row.txn is not None:
                 self._mark_behind(line)
         for server in start.pending - {self._own}:

@@ -510,3 +510,23 @@ async def test_who_is_known_to_be_down_is_not_waited_for(stage: Stage) -> None:
     stage.b.peer.on("GET", "/_matrix/federation/v1/query/profile", lambda seen: {})
     assert await client.query_profile(B, UserId(BOB)) == {}
     await until(lambda: stage.b.bodies == ["one"])
+
+
+@pytest.mark.trust("F31")
+async def test_after_having_been_away_this_server_gives_a_sign_of_life(stage: Stage) -> None:
+    await stage.say("one")
+    await stage.has_delivered(B)
+    await stage.has_delivered(C)
+    offered = len(stage.b.offered)
+    await stage.restart()
+    await stage.say("two")
+    await until(lambda: stage.b.bodies == ["one", "two"])
+    # It was not away for long, so nobody has given it up.
+    assert all(body["pdus"] for _, body in stage.b.offered)
+    await stage.has_delivered(B)
+    await stage.has_delivered(C)
+    await stage.network.stop("a.test")
+    stage.network.clock.advance(HOUR)
+    stage.world = await stage.network.server("a.test")
+    await until(lambda: len(stage.b.taken) == offered + 2 and len(stage.c.taken) == offered + 2)
+    assert stage.b.taken[-1][1]["pdus"] == []
