@@ -385,6 +385,9 @@ def new_context(settings: Federation) -> ssl.SSLContext:
     """Whom to trust, and how to speak TLS. Raises `ConfigError`."""
     context = httpcore2.default_ssl_context()
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # A certificate is for its alternative names alone (RFC 9525). On some systems another kind of context sees to that.
+    if type(context) is ssl.SSLContext:
+        context.hostname_checks_common_name = False
     context.set_alpn_protocols(["h2", "http/1.1"] if settings.http2 else ["http/1.1"])
     load_authorities(context, settings.ca_files)
     return context
