@@ -1,7 +1,8 @@
 """People who talk in rooms, on whatever server."""
 
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from urllib.parse import quote
 
@@ -29,19 +30,37 @@ def user(host: str, port: int, name: str) -> Iterator[Connection]:
 
 
 def say(who: Connection, room_id: str, text: str) -> str:
-    path = f"/rooms/{quote(room_id, safe='')}/send/m.room.message/{text}"
+    path = f"/rooms/{quote(room_id, safe='')}/send/m.room.message/{quote(text)}"
     event_id: str = who.call("PUT", path, {"msgtype": "m.text", "body": text})["event_id"]
     return event_id
+
+
+def until(who: Connection, condition: Callable[[Json], bool]) -> None:
+    """Sync until an answer is as wanted. Each answer is shown once, and `rooms` is always there."""
+    query = {"timeout": "2000", "filter": json.dumps({"room": {"timeline": {"limit": 100}}})}
+    more = "".join(f"&{name}={quote(value)}" for name, value in query.items())
+    since = ""
+    while True:
+        answer = who.call("GET", f"/sync?{since}{more}")
+        answer.setdefault("rooms", {})
+        if condition(answer):
+            return
+        since = f"since={quote(answer['next_batch'])}"
+
+
+def until_so(condition: Callable[[], bool]) -> None:
+    """Look again and again."""
+    while not condition():
+        time.sleep(0.05)
 
 
 def hear(who: Connection, room_id: str, *event_ids: str) -> None:
     """Sync until all of these have come."""
     missing = set(event_ids)
-    query = {"timeout": "2000", "filter": json.dumps({"room": {"timeline": {"limit": 100}}})}
-    since = ""
-    while missing:
-        more = "".join(f"&{name}={quote(value)}" for name, value in query.items())
-        answer = who.call("GET", f"/sync?{since}{more}")
-        room = answer.get("rooms", {}).get("join", {}).get(room_id, {})
-        missing -= {event["event_id"] for event in room.get("timeline", {}).get("events", [])}
-        since = f"since={answer['next_batch']}"
+
+    def is_all(answer: Json) -> bool:
+        room = answer["rooms"].get("join", {}).get(room_id, {})
+        missing.difference_update(event["event_id"] for event in room.get("timeline", {}).get("events", []))
+        return not missing
+
+    until(who, is_all)
