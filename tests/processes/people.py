@@ -35,17 +35,16 @@ def say(who: Connection, room_id: str, text: str) -> str:
     return event_id
 
 
-def until(who: Connection, condition: Callable[[Json], bool]) -> None:
+def until(who: Connection, condition: Callable[[Json], bool], since: str | None = None) -> None:
     """Sync until an answer is as wanted. Each answer is shown once, and `rooms` is always there."""
     query = {"timeout": "2000", "filter": json.dumps({"room": {"timeline": {"limit": 100}}})}
     more = "".join(f"&{name}={quote(value)}" for name, value in query.items())
-    since = ""
     while True:
-        answer = who.call("GET", f"/sync?{since}{more}")
+        answer = who.call("GET", f"/sync?{more}" + ("" if since is None else f"&since={quote(since)}"))
         answer.setdefault("rooms", {})
         if condition(answer):
             return
-        since = f"since={quote(answer['next_batch'])}"
+        since = answer["next_batch"]
 
 
 def until_so(condition: Callable[[], bool]) -> None:

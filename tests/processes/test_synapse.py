@@ -1,7 +1,9 @@
 """Synapse as the other server, in both seats."""
 
+import http.client
+import json
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -11,7 +13,7 @@ import pytest
 
 from tests.processes.federating import new_federation
 from tests.processes.people import OPEN, hear, say, until, until_so, user
-from tests.processes.server import HOST, free_port
+from tests.processes.server import HOST, Server, free_port
 from tests.processes.synapse import HOST as SYNAPSE_HOST
 from tests.processes.synapse import running_synapse
 from tests.processes.talking import Connection, Json
@@ -25,6 +27,7 @@ class Pair:
 
     alice: Connection
     ours: str
+    server: Server
     bob: Connection
     theirs: str
 
@@ -41,7 +44,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
         [server] = stack.enter_context(federation.running(name, **OPEN, **ranges))
         alice = stack.enter_context(user(HOST, server.port, "alice"))
         bob = stack.enter_context(user(SYNAPSE_HOST, synapse.port, "bob"))
-        yield Pair(alice, name, bob, synapse.name)
+        yield Pair(alice, name, server, bob, synapse.name)
 
 
 @pytest.mark.parametrize("seat", ["the room is ours", "the room is theirs"])
@@ -224,3 +227,68 @@ def test_an_excluded_server_is_not_heard(pair: Pair, seat: str) -> None:
     event_id = say(guest, room_id, "unheard")
     hear(host, room_id, say(host, room_id, "still here"))
     assert host.ask("GET", room(f"/event/{quote(event_id)}", room_id))[0] == 404
+
+
+@SEATS
+def test_files_cross_over(pair: Pair, seat: str) -> None:
+    host, guest = seated(pair, seat)
+    data = bytes(range(256)) * 400
+    uri = raw(host, "POST", "/_matrix/media/v3/upload?filename=a.bin", data)
+    media = json.loads(uri)["content_uri"].removeprefix("mxc://")
+    assert raw(guest, "GET", f"/_matrix/client/v1/media/download/{media}") == data
+
+
+def raw(who: Connection, method: str, path: str, body: bytes | None = None) -> bytes:
+    """The body of a good answer."""
+    with closing(http.client.HTTPConnection(who.host, who.port, timeout=30)) as connection:
+        headers = {"Authorization": f"Bearer {who.token}", "Content-Type": "application/octet-stream"}
+        connection.request(method, path, body, headers)
+        answer = connection.getresponse()
+        found = answer.read()
+        assert answer.status == 200, found
+        return found
+
+
+@SEATS
+def test_a_room_is_upgraded_and_followed(pair: Pair, seat: str) -> None:
+    host, guest = seated(pair, seat)
+    old = host.call("POST", "/createRoom", {"preset": "public_chat", "room_version": "10"})["room_id"]
+    guest.call("POST", joining(old, host), {})
+    new = host.call("POST", room("/upgrade", old), {"new_version": "11"})["replacement_room"]
+    until_so(lambda: guest.ask("GET", room("/state/m.room.tombstone/", old))[0] == 200)
+    assert guest.call("GET", room("/state/m.room.tombstone/", old))["replacement_room"] == new
+    guest.call("POST", joining(new, host), {})
+    hear(host, new, say(guest, new, "moved"))
+
+
+@SEATS
+def test_changes_of_devices_and_presence_are_told(pair: Pair, seat: str) -> None:
+    host, guest = seated(pair, seat)
+    talked_in(host, guest)
+    since = host.call("GET", "/sync")["next_batch"]
+    guest.call("PUT", f"/presence/{quote(id_of(guest))}/status", {"presence": "online", "status_msg": seat})
+    device_id = guest.call("GET", "/account/whoami")["device_id"]
+    guest.call("PUT", f"/devices/{quote(device_id)}", {"display_name": f"Device of {seat}"})
+    told: set[str] = set()
+
+    def has_both(answer: Json) -> bool:
+        if id_of(guest) in answer.get("device_lists", {}).get("changed", []):
+            told.add("devices")
+        for event in answer.get("presence", {}).get("events", []):
+            if event["sender"] == id_of(guest) and event["content"].get("status_msg") == seat:
+                told.add("presence")
+        return told == {"devices", "presence"}
+
+    until(host, has_both, since=since)
+
+
+@SEATS
+def test_nothing_is_missed_while_this_server_is_away(pair: Pair, seat: str) -> None:
+    host, guest = seated(pair, seat)
+    room_id = talked_in(host, guest)
+    pair.server.stop()
+    pair.alice.close()
+    missed = [say(pair.bob, room_id, f"missed-{number}") for number in range(3)]
+    pair.server.start()
+    hear(pair.bob, room_id, say(pair.alice, room_id, "back"))
+    hear(pair.alice, room_id, *missed)
