@@ -35,6 +35,7 @@ from homeserver.services.auth.servers import ServerAuth
 from homeserver.services.auth.sessions import Sessions
 from homeserver.services.federation.device_keys import DeviceKeys
 from homeserver.services.federation.device_lists import DeviceListUpdates, RemoteDeviceLists, SigningKeyUpdates
+from homeserver.services.federation.early import Early
 from homeserver.services.federation.edus import Edus
 from homeserver.services.federation.history import History
 from homeserver.services.federation.lines import Lines
@@ -310,8 +311,10 @@ async def build(
             },
             metrics,
         )
+        early = Early(hot, arrivals, lines, background, config.server_name)
+        stack.push_async_callback(early.close)
         transactions = Transactions(
-            database, clock, hot, inbox, server_acls, lines, edus, metrics, background, config.server_name
+            database, clock, hot, inbox, server_acls, lines, early, edus, metrics, background, config.server_name
         )
         sync = Sync(database, clock, notifier, trees, counter, typing, presence, push_rules, unread, hot)
         housekeeping = Housekeeping(database, clock, presence, sessions)
