@@ -29,6 +29,7 @@ from homeserver.services.federation.edus import Edus
 from homeserver.services.federation.lines import Lines, Place
 from homeserver.services.rooms.hot import HotRoom, HotRooms
 from homeserver.services.rooms.inbox import Inbox, Outcome, Receipt, id_of
+from homeserver.services.rooms.invitations import Invitations
 from homeserver.services.rooms.server_acl import ServerAcls
 from homeserver.storage import deliveries
 from homeserver.storage.deliveries import Answered
@@ -98,6 +99,7 @@ class Transactions:
         clock: Clock,
         hot: HotRooms,
         inbox: Inbox,
+        invitations: Invitations,
         acls: ServerAcls,
         lines: Lines,
         early: Early,
@@ -110,6 +112,7 @@ class Transactions:
         self._clock = clock
         self._hot = hot
         self._inbox = inbox
+        self._invitations = invitations
         self._acls = acls
         self._lines = lines
         self._early = early
@@ -211,7 +214,9 @@ class Transactions:
                 # Without the room nobody can tell the event's id, and so nothing can be said of it.
                 found.outcomes["malformed"] += 1
         rooms = await asyncio.gather(*(self._find(room_id) for room_id in by_room))
-        for room, (room_id, of_room) in zip(rooms, by_room.items(), strict=True):
+        for (room_id, of_room), room in zip(by_room.items(), rooms, strict=True):
+            if room is None or self._server_name not in room.servers:
+                of_room = await self._end_invites(origin, room_id, of_room, found)
             if room is None:
                 is_kept = self._early.keep(origin, room_id, of_room)
                 found.outcomes["early" if is_kept else "unknown_room"] += len(of_room)
@@ -224,6 +229,20 @@ class Transactions:
             else:
                 found.rooms[room] = of_room
         return found
+
+    async def _end_invites(
+        self, origin: ServerName, room_id: RoomId, pdus: Sequence[bytes], found: _Sorted
+    ) -> list[bytes]:
+        """Take what becomes of invites to a room that this server is not in, and of knocks on it; what is left."""
+        left = []
+        for pdu in pdus:
+            event_id = await self._invitations.receive_end(origin, room_id, pdu)
+            if event_id is None:
+                left.append(pdu)
+            else:
+                found.results[event_id] = {}
+                found.outcomes[Outcome.ACCEPTED.value] += 1
+        return left
 
     async def _find(self, room_id: RoomId) -> HotRoom | None:
         try:

@@ -25,11 +25,13 @@ from homeserver.matrix.room_versions import ROOM_VERSIONS
 from homeserver.services.rooms.checks import Checks, Unfit
 from homeserver.services.rooms.graph import Graph, Placed
 from homeserver.services.rooms.hot import HotRoom, HotRooms, NotLoaded
+from homeserver.services.rooms.loose_ends import settle
 from homeserver.services.rooms.merge import Merger
 from homeserver.services.rooms.outliers import Judged, Outliers, by_auth
 from homeserver.services.rooms.persist import EventWriter, Superseded
 from homeserver.services.rooms.placement import Batch, NewEvent
-from homeserver.storage import event_graph, events, outgoing
+from homeserver.services.rooms.policy import PolicyServers
+from homeserver.storage import event_graph, events
 from homeserver.storage.engine import Database, ReadTx, WriteTx
 from homeserver.storage.event_graph import Waiting
 from homeserver.storage.events import Standing, StoredEvent
@@ -117,6 +119,7 @@ class Inbox:
         merger: Merger,
         checks: Checks,
         outliers: Outliers,
+        policies: PolicyServers,
     ) -> None:
         self._database = database
         self._clock = clock
@@ -126,6 +129,7 @@ class Inbox:
         self._merger = merger
         self._checks = checks
         self._outliers = outliers
+        self._policies = policies
         self._turns: KeyedLocks[RoomId] = KeyedLocks()
         self._changes: dict[RoomId, int] = {}
         """Counts when a turn of a room begins and ends: what was found out before that may be out of date."""
@@ -212,6 +216,11 @@ class Inbox:
         async with self._turn(room_id):
             yield
 
+    async def check(self, room: HotRoom, pdus: Sequence[bytes]) -> dict[EventId, Event]:
+        """Those that are events of the room and are signed, by their ids; they may be of old."""
+        checked, _ = await self._check(room, pdus, is_old=True)
+        return checked
+
     async def missing(self, room_id: RoomId) -> set[EventId]:
         """What the events of a room wait for, and does not wait itself: what has to be asked for."""
         room = await self._hot.find(room_id)
@@ -285,16 +294,25 @@ class Inbox:
             _ordered({one: event for one, event in checked.items() if one not in load.receipts})
         )
         load.coming.update(EventId(event.event_id) for event in coming)
+        # All at once, as each may take a while; this costs nothing in a room without a policy server.
+        signed = await self._policies.recommended(room, coming) if self._policies.of(room) is not None else {}
         while coming:
             event = coming.popleft()
             event_id = EventId(event.event_id)
             load.coming.discard(event_id)
             if _is_placed(event_id, load):
                 continue
+            if event_id not in signed and self._policies.of(room) is not None:
+                signed |= await self._policies.recommended(room, [event])
+            recommended = signed.get(event_id, event)
+            event = recommended or event
             own = given if event_id in checked else None
             if own is None and (behind := _waits_behind(event, load)):
                 self._let_wait(room, event, Placed(None, missing=behind), load)
-            elif await self._place(room, event, load, given=own) and event_id in load.wanted:
+            elif (
+                await self._place(room, event, load, given=own, is_recommended=recommended is not None)
+                and event_id in load.wanted
+            ):
                 coming.extendleft(reversed(await self._released(room, event_id, load)))
             if self._merger.is_needed(room):
                 await self._settle(load)
@@ -341,11 +359,17 @@ class Inbox:
         return _known_of(room, checked, events.find_standings_by_id(tx, checked))
 
     async def _place(
-        self, room: HotRoom, event: Event, load: _Load, *, given: Mapping[Pair, int] | None = None
+        self,
+        room: HotRoom,
+        event: Event,
+        load: _Load,
+        *,
+        given: Mapping[Pair, int] | None = None,
+        is_recommended: bool = True,
     ) -> bool:
         """Place an event, or let it wait; whether it was placed."""
         for _ in range(_ATTEMPTS):
-            if given is None:
+            if given is None and is_recommended:
                 try:
                     placed = self._graph.follow(room, event)
                 except NotLoaded as missing:
@@ -361,7 +385,7 @@ class Inbox:
             await self._settle(load)
             async with room.alone():
                 if not room.is_stale and self._hot.peek(room.room_nid or 0) is room:
-                    placed = await self._graph.place(room, event, given=given)
+                    placed = await self._graph.place(room, event, given=given, is_recommended=is_recommended)
                     if placed.new is None:
                         self._let_wait(room, event, placed, load)
                         return False
@@ -375,24 +399,10 @@ class Inbox:
         assert new is not None
         event = new.event
         event_id = EventId(event.event_id)
-        unapplied = EventId(event.redacts) if event.redacts and new.redaction is None and new.is_accepted else None
-
-        def also(tx: WriteTx, room_nid: int) -> None:
-            if new.status != events.OUTLIER:
-                event_graph.end_waiting(tx, [event_id])
-                event_graph.remove_backward_extremities(tx, [event_id])
-            if unapplied is not None and unapplied not in events.find_many_by_id(tx, [unapplied]):
-                [row] = events.find_many_by_id(tx, [event_id]).values()
-                event_graph.add_pending_redactions(tx, [(room_nid, unapplied, row.position)])
-            if new.redacted_by is not None:
-                event_graph.remove_pending_redactions(tx, [event_id])
-            if but is not None and new.is_accepted:
-                for position in events.find_positions(tx, [event_id]).values():
-                    outgoing.forward(tx, position, but)
-
         but = load.relayed.get(event_id)
-        is_plain = new.placement is None and unapplied is None and but is None and event_id not in load.staged
-        batch = Batch(room, [new], also=None if is_plain else also, now=self._clock.now())
+        is_plain = new.placement is None and not event.redacts and but is None and event_id not in load.staged
+        also = None if is_plain else settle(new, relay_to_all_but=but)
+        batch = Batch(room, [new], also=also, now=self._clock.now())
         load.writing.append(self._writer.write(batch))
         load.receipts[event_id] = _receipt(event, placed)
 
