@@ -36,6 +36,7 @@ from homeserver.services.auth.sessions import Sessions
 from homeserver.services.federation.destinations import DestinationReports
 from homeserver.services.federation.device_keys import DeviceKeys
 from homeserver.services.federation.device_lists import DeviceListUpdates, RemoteDeviceLists, SigningKeyUpdates
+from homeserver.services.federation.early import Early
 from homeserver.services.federation.edus import Edus
 from homeserver.services.federation.history import History
 from homeserver.services.federation.lines import Lines
@@ -350,6 +351,8 @@ async def build(
             },
             metrics,
         )
+        early = Early(hot, arrivals, lines, background, config.server_name)
+        stack.push_async_callback(early.close)
         invitations = Invitations(database, sender, members, server_acls, signatures, stripper, author)
         transactions = Transactions(
             database,
@@ -359,6 +362,7 @@ async def build(
             invitations,
             server_acls,
             lines,
+            early,
             edus,
             metrics,
             background,
