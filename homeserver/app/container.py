@@ -231,10 +231,10 @@ async def build(
         old_keys = {one.key_id: PublishedKey(one.public_key, one.expired_ts) for one in config.federation.old_keys}
         server_acls = ServerAcls(hot)
         room_reads = RoomReads(database, trees, server_acls)
-        merger = Merger(clock, hot, writer, graph, author, config.server_name)
+        policies = PolicyServers(client, clock, config.server_name)
+        merger = Merger(clock, hot, writer, graph, author, policies, config.server_name)
         signatures = Signatures(keys)
         checks, outliers = Checks(signatures), Outliers(database, clock, writer)
-        policies = PolicyServers(client, clock, config.server_name)
         inbox = Inbox(database, clock, hot, writer, graph, merger, checks, outliers, policies)
         replay = Replay(database, trees, hot, resolver, config.server_name)
         completion = Completion(
