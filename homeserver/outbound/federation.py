@@ -49,7 +49,8 @@ class Joined(msgspec.Struct, frozen=True):
 
     state: list[Raw]
     auth_chain: list[Raw]
-    event: Raw | None = None
+    event: Raw = Raw(b"null")
+    """The join with the signature of the server, where it had to authorise it."""
     members_omitted: bool = False
     servers_in_room: list[str] | None = None
 

@@ -12,7 +12,7 @@ from homeserver.services.rooms.ends import Ends
 from homeserver.services.rooms.findings import Report
 from homeserver.services.rooms.record import relation_of
 from homeserver.services.rooms.state import StateTrees
-from homeserver.storage import consistency, event_graph, events, members, relations, resolutions, rooms, state
+from homeserver.storage import consistency, event_graph, events, members, places, relations, resolutions, rooms, state
 from homeserver.storage.engine import ReadTx
 from homeserver.storage.events import Standing, StoredEvent
 from homeserver.storage.members import Member
@@ -138,7 +138,8 @@ class RoomCheck:
                     self._report.add(
                         findings.MISSING, f"{_name(row)} follows {one}, which is neither there nor known to be missing."
                     )
-            self._ends.follow(row.event_id, row.position, before, page.cited)
+            is_past = places.is_past(row.timeline_place)
+            self._ends.follow(row.event_id, row.position, before, page.cited, is_past=is_past)
         if row.status in (events.OK, events.SOFT_FAILED):
             for one in auth:
                 standing = page.cited.get(one)
