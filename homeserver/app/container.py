@@ -67,6 +67,7 @@ from homeserver.services.rooms.inbox import Inbox
 from homeserver.services.rooms.invitations import Invitations
 from homeserver.services.rooms.members import Members
 from homeserver.services.rooms.merge import Merger
+from homeserver.services.rooms.nearest import NearestEvents
 from homeserver.services.rooms.outliers import Outliers
 from homeserver.services.rooms.past import Past
 from homeserver.services.rooms.persist import EventWriter
@@ -155,6 +156,7 @@ class Container:
     members: Members
     room_creation: RoomCreation
     room_reader: RoomReader
+    nearest_events: NearestEvents
     room_upgrade: RoomUpgrade
     directory: Directory
     relations: Relations
@@ -434,6 +436,7 @@ async def build(
             members=members,
             room_creation=room_creation,
             room_reader=room_reader,
+            nearest_events=NearestEvents(database, room_reader, backfill, client),
             relations=Relations(database, room_reader),
             room_upgrade=RoomUpgrade(database, sender, members, room_creation, author),
             directory=directory,
