@@ -60,6 +60,7 @@ from homeserver.services.rooms.create import RoomCreation
 from homeserver.services.rooms.directories_elsewhere import DirectoriesElsewhere
 from homeserver.services.rooms.directory import Directory
 from homeserver.services.rooms.gaps import Gaps
+from homeserver.services.rooms.glance import Glances
 from homeserver.services.rooms.graph import Graph
 from homeserver.services.rooms.hierarchy import Hierarchy
 from homeserver.services.rooms.hot import HotRooms
@@ -162,6 +163,7 @@ class Container:
     directory: Directory
     relations: Relations
     hierarchy: Hierarchy
+    glances: Glances
     room_reads: RoomReads
     history: History
     state_events: StateEvents
@@ -303,6 +305,7 @@ async def build(
         room_creation = RoomCreation(clock, sender, members, author, default_version=config.default_room_version)
         room_reader = RoomReader(database, clock, trees, known_in_part, backfill)
         summaries = Summaries(trees)
+        spaces_elsewhere = SpacesElsewhere(client, clock)
         elsewhere = DirectoriesElsewhere(client)
         directory = Directory(database, clock, sender, summaries, elsewhere, config.server_name)
 
@@ -441,7 +444,8 @@ async def build(
             relations=Relations(database, room_reader),
             room_upgrade=RoomUpgrade(database, sender, members, room_creation, author),
             directory=directory,
-            hierarchy=Hierarchy(database, trees, summaries, SpacesElsewhere(client, clock), config.server_name),
+            glances=Glances(database, summaries, spaces_elsewhere, config.server_name),
+            hierarchy=Hierarchy(database, trees, summaries, spaces_elsewhere, config.server_name),
             room_reads=room_reads,
             history=History(database, trees, room_reads),
             state_events=StateEvents(sender, members, directory),
