@@ -208,3 +208,50 @@ async def test_event_nearest_to_a_time_is_one_that_the_server_may_see(stage: Sta
     assert await nearest(stage.bobs, clock.now(), "f") == (404, "M_NOT_FOUND")
     assert await nearest(stage.bobs, 0, "b") == (404, "M_NOT_FOUND")
     assert await nearest(stage.bobs, 0, "x") == (400, "M_INVALID_PARAM")
+
+
+STRANGE = [
+    "%00",
+    "%24%00",
+    "%ED%A0%80",
+    "%FF",
+    "x" * 300,
+    "%24" + "%F0%9F%98%80" * 100,
+    "%21",
+    "9" * 40,
+    "-1",
+    "..%2F..",
+    "%E2%80%AE",
+]
+
+
+@pytest.mark.trust("C24", "C26", "R8")
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/event/{x}",
+        "/event_auth/{x}/{x}",
+        "/event_auth/{room}/{x}",
+        "/state/{x}?event_id={x}",
+        "/state/{room}?event_id={x}",
+        "/state_ids/{room}?event_id={x}",
+        "/timestamp_to_event/{x}?ts=1&dir=f",
+        "/timestamp_to_event/{room}?ts={x}&dir={x}",
+        "/hierarchy/{x}?suggested_only={x}",
+        "/publicRooms?limit={x}&since={x}",
+        "/query/directory?room_alias={x}",
+        "/query/directory?room_alias=%23{x}:a.test",
+        "/query/profile?user_id={x}",
+        "/query/profile?user_id=%40{x}:a.test&field={x}",
+        "/query/{x}",
+        "/media/download/{x}?timeout_ms={x}",
+        "/media/thumbnail/{x}?width={x}&height={x}&method={x}&animated={x}",
+        "/openid/userinfo?access_token={x}",
+    ],
+)
+async def test_no_input_of_a_server_makes_this_one_fail(stage: Stage, path: str) -> None:
+    for strange in STRANGE:
+        status, body = await stage.get(stage.bobs, path.format(x=strange, room=q(stage.room)))
+        assert status < 500, body
+        if status != 200:
+            assert body["errcode"].startswith("M_")
