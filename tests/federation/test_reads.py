@@ -10,6 +10,8 @@ import pytest
 from homeserver.matrix.events import Event
 from homeserver.services.rooms.inbox import Outcome
 from tests.federation.network import Network, Peer
+from tests.federation.test_partial_joins import arrive
+from tests.room_graphs import CREATOR
 from tests.services.rooms.test_branches import BOB, DAN, Scene
 from tests.world import User
 
@@ -255,3 +257,28 @@ async def test_no_input_of_a_server_makes_this_one_fail(stage: Stage, path: str)
         assert status < 500, body
         if status != 200:
             assert body["errcode"].startswith("M_")
+
+
+@pytest.mark.trust("S3")
+@pytest.mark.behaviours("SS-BF-03", "SS-BF-04")
+async def test_what_is_known_in_part_is_not_told_as_if_it_were_all(network: Network) -> None:
+    scene = await arrive(network)
+    others = network.peer("c.example")
+    said = await scene.alice.send(scene.room, "Hello.")
+    visibility = {"history_visibility": "joined"}
+    hidden = scene.graph.say(CREATOR, "m.room.history_visibility", visibility, [scene.join], state_key="")
+    secret = scene.graph.say(CREATOR, "m.room.message", {"body": "for those here"}, [hidden])
+    assert await scene.receive(hidden, secret) == ["accepted", "accepted"]
+
+    async def status(path: str) -> int:
+        return (await others.call("localhost", "GET", V1 + path)).status_code
+
+    state = f"/state_ids/{q(scene.room)}?event_id={q(said)}"
+    assert await status(state) == 404
+    assert await status(f"/event_auth/{q(scene.room)}/{q(said)}") == 200
+    assert await status(f"/event/{q(said)}") == 200
+    # Nobody of theirs is known to have been there, and nobody is known not to have.
+    assert await status(f"/event/{q(secret.event_id)}") == 404
+    await scene.become_whole()
+    assert await status(state) == 200
+    assert await status(f"/event/{q(secret.event_id)}") == 200
