@@ -19,7 +19,7 @@ import h2.exceptions
 import httpcore2
 
 from homeserver.config.model import Federation
-from homeserver.errors import Unreachable
+from homeserver.errors import AnswerTooLarge, Unreachable
 from homeserver.kit.clock import Clock
 from homeserver.kit.randomness import Randomness
 from homeserver.matrix.identifiers import ServerName
@@ -182,7 +182,7 @@ class _Connection:
         finally:
             await response.aclose()
         if size > largest:
-            raise Unreachable(f"Its answer is larger than {largest} bytes.")
+            raise AnswerTooLarge(f"Its answer is larger than {largest} bytes.")
         if headers.get("content-encoding", "identity").lower() not in ("", "identity"):
             raise Unreachable("Its answer is in an encoding that was not asked for.")
         return Reply(response.status, headers, body.getvalue())
@@ -264,6 +264,8 @@ class HttpTransport:
                         self._release(destination, peer, connection)
         except TimeoutError:
             raise Unreachable(f"{destination} was given up after {timeout_s:g} s, while {doing}.") from None
+        except AnswerTooLarge as error:
+            raise AnswerTooLarge(f"{destination} says too much. {error}") from None
         except Unreachable as error:
             raise Unreachable(f"{destination} cannot be reached. {error}") from None
         finally:
