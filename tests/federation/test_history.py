@@ -17,7 +17,7 @@ from homeserver.storage import events
 from tests.federation.network import Network, Peer, Seen
 from tests.room_graphs import Graph
 from tests.services.rooms.test_branches import BOB, DAN, Scene
-from tests.world import User, World, eventually
+from tests.world import User, World, until
 
 pytestmark = pytest.mark.anyio
 
@@ -180,11 +180,7 @@ async def test_history_comes_while_the_page_before_it_is_read(hole: Hole) -> Non
     page, token = await hole.page(dir="b", limit=5)
     assert ids_of(page) == said[:2:-1]
     assert token is not None
-
-    async def asked() -> int:
-        return len(hole.asked)
-
-    await eventually(asked, lambda count: count == 1)
+    await until(lambda: len(hole.asked) == 1)
     page, _ = await hole.page(dir="b", limit=5, **{"from": token})
     assert ids_of(page) == [*said[2::-1], end.event_id, hole.missing[-1].event_id]
 
