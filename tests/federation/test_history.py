@@ -140,7 +140,9 @@ def ids_of(found: Sequence[Any]) -> list[str]:
 async def hole(network: Network) -> Hole:
     a = await network.server("a.test")
     alice = await a.user("alice")
-    peer, _ = network.peer("b.example"), network.peer("c.example")
+    peer, other = network.peer("b.example"), network.peer("c.example")
+    for one in (peer, other):
+        one.on("PUT", f"{V1}/send/", lambda seen: {"pdus": {}})  # Who does not answer is taken to be down.
     scene = Scene(a, alice, await alice.create_room(preset="public_chat"))
     await scene.join(BOB)
     before = await alice.send(scene.room_id, "before the gap")
