@@ -29,7 +29,7 @@ from homeserver.kit.metrics import Metrics
 from homeserver.kit.randomness import Randomness
 from homeserver.matrix.identifiers import EventId, RoomId, ServerName
 from homeserver.services.federation.check import FederationCheck
-from homeserver.services.rooms import consistency, drawing, excerpt
+from homeserver.services.rooms import consistency, drawing, excerpt, partial
 from homeserver.services.rooms.findings import Finding
 from homeserver.services.rooms.purge import Point
 from homeserver.storage.engine import Database
@@ -383,6 +383,25 @@ def show_resolutions(
         print(f"Position {one.position}: {one.states} states were resolved {one.where}.")
         print("".join(f"  changed: {change}\n" for change in one.changes) or "  changed: nothing\n", end="")
         print("".join(f"  lost: {loser}\n" for loser in one.lost), end="")
+
+
+@room_commands.command(name="joins")
+def show_joins() -> None:
+    """Say which rooms of other servers were joined and are not known whole yet, and how far each has come."""
+    found = _read_database(lambda database: database.snapshot(partial.list_joins))
+    if not found:
+        print("All rooms are known whole.")
+    for one in found:
+        print(f"{one.room_id}, joined through {one.via} on {_when(one.since_ts)}")
+        print(f"  {one.members} members are known; events go to {one.servers} other servers")
+        if one.total:
+            print(f"  {one.done} of {one.total} events of its state are stored")
+        if one.failure is not None:
+            print(f"  tried in vain {one.failures} times, again on {_when(one.retry_ts)}: {one.failure}")
+
+
+def _when(ts: int) -> str:
+    return datetime.fromtimestamp(ts / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 @federation_commands.command(name="check")

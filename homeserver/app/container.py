@@ -68,6 +68,7 @@ from homeserver.services.rooms.invitations import Invitations
 from homeserver.services.rooms.members import Members
 from homeserver.services.rooms.merge import Merger
 from homeserver.services.rooms.outliers import Outliers
+from homeserver.services.rooms.partial import PartialRooms
 from homeserver.services.rooms.past import Past
 from homeserver.services.rooms.persist import EventWriter
 from homeserver.services.rooms.policy import PolicyServers
@@ -250,7 +251,6 @@ async def build(
             database,
             clock,
             metrics,
-            notifier,
             client,
             hot,
             trees,
@@ -296,9 +296,10 @@ async def build(
         stripper = Stripper(signatures)
         remote_members = RemoteMembers(database, clock, client, author, signatures, arrivals, stripper)
         succession = Succession(database, trees)
-        members = Members(database, sender, inbox, gaps, succession, remote_members, config.server_name)
+        known_in_part = PartialRooms(database, notifier)
+        members = Members(database, sender, inbox, gaps, succession, remote_members, known_in_part, config.server_name)
         room_creation = RoomCreation(clock, sender, members, author, default_version=config.default_room_version)
-        room_reader = RoomReader(database, clock, trees, backfill)
+        room_reader = RoomReader(database, clock, trees, known_in_part, backfill)
         summaries = Summaries(trees)
         elsewhere = DirectoriesElsewhere(client)
         directory = Directory(database, clock, sender, summaries, elsewhere, config.server_name)
@@ -375,9 +376,8 @@ async def build(
         federation_sender = FederationSender(
             database, clock, randomness, notifier, client, destinations, ephemeral, metrics, config.server_name
         )
-        rest = RoomCompletion(notifier, completion)
+        rest = RoomCompletion(notifier, completion, gaps)
         if is_server:
-            works = [housekeeping.run, effects.run, purging.run, lines.run, federation_sender.run]
             works = [
                 housekeeping.run,
                 effects.run,

@@ -94,7 +94,9 @@ class KeyRing:
             for server, key_id in others
             if (key := found.get((server, key_id))) is None or key.valid_until_ts < wanted[server, key_id]
         }
-        if lacking and await self.refresh(lacking):
+        if lacking:
+            await self.refresh(lacking)
+            # Whoever was asked, and by whom: others may have brought keys in the meantime.
             found |= await self._read(others)
         return found
 
@@ -140,8 +142,8 @@ class KeyRing:
                 pause = min(_AGAIN_MS * 2**asked.failures, _MOST_PATIENT_MS)
                 self._asked.put(server, _Asked(now + pause, min(asked.failures + 1, 10)))
                 return False
-        self._asked.put(server, _Asked(now + _AGAIN_MS))
         await self._keep([document], now)
+        self._asked.put(server, _Asked(now + _AGAIN_MS))  # Not before: nobody is to believe that it was in vain.
         return True
 
     async def _ask_notaries(self, servers: Collection[str]) -> bool:

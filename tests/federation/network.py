@@ -9,6 +9,7 @@ import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from inspect import isawaitable
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ class Seen:
 
 
 Answer = Callable[[Seen], "Any | Reply"]
-"""What a peer answers: the JSON of a 200, or a whole reply. It may raise `Unreachable`."""
+"""What a peer answers: the JSON of a 200, or a whole reply, at once or awaited. It may raise `Unreachable`."""
 
 
 @dataclass
@@ -91,7 +92,7 @@ class Peer:
         results: dict[str, Any] = answer.json()["pdus"]
         return results
 
-    def reply(self, method: str, target: str, headers: Mapping[str, str], body: bytes | None) -> Reply:
+    async def reply(self, method: str, target: str, headers: Mapping[str, str], body: bytes | None) -> Reply:
         """What it answers to a request."""
         origin = XMatrix.parse(headers["authorization"]).origin if "authorization" in headers else None
         seen = Seen(origin, method, target, None if body is None else json.loads(body))
@@ -102,6 +103,8 @@ class Peer:
         if not fitting:
             return Reply(404, {}, b'{"errcode": "M_UNRECOGNIZED", "error": "The peer was not told what to answer."}')
         answer = self.answers[method, max(fitting, key=len)](seen)
+        if isawaitable(answer):
+            answer = await answer
         return answer if isinstance(answer, Reply) else Reply(200, {}, json.dumps(answer).encode())
 
     def keys(self) -> bytes:
@@ -166,7 +169,7 @@ class Network:
             raise Unreachable("The network is cut.")
         if (peer := self.peers.get(destination)) is not None:
             await peer.awake.wait()
-            return peer.reply(method, target, headers, body)
+            return await peer.reply(method, target, headers, body)
         if (client := self.clients.get(destination)) is None:
             raise Unreachable(f"There is no server {destination}.")
         answer = await client.send(method, target, headers=dict(headers), content=body)

@@ -135,6 +135,11 @@ class Gaps:
         if pause is None or pause.until <= self._clock.now() or is_new:
             self._begin(room_id, server)
 
+    def begin_anew(self, room_id: RoomId) -> None:
+        """Look for what is missing in a room without a pause: more can be made of it than before."""
+        self._pauses.drop(room_id)
+        self._begin(room_id, next(reversed(self._told_by.get(room_id) or {}), self._server_name))
+
     async def look_again(self) -> None:
         """Look for what is missing in rooms that were left alone for long enough."""
         now = self._clock.now()
@@ -253,7 +258,10 @@ class Gaps:
             await self._elsewhere.bring_auth(room, server, stuck.event_id)
         if not stuck.prev:
             await self._inbox.receive(room.room_id, [stuck.pdu])
-        elif state := await self._elsewhere.before(room, server, stuck.event_id):
+            return
+        if room.partial is not None:
+            return  # The state of the whole room comes anyway; then this one differs from it by a little.
+        if state := await self._elsewhere.before(room, server, stuck.event_id):
             await self._inbox.receive_with_state(room.room_id, stuck.pdu, state)
 
     async def _stuck(self, room: HotRoom) -> list[_Stuck]:

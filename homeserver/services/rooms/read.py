@@ -19,6 +19,7 @@ from homeserver.services.auth.sessions import Requester
 from homeserver.services.rooms.backfill import Backfill
 from homeserver.services.rooms.client_events import Form, show, show_state, show_state_events
 from homeserver.services.rooms.hot import parse
+from homeserver.services.rooms.partial import PartialRooms, need_all_members
 from homeserver.services.rooms.state import StateTrees
 from homeserver.services.rooms.visibility import Onlooker, Seen
 from homeserver.services.users.account_data import ignored_users
@@ -71,8 +72,16 @@ class _Page:
 class RoomReader:
     """Reads rooms for a requester. Everything raises `Forbidden` or `NotFound` where the requester may not look."""
 
-    def __init__(self, database: Database, clock: Clock, trees: StateTrees, backfill: Backfill) -> None:
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        trees: StateTrees,
+        known_in_part: PartialRooms,
+        backfill: Backfill,
+    ) -> None:
         self._database = database
+        self._known_in_part = known_in_part
         self._clock = clock
         self._trees = trees
         self._backfill = backfill
@@ -113,23 +122,23 @@ class RoomReader:
 
     async def state(self, who: Requester, room_id: RoomId) -> list[msgspec.Raw]:
         """The whole state."""
-        return await self._database.snapshot(self._state, who, room_id)
+        return await self._known_in_part.read(lambda tx: self._state(tx, who, room_id))
 
     async def state_event(
         self, who: Requester, room_id: RoomId, type_: str, state_key: str, *, whole: bool
     ) -> msgspec.Raw:
         """One piece of state, the whole event or its content. Raises `NotFound` if there is none."""
-        return await self._database.snapshot(self._state_event, who, room_id, type_, state_key, whole)
+        return await self._known_in_part.read(lambda tx: self._state_event(tx, who, room_id, type_, state_key, whole))
 
     async def members(
         self, who: Requester, room_id: RoomId, at: RoomToken | None, wanted: Callable[[str], bool]
     ) -> list[msgspec.Raw]:
         """The member events of a room, now or at a token, of the memberships that are wanted."""
-        return await self._database.snapshot(self._members, who, room_id, at, wanted)
+        return await self._known_in_part.read(lambda tx: self._members(tx, who, room_id, at, wanted))
 
     async def joined_members(self, who: Requester, room_id: RoomId) -> Json:
         """Names and avatars of those who are in the room; for those who are in it too."""
-        return await self._database.snapshot(self._joined_members, who, room_id)
+        return await self._known_in_part.read(lambda tx: self._joined_members(tx, who, room_id))
 
     async def at_time(self, who: Requester, room_id: RoomId, ts: int, *, forwards: bool) -> Event:
         """The event nearest to a time, on one side of it."""
@@ -161,7 +170,7 @@ class RoomReader:
             return Readable(eye.room.state_root, places.LAST)
         if eye.member is None or eye.member.forgotten or eye.end is None:
             raise Forbidden("You are not in this room.")
-        return Readable(eye.end.room_root, eye.end_place)
+        return Readable(_root_when(eye.room, eye.end), eye.end_place)
 
     def _event(self, tx: ReadTx, who: Requester, room_id: RoomId, event_id: EventId) -> msgspec.Raw:
         eye, seen = self.seen_event(tx, who, room_id, event_id)
@@ -281,6 +290,7 @@ class RoomReader:
     def _state(self, tx: ReadTx, who: Requester, room_id: RoomId) -> list[msgspec.Raw]:
         eye = self.onlooker(tx, who, room_id)
         positions = self._trees.items(tx, self.readable(eye).root).values()
+        _need_all_members(tx, eye)
         return show_state(tx, eye.room.version, positions, now=self._clock.now())
 
     def _state_event(
@@ -289,6 +299,8 @@ class RoomReader:
         eye = self.onlooker(tx, who, room_id)
         position = self._trees.find(tx, self.readable(eye).root, [(type_, state_key)]).get((type_, state_key))
         if position is None:
+            if type_ == "m.room.member":
+                _need_all_members(tx, eye)
             raise NotFound("The room has no such state.")
         if whole:
             return show_state(tx, eye.room.version, [position], now=self._clock.now())[0]
@@ -307,7 +319,8 @@ class RoomReader:
         root = readable.root
         if at is not None and at.upto < readable.upto:
             rows = events.list_backwards(tx, eye.room.room_nid, after=places.FIRST, upto=at.upto, limit=1)
-            root = rows[0].room_root if rows else None
+            root = _root_when(eye.room, rows[0]) if rows else None
+        _need_all_members(tx, eye)
         positions = [at for (kind, _), at in self._trees.items(tx, root).items() if kind == "m.room.member"]
         stored = events.find_many(tx, positions).values()
         chosen = [row for row in stored if wanted(parse(row, eye.room.version).membership or "leave")]
@@ -317,6 +330,7 @@ class RoomReader:
         eye = self.onlooker(tx, who, room_id)
         if not eye.is_joined:
             raise Forbidden("You are not in this room.")
+        _need_all_members(tx, eye)
         joined = {member.event: member.user_id for member in members.list_joined(tx, eye.room.room_nid)}
         shown: Json = {}
         for position, row in events.find_many(tx, joined).items():
@@ -359,3 +373,17 @@ def _rows(tx: ReadTx, room: Room, *, forwards: bool, start: int, bound: int, lim
 def _beyond(row: StoredEvent, *, forwards: bool) -> int:
     """The place from which one reads on behind an event."""
     return row.timeline_place if forwards else row.timeline_place - 1
+
+
+def _root_when(room: Room, row: StoredEvent) -> int | None:
+    """The state of the room when the event had come, as far as it is known by now.
+
+    What was told then of a room that was known in part (`room_root`) is less than that.
+    """
+    return row.state_after if room.arrived_at <= row.came_at < room.completed_at else row.room_root
+
+
+def _need_all_members(tx: ReadTx, eye: Onlooker) -> None:
+    """Raise `InPart` where somebody in the room would take a part of the members for all."""
+    if eye.is_joined:
+        need_all_members(tx, eye.room.room_nid)
