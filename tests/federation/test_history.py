@@ -196,6 +196,28 @@ async def test_context_reaches_beyond_the_gap(hole: Hole) -> None:
     assert ids_of(page) == [hole.missing[1].event_id, hole.missing[0].event_id, hole.before]
 
 
+async def test_a_time_in_the_gap_is_found(hole: Hole) -> None:
+    hole.serve()
+    await hole.close(hole.say(5))
+    middle = hole.missing[2]
+    path = f"/v1/rooms/{quote(hole.room)}/timestamp_to_event"
+    answer = (await hole.alice.get(path, ts=str(middle.origin_server_ts), dir="f")).json()
+    assert answer == {"event_id": middle.event_id, "origin_server_ts": middle.origin_server_ts}
+
+
+async def test_a_time_before_this_server_came_is_found(network: Network) -> None:
+    a, b = await network.server("a.test"), await network.server("b.test")
+    alice, bob = await a.user("alice"), await b.user("bob")
+    room_id = await alice.create_room(preset="public_chat")
+    said = await alice.send(room_id, "hello")
+    network.clock.advance(60)
+    answer = await bob.call("POST", f"/join/{quote(room_id)}", {}, params={"via": "a.test"})
+    assert answer.status_code == 200, answer.text
+    path = f"/v1/rooms/{quote(room_id)}/timestamp_to_event"
+    found = await bob.get(path, ts=str(network.clock.now() - 30_000), dir="b")
+    assert found.json()["event_id"] == said, found.text
+
+
 async def test_branches_of_the_past_stand_behind_what_they_follow(hole: Hole) -> None:
     hole.serve()
     base = hole.say(3)

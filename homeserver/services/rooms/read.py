@@ -69,6 +69,14 @@ class _Page:
     """The next page comes to it."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Nearest:
+    """The event nearest to a time, and the gap behind which there may be one that is nearer."""
+
+    event: Event | None
+    gap: int | None
+
+
 class RoomReader:
     """Reads rooms for a requester. Everything raises `Forbidden` or `NotFound` where the requester may not look."""
 
@@ -142,7 +150,12 @@ class RoomReader:
 
     async def at_time(self, who: Requester, room_id: RoomId, ts: int, *, forwards: bool) -> Event:
         """The event nearest to a time, on one side of it."""
-        return await self._database.snapshot(self._at_time, who, room_id, ts, forwards)
+        found = await self._database.snapshot(self._at_time, who, room_id, ts, forwards)
+        if found.gap is not None and await self._backfill.ensure(room_id, before=found.gap, wanted=_PAGE):
+            found = await self._database.snapshot(self._at_time, who, room_id, ts, forwards)
+        if found.event is None:
+            raise NotFound("There is no event on that side of the time.")
+        return found.event
 
     def onlooker(self, tx: ReadTx, who: Requester, room_id: RoomId) -> Onlooker:
         """The requester, looking at the room. An unknown room is like one that the requester may not read."""
@@ -339,29 +352,42 @@ class RoomReader:
             shown[joined[position]] = {key: value for key, value in profile.items() if isinstance(value, str)}
         return shown
 
-    def _at_time(self, tx: ReadTx, who: Requester, room_id: RoomId, ts: int, forwards: bool) -> Event:
+    def _at_time(self, tx: ReadTx, who: Requester, room_id: RoomId, ts: int, forwards: bool) -> _Nearest:
         eye = self.onlooker(tx, who, room_id)
         upto = self.readable(eye).upto
         for limit in (_PAGE, _PAGE * _PAGES):
             rows = events.list_by_time(tx, eye.room.room_nid, ts=ts, forwards=forwards, limit=limit)
             seen = eye.seen([row for row in rows if row.timeline_place <= upto])
             if seen:
-                return seen[0].event
+                place = seen[0].stored.timeline_place
+                # In a gap beside the event there may be one that is nearer.
+                if forwards:
+                    return _Nearest(seen[0].event, place if place in _gaps(tx, eye.room) else None)
+                return _Nearest(seen[0].event, _gap_below(tx, eye.room, place, place))
             if len(rows) < limit:
                 break
-        raise NotFound("There is no event on that side of the time.")
+        return _Nearest(None, None if forwards else _oldest_gap(tx, eye.room))
 
 
 def _gap_below(tx: ReadTx, room: Room, start: int, bound: int) -> int | None:
     """The place of the first event, from this point back, before which events are missing; None if there is none."""
-    if not room.gapped_at:
-        return None
-    ends = event_graph.list_backward_extremities(tx, room.room_nid)
-    stand = set(events.find_places(tx, {position for _, position in ends}).values())
+    stand = _gaps(tx, room)
     behind = min((place for place in stand if place > start), default=None)
     if behind is not None and not _rows(tx, room, forwards=True, start=start, bound=behind - 1, limit=1):
         return behind
     return max((place for place in stand if bound < place <= start), default=None)
+
+
+def _oldest_gap(tx: ReadTx, room: Room) -> int | None:
+    return min(_gaps(tx, room), default=None)
+
+
+def _gaps(tx: ReadTx, room: Room) -> set[int]:
+    """The places of the events before which others are missing."""
+    if not room.gapped_at:
+        return set()
+    ends = event_graph.list_backward_extremities(tx, room.room_nid)
+    return set(events.find_places(tx, {position for _, position in ends}).values())
 
 
 def _rows(tx: ReadTx, room: Room, *, forwards: bool, start: int, bound: int, limit: int) -> list[StoredEvent]:
