@@ -271,6 +271,20 @@ async def test_the_past_changes_nothing_of_the_present(hole: Hole) -> None:
     assert room["unread_notifications"]["notification_count"] == 0
 
 
+async def test_what_is_past_notifies_nobody(hole: Hole) -> None:
+    carol = await hole.world.user("carol")
+    await carol.join(hole.room)
+    hole.graph = await hole.scene.graph()
+    hole.before = hole.graph.events[-1].event_id
+    hole.serve()
+    await hole.close(hole.say(3))
+    assert len(await hole.read_back()) == len(hole.graph.events)
+    room = (await carol.sync())["rooms"]["join"][hole.room]
+    assert room["unread_notifications"]["notification_count"] == 1
+    listed = (await carol.get("/notifications")).json()["notifications"]
+    assert [one["event"]["content"]["body"] for one in listed] == ["behind the gap"]
+
+
 async def test_redactions_and_relations_of_the_past_count(hole: Hole) -> None:
     hole.serve()
     root = hole.hide(hole.graph.say(BOB, "m.room.message", {"body": "root"}, [hole.graph.by_id[hole.before]]))
