@@ -393,10 +393,11 @@ async def build(
                 purging.run,
                 lines.run,
                 rest.run,
-                federation_sender.run,
                 Introductions(database, notifier).run,
                 Resyncs(clock, notifier, device_lists).run,
             ]
+            if config.federation.enabled:
+                works.append(federation_sender.run)
             await stack.enter_async_context(running(works, clock))
         yield Container(
             config=config,
