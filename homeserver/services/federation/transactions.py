@@ -46,6 +46,8 @@ _MOST_STAGED = 5000
 """A server that so many events are staged of has to wait."""
 _AGAIN_MS = 10_000
 _SERVERS = 500
+_GATHERED_S = 0.1
+"""So long answers are gathered that are written down for good measure."""
 
 Results = dict[EventId, dict[str, str]]
 _encode = msgspec.json.encode
@@ -119,6 +121,7 @@ class Transactions:
         self._under_way: dict[tuple[ServerName, bytes], asyncio.Task[bytes]] = {}
         self._queued: Counter[ServerName] = Counter()
         self._answers: Lru[ServerName, _Answers] = Lru(_SERVERS)
+        self._unkept: list[Answered] = []
 
     async def receive(self, origin: ServerName, txn_id: str, sent: Sent) -> bytes:
         """Take a delivery; the answer, as JSON.
@@ -184,9 +187,15 @@ class Transactions:
         staged = self._to_be_staged(behind, sorted_)
         answer = _encode({"pdus": results})
         kept = Answered(origin, answers.next, name, answer, self._clock.now())
-        with self._lines.staging([room.room_id for room, _ in staged]) as staging:
-            numbers = await self._database.write(self._keep, kept, staged)
-            staging.end([(room, number) for (room, _), number in zip(staged, numbers, strict=True)], origin, places)
+        if staged:
+            with self._lines.staging([room.room_id for room, _ in staged]) as staging:
+                numbers = await self._database.write(self._stage, kept, staged)
+                staging.end([(room, number) for (room, _), number in zip(staged, numbers, strict=True)], origin, places)
+        elif any(results.values()):
+            await self._database.write(deliveries.keep_answers, [kept])
+        else:
+            # Should it be lost, what was taken in gives the same answer.
+            self._keep_soon(kept)
         answers.add(name, answer)
         self._tell(origin, sorted_, len(staged))
         return answer
@@ -261,10 +270,20 @@ class Transactions:
                 staged.append((room, pdu))
         return staged
 
-    def _keep(self, tx: WriteTx, answered: Answered, staged: Sequence[tuple[HotRoom, bytes]]) -> list[int]:
-        deliveries.keep_answer(tx, answered)
+    def _keep_soon(self, answered: Answered) -> None:
+        self._unkept.append(answered)
+        if len(self._unkept) == 1:
+            self._background.start(self._keep_all())
+
+    async def _keep_all(self) -> None:
+        await self._clock.sleep(_GATHERED_S)
+        unkept, self._unkept = self._unkept, []
+        await self._database.write(deliveries.keep_answers, unkept)
+
+    def _stage(self, tx: WriteTx, answered: Answered, staged: Sequence[tuple[HotRoom, bytes]]) -> list[int]:
+        deliveries.keep_answers(tx, [answered])
         rows = [(room.room_nid or 0, pdu) for room, pdu in staged]
-        return deliveries.stage(tx, rows, answered.origin, now=answered.answered_ts) if rows else []
+        return deliveries.stage(tx, rows, answered.origin, now=answered.answered_ts)
 
     def _tell(self, origin: ServerName, sorted_: _Sorted, staged: int) -> None:
         self._metrics.transactions_received.labels("staged" if staged else "taken").inc()

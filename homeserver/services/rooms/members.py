@@ -36,6 +36,7 @@ from homeserver.services.rooms.conditions import (
 from homeserver.services.rooms.gaps import Gaps
 from homeserver.services.rooms.hot import HotRoom
 from homeserver.services.rooms.inbox import Inbox, Outcome
+from homeserver.services.rooms.partial import PartialRooms
 from homeserver.services.rooms.remote_members import RemoteMembers
 from homeserver.services.rooms.send import Build, Sender, is_local
 from homeserver.services.rooms.stripped import stripped_state
@@ -64,6 +65,7 @@ class Members:
         gaps: Gaps,
         succession: Succession,
         remote: RemoteMembers,
+        known_in_part: PartialRooms,
         server_name: str,
     ) -> None:
         self._database = database
@@ -72,6 +74,7 @@ class Members:
         self._gaps = gaps
         self._succession = succession
         self._remote = remote
+        self._known_in_part = known_in_part
         self._server_name = server_name
         self._coming: KeyedLocks[RoomId] = KeyedLocks()
 
@@ -409,6 +412,7 @@ class Members:
             if wanted(drafts.room.membership_of(target)):
                 drafts.add(Draft("m.room.member", by, content, state_key=target))
 
+        await self._known_in_part.until_known(await self._sender.room(room_id), target)
         await self._sender.change(room_id, build)
 
 

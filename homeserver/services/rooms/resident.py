@@ -29,6 +29,7 @@ from homeserver.services.rooms.conditions import (
 )
 from homeserver.services.rooms.hot import HotRoom, parse
 from homeserver.services.rooms.inbox import Inbox, Outcome
+from homeserver.services.rooms.partial import check_whole
 from homeserver.services.rooms.send import Sender
 from homeserver.services.rooms.server_acl import ServerAcls
 from homeserver.services.rooms.signatures import Signatures, signers_of
@@ -161,6 +162,7 @@ class Resident:
             raise NotFound("This server is not in the room, or does not know it well enough yet.")
         if not self._acls.allows(room, origin):
             raise Forbidden("The room does not let this server take part.")
+        check_whole(room)
         if domain_of(user_id) != origin:
             raise Forbidden("A server may only ask for its own users.")
         return room
