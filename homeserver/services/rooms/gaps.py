@@ -46,6 +46,7 @@ _JUMPS = 20
 _ROUNDS = 3
 _SERVERS = 4
 _SEARCHES_PER_SERVER = 10
+_MOST_QUEUED = 10_000
 _SEARCHES_AGAIN = 50
 _REST_MS = 10_000
 _PAUSE_MS = 30_000
@@ -118,6 +119,8 @@ class Gaps:
         self._server_name = ServerName(server_name)
         self._under_way: dict[RoomId, asyncio.Task[None]] = {}
         self._busy: Counter[ServerName] = Counter()
+        self._queued: dict[ServerName, dict[RoomId, None]] = {}
+        """Rooms for which servers are to be asked that are busy with others, in order."""
         self._told_by: Lru[RoomId, dict[ServerName, None]] = Lru(_REMEMBERED)
         self._pauses: Lru[RoomId, _Pause] = Lru(_REMEMBERED)
         self._is_closing = False
@@ -180,7 +183,12 @@ class Gaps:
             await asyncio.wait(tasks)
 
     def _begin(self, room_id: RoomId, server: ServerName) -> None:
-        if self._is_closing or room_id in self._under_way or self._busy[server] >= _SEARCHES_PER_SERVER:
+        if self._is_closing or room_id in self._under_way:
+            return
+        if self._busy[server] >= _SEARCHES_PER_SERVER:
+            queued = self._queued.setdefault(server, {})
+            if len(queued) < _MOST_QUEUED:
+                queued[room_id] = None
             return
         self._busy[server] += 1
         self._under_way[room_id] = self._background.start(self._search(room_id, server))
@@ -196,6 +204,16 @@ class Gaps:
             self._busy[server] -= 1
             if not self._busy[server]:
                 del self._busy[server]
+            self._begin_next(server)
+
+    def _begin_next(self, server: ServerName) -> None:
+        queued = self._queued.get(server)
+        while queued and self._busy[server] < _SEARCHES_PER_SERVER:
+            room_id = next(iter(queued))
+            del queued[room_id]
+            self._begin(room_id, server)
+        if not queued:
+            self._queued.pop(server, None)
 
     def _candidates(self, room: HotRoom) -> list[ServerName]:
         """Whom to ask: who delivered what waits, the last one first, then those with the most users in the room."""
