@@ -49,7 +49,8 @@ class Joined(msgspec.Struct, frozen=True):
 
     state: list[Raw]
     auth_chain: list[Raw]
-    event: Raw | None = None
+    event: Raw = Raw()
+    """Empty where it was not given back."""
     members_omitted: bool = False
     servers_in_room: list[str] | None = None
 

@@ -190,7 +190,7 @@ class RemoteMembers:
         event_id = EventId(event.event_id)
         joined = await self._client.send_join(server, room_id, event_id, event.pdu, omit_members=True)
         if AUTHORISED in event.content:
-            if joined.event is None:
+            if not bytes(joined.event):
                 raise BadAnswer(f"{server} did not sign the join that it has to authorise.")
             event = await self._with_signature(event, bytes(joined.event), server)
         return event, joined
