@@ -424,6 +424,26 @@ def check_federation(
     print(f"{name} can be spoken to.")
 
 
+@federation_commands.command(name="destinations")
+def show_destinations(
+    name: Annotated[str | None, typer.Argument(help="The name of a server. Left out: all of them.")] = None,
+) -> None:
+    """Say how it goes with sending to other servers: since when one fails, why, what it lacks, when it is tried again.
+
+    It reads the database; the server may be running.
+    """
+    now = Clock().now()
+    if name is not None:
+        one = _run(lambda container: container.destination_reports.find(ServerName(name)))
+        print("\n".join(one.sentences(now)))
+        return
+    found = _run(lambda container: container.destination_reports.list())
+    for one in found:
+        print(f"{one.name}: {' '.join(one.sentences(now))}")
+    failing = sum(1 for one in found if one.row.failures)
+    print(f"{len(found)} servers, of which {failing} do not take what is sent to them.")
+
+
 async def _check_federation(config: Config, name: ServerName) -> bool:
     """Print each step; whether none has failed."""
     randomness = Randomness()

@@ -9,6 +9,7 @@ import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from inspect import isawaitable
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ class Seen:
 
 
 Answer = Callable[[Seen], "Any | Reply"]
-"""What a peer answers: the JSON of a 200, or a whole reply. It may raise `Unreachable`."""
+"""What a peer answers: the JSON of a 200, or a whole reply, at once or awaited. It may raise `Unreachable`."""
 
 
 @dataclass
@@ -47,6 +48,11 @@ class Peer:
     seen: list[Seen] = field(default_factory=list)
     answers: dict[tuple[str, str], Answer] = field(default_factory=dict)
     """By method and beginning of the path; the longest that fits."""
+    awake: asyncio.Event = field(default_factory=asyncio.Event)
+    """While this is not set it does not answer, and does not hang up."""
+
+    def __post_init__(self) -> None:
+        self.awake.set()
 
     def on(self, method: str, path: str, answer: Answer) -> None:
         """From now on, answer so to requests whose path begins like this."""
@@ -86,7 +92,7 @@ class Peer:
         results: dict[str, Any] = answer.json()["pdus"]
         return results
 
-    def reply(self, method: str, target: str, headers: Mapping[str, str], body: bytes | None) -> Reply:
+    async def reply(self, method: str, target: str, headers: Mapping[str, str], body: bytes | None) -> Reply:
         """What it answers to a request."""
         origin = XMatrix.parse(headers["authorization"]).origin if "authorization" in headers else None
         seen = Seen(origin, method, target, None if body is None else json.loads(body))
@@ -97,6 +103,8 @@ class Peer:
         if not fitting:
             return Reply(404, {}, b'{"errcode": "M_UNRECOGNIZED", "error": "The peer was not told what to answer."}')
         answer = self.answers[method, max(fitting, key=len)](seen)
+        if isawaitable(answer):
+            answer = await answer
         return answer if isinstance(answer, Reply) else Reply(200, {}, json.dumps(answer).encode())
 
     def keys(self) -> bytes:
@@ -160,7 +168,8 @@ class Network:
         if origin in self._cut or destination in self._cut:
             raise Unreachable("The network is cut.")
         if (peer := self.peers.get(destination)) is not None:
-            return peer.reply(method, target, headers, body)
+            await peer.awake.wait()
+            return await peer.reply(method, target, headers, body)
         if (client := self.clients.get(destination)) is None:
             raise Unreachable(f"There is no server {destination}.")
         answer = await client.send(method, target, headers=dict(headers), content=body)

@@ -278,7 +278,8 @@ def device_keys(user: User) -> Json:
 
 async def keys(alice: User, bob: User) -> None:
     """Who is in a room with somebody hears of their devices, and gets their keys; each one-time key once."""
-    one_time = {f"signed_curve25519:{name}": {"key": "zKbLg+NrIjpnagy+pIY6uPL4ZwEG2v+8F9lmgsnlZzs"} for name in "AB"}
+    one_time_key = {"key": "zKbLg+NrIjpnagy+pIY6uPL4ZwEG2v+8F9lmgsnlZzs", "signatures": {}}
+    one_time = {f"signed_curve25519:{name}": one_time_key for name in "AB"}
     await room_of_both(alice, bob)
     window = Window(alice)
     await window.look()

@@ -7,9 +7,10 @@ from urllib.parse import quote
 import pytest
 
 from tests.federation.network import Network
+from tests.federation.test_outbound import Taker
 from tests.federation.test_reads import Stage, stage
 from tests.services.rooms.test_branches import BOB, DAN
-from tests.world import User
+from tests.world import User, until
 
 __all__ = ["stage"]
 
@@ -213,3 +214,71 @@ async def test_huge_contents_are_dropped(network: Network, stage: Stage) -> None
     await tell(stage, "m.presence", {"push": [present(f"@u{number}:b.example")["push"][0] for number in range(20_000)]})
     assert await ephemeral(stage.alice, stage.room, "m.receipt") == []
     assert await seen(stage.alice) == {}
+
+
+@pytest.fixture
+def b(stage: Stage) -> Taker:
+    return Taker(stage.bobs)
+
+
+@pytest.fixture
+def c(stage: Stage) -> Taker:
+    return Taker(stage.others)
+
+
+def told(taker: Taker, kind: str) -> list[Json]:
+    return [content for edu_type, content in taker.edus if edu_type == kind]
+
+
+@pytest.mark.behaviours("SS-EDU-01")
+async def test_servers_in_the_room_hear_who_types_and_ceases(stage: Stage, b: Taker, c: Taker) -> None:
+    path = f"/rooms/{quote(stage.room)}/typing/{quote(stage.alice.user_id)}"
+    await stage.alice.put(path, {"typing": True, "timeout": 30_000})
+    await until(lambda: bool(told(b, "m.typing")))
+    # Going on is not told each time.
+    await stage.alice.put(path, {"typing": True, "timeout": 30_000})
+    await stage.alice.put(path, {"typing": False})
+    await until(lambda: len(told(b, "m.typing")) >= 2)
+    assert told(b, "m.typing") == [typing(stage, stage.alice.user_id), typing(stage, stage.alice.user_id, False)]
+    # What other servers have told is not told on.
+    await tell(stage, "m.typing", typing(stage), typing(stage, is_typing=False))
+    await stage.alice.put(path, {"typing": True, "timeout": 1})
+    await until(lambda: len(told(b, "m.typing")) >= 4)
+    assert {one["user_id"] for one in told(b, "m.typing")} == {stage.alice.user_id}
+    assert c.edus == []
+
+
+@pytest.mark.behaviours("SS-EDU-03")
+async def test_servers_in_the_room_hear_of_public_receipts_alone(stage: Stage, b: Taker, c: Taker) -> None:
+    first, second = [await stage.alice.send(stage.room, text) for text in ("one", "two")]
+    room = f"/rooms/{quote(stage.room)}"
+    await stage.alice.post(f"{room}/receipt/m.read.private/{quote(second)}")
+    await stage.alice.post(f"{room}/receipt/m.fully_read/{quote(second)}")
+    await stage.alice.post(f"{room}/receipt/m.read/{quote(second)}")
+    await stage.alice.post(f"{room}/receipt/m.read/{quote(first)}")  # Going back is no news.
+    await stage.alice.post(f"{room}/receipt/m.read/{quote(first)}", {"thread_id": "main"})
+    await until(lambda: len(told(b, "m.receipt")) >= 2)
+    now = stage.network.clock.now()
+    assert told(b, "m.receipt") == [
+        receipt(stage, second, stage.alice.user_id, ts=now),
+        receipt(stage, first, stage.alice.user_id, ts=now, thread_id="main"),
+    ]
+    assert c.edus == []
+
+
+@pytest.mark.behaviours("SS-EDU-02")
+async def test_servers_that_share_a_room_hear_of_presence(stage: Stage, b: Taker, c: Taker) -> None:
+    dora = await stage.scene.world.user("dora")
+    for user in (dora, stage.alice):
+        await user.put(f"/presence/{quote(user.user_id)}/status", {"presence": "online", "status_msg": "Here"})
+    await until(lambda: bool(told(b, "m.presence")))
+    told_last = told(b, "m.presence")[-1]
+    assert told_last == present(stage.alice.user_id, last_active_ago=0, currently_active=True, status_msg="Here")
+    assert {one["user_id"] for content in told(b, "m.presence") for one in content["push"]} == {stage.alice.user_id}
+    # Who stays is told again before it would be forgotten there.
+    count = len(told(b, "m.presence"))
+    stage.network.clock.time += 26 * 60_000
+    await stage.alice.sync()
+    await stage.scene.world.container.presence.sweep()
+    await until(lambda: len(told(b, "m.presence")) > count)
+    assert c.edus == []

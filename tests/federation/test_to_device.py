@@ -1,5 +1,6 @@
 """Messages from device to device between servers."""
 
+import json
 from typing import Any
 
 import pytest
@@ -9,9 +10,10 @@ from homeserver.services.users.to_device import MOST_OF_SERVER, MOST_WAITING
 from homeserver.storage import stream_rows, to_device
 from homeserver.storage.engine import WriteTx
 from homeserver.storage.to_device import Message
-from tests.federation.network import Network, Peer
+from tests.federation.network import Network
 from tests.federation.test_edus import TXN_IDS
-from tests.world import User, World
+from tests.federation.test_outbound import Taker
+from tests.world import User, World, until
 
 pytestmark = pytest.mark.anyio
 
@@ -137,12 +139,71 @@ async def test_flood_comes_in_parts_of_a_hundred(network: Network, world: World)
     assert [event["content"]["n"] for event in second["to_device"]["events"]] == list(range(100, 200))
 
 
-def delivered(peer: Peer, edu_type: str) -> list[Json]:
-    """What a peer was told under this type, in order, each once."""
-    told: dict[str, Json] = {}
-    for seen in peer.seen:
-        if seen.method == "PUT" and seen.target.startswith("/_matrix/federation/v1/send/"):
-            for number, edu in enumerate(seen.content.get("edus", [])):
-                if edu["edu_type"] == edu_type:
-                    told[f"{seen.target} {number}"] = edu["content"]
-    return list(told.values())
+@pytest.fixture
+def taker(network: Network, world: World) -> Taker:
+    return Taker(network.peers["b.example"])
+
+
+async def put(user: User, txn_id: str, messages: Json) -> None:
+    answer = await user.put(f"/sendToDevice/m.test/{txn_id}", {"messages": messages})
+    assert answer.status_code == 200, answer.text
+
+
+def told(taker: Taker) -> list[Json]:
+    """The messages that a server was told."""
+    return [content for kind, content in taker.edus if kind == "m.direct_to_device"]
+
+
+@pytest.mark.behaviours("SS-EDU-07")
+async def test_messages_to_remote_users_are_sent_once_to_each_server(
+    network: Network, world: World, taker: Taker
+) -> None:
+    alice, dora = await world.user("alice"), await world.user("dora")
+    others = Taker(network.peers["c.example"])
+    messages = {
+        BOB: {"*": {"n": 1}, "PHONE": {"n": 2}},
+        "@ben:b.example": {"PHONE": {"n": 3}},
+        "@eve:c.example": {"*": {"n": 4}},
+        dora.user_id: {"*": {"n": 5}},
+    }
+    await put(alice, "one", messages)
+    await put(alice, "one", messages)
+    await put(alice, "two", {BOB: {"*": {}}})
+    await until(lambda: len(told(taker)) >= 2 and len(told(others)) >= 1)
+    first, second = told(taker)
+    assert first["message_id"] != second["message_id"]
+    assert 0 < len(first.pop("message_id")) <= 32
+    assert second.pop("message_id")
+    mine = {name: messages[name] for name in (BOB, "@ben:b.example")}
+    assert first == {"sender": alice.user_id, "type": "m.test", "messages": mine}
+    assert second["messages"] == {BOB: {"*": {}}}
+    assert [content["messages"] for content in told(others)] == [{"@eve:c.example": {"*": {"n": 4}}}]
+    assert [event["content"] for event in await received(dora)] == [{"n": 5}]
+
+
+@pytest.mark.behaviours("SS-EDU-07")
+@pytest.mark.trust("K10")
+async def test_messages_to_a_server_that_is_down_are_sent_when_it_is_back(
+    network: Network, world: World, taker: Taker
+) -> None:
+    alice = await world.user("alice")
+    network.cut("b.example")
+    await put(alice, "one", {BOB: {"*": {"n": 1}}})
+    await network.stop("a.test")
+    network.heal("b.example")
+    await network.server("a.test")
+    await until(lambda: bool(told(taker)))
+    assert [content["messages"] for content in told(taker)] == [{BOB: {"*": {"n": 1}}}]
+
+
+async def test_much_for_one_server_is_sent_in_parts(network: Network, world: World, taker: Taker) -> None:
+    alice = await world.user("alice")
+    devices = {f"D{number}": {"text": f"{number}" * 10_000} for number in range(9)}
+    await put(alice, "one", {BOB: devices})
+    await until(lambda: sum(len(content["messages"][BOB]) for content in told(taker)) == 9)
+    assert all(len(json.dumps(content)) < 100_000 for content in told(taker))
+    assert len({content["message_id"] for content in told(taker)}) == len(told(taker)) > 1
+    together: Json = {}
+    for content in told(taker):
+        together |= content["messages"][BOB]
+    assert together == devices

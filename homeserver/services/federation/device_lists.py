@@ -224,28 +224,30 @@ class RemoteDeviceLists:
         return _Asked(stream_rows.current(tx), {user_id: one.touched for user_id, one in known.items()})
 
     def _fill(self, tx: WriteTx, found: Mapping[UserId, RemoteKeys], asked: _Asked, stream_id: int | None) -> None:
-        """Keep lists that were fetched, but for those whose server was heard in the meantime."""
+        """Keep lists that were fetched, but for those whose server was heard in the meantime: not at once again."""
         known = remote_device_lists.lock_many(tx, found)
         taken = {user_id: one for user_id, one in known.items() if one.touched == asked.touched.get(user_id)}
         changed = _replace(tx, {user_id: found[user_id] for user_id in taken})
         if news := [user_id for user_id in changed if taken[user_id].filled]:
             e2e_keys.note_changes(tx, news, members.list_sharing_of_server(tx, news, self._server_name))
-        seen = () if stream_id is None or not 0 <= stream_id < LARGEST_NUMBER else (stream_id,)
-        remote_device_lists.set_many(
-            tx,
-            [
-                replace(
-                    one,
-                    seen=tuple(dict.fromkeys((*one.seen, *seen))),
-                    filled=asked.position,
-                    is_stale=False,
-                    failures=0,
-                    retry_ts=self._clock.now() + _PAUSE_MS,
-                )
-                for one in taken.values()
-            ],
-        )
-        if len(taken) < len(found):
+        number = () if stream_id is None or not 0 <= stream_id < LARGEST_NUMBER else (stream_id,)
+        retry_ts = self._clock.now() + _PAUSE_MS
+        after = [
+            replace(
+                one,
+                seen=tuple(dict.fromkeys((*one.seen, *number))),
+                filled=asked.position,
+                is_stale=False,
+                failures=0,
+                retry_ts=retry_ts,
+            )
+            if user_id in taken
+            else replace(one, retry_ts=retry_ts)
+            for user_id, one in known.items()
+        ]
+        if after:
+            remote_device_lists.set_many(tx, after)
+        if len(taken) < len(known):
             tx.wake([RESYNC])
 
     def _audience(self, tx: ReadTx, user_id: UserId) -> set[UserId]:

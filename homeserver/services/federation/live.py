@@ -116,7 +116,10 @@ class ReceiptEdus:
 
 
 def _may_speak(room: HotRoom, acls: ServerAcls, origin: ServerName, user_id: UserId) -> bool:
-    return room.membership_of(user_id) == "join" and acls.allows(room, origin)
+    membership = room.membership_of(user_id)
+    # As long as not all members are known, the servers are.
+    is_there = membership == "join" or (room.partial is not None and membership == "leave" and origin in room.servers)
+    return is_there and acls.allows(room, origin)
 
 
 def _presence(origin: ServerName, value: Any) -> presence.Heard | None:

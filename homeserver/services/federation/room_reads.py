@@ -111,7 +111,7 @@ class RoomReads:
             raise NotFound(_NO_EVENT)
         if partial_rooms.find_many(tx, [room.room_nid]):
             raise NotFound("This server knows the state of the room in part only. Ask another one.")
-        positions = sorted(self._trees.items(tx, row.state_before).values())
+        positions = self._trees.positions(tx, row.state_before)
         return StateBefore(positions, auth_chain(tx, room, positions))
 
     def _auth_chain(self, tx: ReadTx, room_id: RoomId, event_id: EventId) -> list[int]:

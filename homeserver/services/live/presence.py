@@ -210,7 +210,7 @@ class Presence:
             if person.shown != "offline" and person.told_ts and now - person.told_ts >= _AGAIN_MS
         ]
         if again:
-            self._tell_servers(again, (await self._database.read(_look, again)).servers)
+            self._tell_servers(again, (await self._database.read(_look, again, self._server_name)).servers)
 
     async def _sweep_others(self, now: int) -> None:
         """Notice that nothing was told of other servers' users, and forget those who have been gone for long."""
@@ -260,7 +260,7 @@ class Presence:
         user_ids = list(self._untold)
         if not user_ids:
             return
-        seen = await self._database.read(_look, user_ids)
+        seen = await self._database.read(_look, user_ids, self._server_name)
         for user_id in user_ids:
             del self._untold[user_id]
             person = self._people[user_id]
@@ -275,7 +275,7 @@ class Presence:
         """Tell other servers of this one's users."""
         for user_id in user_ids:
             person = self._people[user_id]
-            if domain_of(user_id) == self._server_name and servers[user_id]:
+            if servers.get(user_id):
                 person.told_ts = self._clock.now()
                 told = {"user_id": user_id, "last_active_ago": 0, **self._content(person)}
                 self._ephemeral.put(servers[user_id], "m.presence", user_id, _encode({"push": [told]}))
@@ -309,18 +309,19 @@ class Presence:
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """By user: the rooms, the name and the picture, and the other servers in the rooms."""
+    """By user: the rooms, the name and the picture, and, of local users, the other servers in the rooms."""
 
     rooms: dict[UserId, frozenset[RoomId]]
     names: dict[UserId, dict[str, Any]]
     servers: dict[UserId, set[ServerName]]
 
 
-def _look(tx: ReadTx, user_ids: Sequence[UserId]) -> _Seen:
+def _look(tx: ReadTx, user_ids: Sequence[UserId], server_name: str) -> _Seen:
     joins = members.list_joins(tx, user_ids)
     nids = {nid for of_user in joins.values() for nid in of_user}
     known = rooms.find_many(tx, nids)
-    servers = room_servers.list_open_many(tx, nids)
+    local = [user_id for user_id in user_ids if domain_of(user_id) == server_name]
+    servers = room_servers.list_open_many(tx, {nid for user_id in local for nid in joins.get(user_id, ())})
     fields = profiles.find_many(tx, user_ids)
     return _Seen(
         {
@@ -333,5 +334,5 @@ def _look(tx: ReadTx, user_ids: Sequence[UserId]) -> _Seen:
             }
             for user_id in user_ids
         },
-        {user_id: set().union(*(servers.get(nid, ()) for nid in joins.get(user_id, ()))) for user_id in user_ids},
+        {user_id: set().union(*(servers.get(nid, ()) for nid in joins.get(user_id, ()))) for user_id in local},
     )

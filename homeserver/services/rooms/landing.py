@@ -12,9 +12,20 @@ from homeserver.matrix import auth_graph
 from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import EventId, RoomId, ServerName, UserId, domain_of
 from homeserver.services.rooms.state import StateTrees, StateWriter
-from homeserver.storage import event_graph, events, members, partial_rooms, places, room_servers, rooms, stream_rows
+from homeserver.storage import (
+    event_graph,
+    events,
+    introductions,
+    members,
+    partial_rooms,
+    places,
+    room_servers,
+    rooms,
+    stream_rows,
+)
 from homeserver.storage.engine import WriteTx
 from homeserver.storage.events import StoredEvent
+from homeserver.storage.introductions import Introduction
 from homeserver.storage.members import Member
 from homeserver.storage.partial_rooms import PartialRoom
 from homeserver.storage.tables import chunks
@@ -107,6 +118,8 @@ def land(tx: WriteTx, trees: StateTrees, landing: Landing, server_name: str, com
         partial_rooms.put(tx, PartialRoom(nid, position, before, landing.via, landing.now))
         tx.wake([PARTIAL])
     room_servers.replace(tx, nid, servers, position)
+    if servers:
+        introductions.add_many(tx, [Introduction(position, UserId(event.state_key), nid)])
     tx.wake([landing.room_id, *(user_id for user_id in changed if domain_of(user_id) == server_name)])
 
     def settle() -> None:

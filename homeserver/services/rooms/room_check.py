@@ -18,6 +18,7 @@ from homeserver.storage import (
     events,
     members,
     partial_rooms,
+    places,
     relations,
     resolutions,
     rooms,
@@ -149,7 +150,8 @@ class RoomCheck:
                     self._report.add(
                         findings.MISSING, f"{_name(row)} follows {one}, which is neither there nor known to be missing."
                     )
-            self._ends.follow(row.event_id, row.position, before, page.cited)
+            is_past = places.is_past(row.timeline_place)
+            self._ends.follow(row.event_id, row.position, before, page.cited, is_past=is_past)
         if row.status in (events.OK, events.SOFT_FAILED):
             for one in auth:
                 standing = page.cited.get(one)

@@ -103,10 +103,9 @@ def _come(tx: WriteTx, found: Sequence[Introduction]) -> list[Introduction]:
     return come
 
 
-def _sharing(tx: WriteTx, user_id: UserId) -> tuple[list[UserId], set[ServerName]]:
+def _sharing(tx: WriteTx, user_id: UserId) -> tuple[set[UserId], set[ServerName]]:
     """The local users, and the other servers, that share a room with a local user."""
-    own = domain_of(user_id)
-    local = [other for other in members.list_sharing(tx, user_id) if domain_of(other) == own]
+    local = members.list_sharing_of_server(tx, [user_id], domain_of(user_id))
     joined = [member.room_nid for member in members.list_of_user(tx, user_id, ["join"])]
     return local, room_servers.list_of_rooms(tx, joined)
 
