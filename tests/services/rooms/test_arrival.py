@@ -381,6 +381,23 @@ async def test_arriving_twice_by_one_event_is_arriving_once(world: World) -> Non
     assert [event["event_id"] for event in timeline] == [join.event_id, said]
 
 
+async def test_whoever_comes_second_finds_the_room_as_the_first_has_it(world: World) -> None:
+    await know_keys(world)
+    alice, bea = await world.user("alice"), await world.user("bea")
+    graph = room_graphs.begin("10")
+    before = [graph.events[-1]]
+    first = join_event(world, graph, alice.user_id)
+    await arrive(world, graph, answer_of(graph, first))
+    said = await alice.send(graph.room_id, "Where are you?")
+    second = join_event(world, graph, bea.user_id)
+    assert second.prev_events != [before[0].event_id]
+    await arrive(world, graph, answer_of(graph, second))
+    members = await members_of(alice, graph.room_id)
+    assert (members[alice.user_id], members[bea.user_id]) == ("join", "join")
+    timeline = (await alice.sync())["rooms"]["join"][graph.room_id]["timeline"]["events"]
+    assert [event["event_id"] for event in timeline] == [first.event_id, said, second.event_id]
+
+
 async def test_a_room_of_some_thousand_members_is_taken_in_groups(world: World) -> None:
     await know_keys(world)
     alice = await world.user("alice")
