@@ -398,6 +398,7 @@ async def test_whoever_comes_second_finds_the_room_as_the_first_has_it(world: Wo
     assert [event["event_id"] for event in timeline] == [first.event_id, said, second.event_id]
 
 
+@pytest.mark.timeout(120)  # Twelve hundred events are signed first.
 async def test_a_room_of_some_thousand_members_is_taken_in_groups(world: World) -> None:
     await know_keys(world)
     alice = await world.user("alice")
