@@ -29,7 +29,7 @@ from homeserver.kit.metrics import Metrics
 from homeserver.kit.randomness import Randomness
 from homeserver.matrix.identifiers import EventId, RoomId, ServerName
 from homeserver.services.federation.check import FederationCheck
-from homeserver.services.rooms import consistency, drawing, excerpt
+from homeserver.services.rooms import consistency, drawing, excerpt, partial
 from homeserver.services.rooms.findings import Finding
 from homeserver.services.rooms.purge import Point
 from homeserver.storage.engine import Database
@@ -385,6 +385,25 @@ def show_resolutions(
         print("".join(f"  lost: {loser}\n" for loser in one.lost), end="")
 
 
+@room_commands.command(name="joins")
+def show_joins() -> None:
+    """Say which rooms of other servers were joined and are not known whole yet, and how far each has come."""
+    found = _read_database(lambda database: database.snapshot(partial.list_joins))
+    if not found:
+        print("All rooms are known whole.")
+    for one in found:
+        print(f"{one.room_id}, joined through {one.via} on {_when(one.since_ts)}")
+        print(f"  {one.members} members are known; events go to {one.servers} other servers")
+        if one.total:
+            print(f"  {one.done} of {one.total} events of its state are stored")
+        if one.failure is not None:
+            print(f"  tried in vain {one.failures} times, again on {_when(one.retry_ts)}: {one.failure}")
+
+
+def _when(ts: int) -> str:
+    return datetime.fromtimestamp(ts / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
 @federation_commands.command(name="check")
 def check_federation(
     name: Annotated[str, typer.Argument(help="The name of a server, this one's own included.")],
@@ -403,6 +422,26 @@ def check_federation(
     if not is_good:
         raise typer.Exit(1)
     print(f"{name} can be spoken to.")
+
+
+@federation_commands.command(name="destinations")
+def show_destinations(
+    name: Annotated[str | None, typer.Argument(help="The name of a server. Left out: all of them.")] = None,
+) -> None:
+    """Say how it goes with sending to other servers: since when one fails, why, what it lacks, when it is tried again.
+
+    It reads the database; the server may be running.
+    """
+    now = Clock().now()
+    if name is not None:
+        one = _run(lambda container: container.destination_reports.find(ServerName(name)))
+        print("\n".join(one.sentences(now)))
+        return
+    found = _run(lambda container: container.destination_reports.list())
+    for one in found:
+        print(f"{one.name}: {' '.join(one.sentences(now))}")
+    failing = sum(1 for one in found if one.row.failures)
+    print(f"{len(found)} servers, of which {failing} do not take what is sent to them.")
 
 
 async def _check_federation(config: Config, name: ServerName) -> bool:

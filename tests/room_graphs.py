@@ -188,7 +188,7 @@ def generate(version: str, seed: int, *, size: int = 40, quarrels: bool = True) 
     ends = [graph.events[-1]]
     for step in range(size):
         prev = chance.sample(ends, min(len(ends), chance.choice((1, 1, 1, 2, 3))))
-        sender, type_, content, state_key = _action(chance, step, quarrels)
+        sender, type_, content, state_key = action(chance, step, quarrels)
         event = graph.build(sender, type_, content, prev, state_key)
         if graph.refusal(event, prev) is not None and chance.random() < 0.8:
             continue
@@ -208,7 +208,8 @@ def close(graph: Graph) -> Event:
     return graph.say(CREATOR, "m.room.message", {"body": "the end"}, ends[-20:])
 
 
-def _action(chance: random.Random, step: int, quarrels: bool) -> tuple[str, str, dict[str, Any], str | None]:
+def action(chance: random.Random, step: int, quarrels: bool) -> tuple[str, str, dict[str, Any], str | None]:
+    """Something that somebody does: sender, type, content and state key."""
     sender, target = chance.choice(USERS[:3]), chance.choice(USERS[1:])
     peaceful: list[tuple[str, str, dict[str, Any], str | None]] = [
         (chance.choice(USERS), "m.room.message", {"body": f"{step}"}, None),

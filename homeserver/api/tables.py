@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from homeserver.api import ops
+from homeserver.api.admin import federation as admin_federation
 from homeserver.api.client import versions, well_known
 from homeserver.api.client.v3 import (
     account,
@@ -31,6 +32,7 @@ from homeserver.api.client.v3 import (
 from homeserver.api.federation.v1 import (
     backfill,
     events,
+    hierarchy,
     invite,
     join,
     knock,
@@ -38,6 +40,7 @@ from homeserver.api.federation.v1 import (
     openid,
     public_rooms,
     query,
+    third_party,
     user,
     version,
 )
@@ -90,9 +93,11 @@ _FEDERATION_V1 = [
     *backfill.ENDPOINTS,
     *events.ENDPOINTS,
     *federation_media.ENDPOINTS,
+    *hierarchy.ENDPOINTS,
     *openid.ENDPOINTS,
     *public_rooms.ENDPOINTS,
     *query.ENDPOINTS,
+    *third_party.ENDPOINTS,
     *federation_send.ENDPOINTS,
     *federation_state.ENDPOINTS,
     *user.ENDPOINTS,
@@ -120,6 +125,7 @@ ENDPOINTS = [
     *_below("/_matrix/federation/v2", _FEDERATION_V2),
     *_below("/_matrix/key/v2", server.ENDPOINTS),
     *_below("/_synapse/admin/v1", register.ENDPOINTS_ADMIN),
+    *_below("/_synapse/admin/v1", admin_federation.ENDPOINTS),
     *_below("/_matrix/static/client", fallback.ENDPOINTS_STATIC),
     *_below("/_matrix/media", media.ENDPOINTS_MEDIA),
     *ops.ENDPOINTS,

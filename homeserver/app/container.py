@@ -33,6 +33,7 @@ from homeserver.services.auth.limits import Limits
 from homeserver.services.auth.passwords import Passwords
 from homeserver.services.auth.servers import ServerAuth
 from homeserver.services.auth.sessions import Sessions
+from homeserver.services.federation.destinations import DestinationReports
 from homeserver.services.federation.device_keys import DeviceKeys
 from homeserver.services.federation.device_lists import DeviceListUpdates, RemoteDeviceLists, SigningKeyUpdates
 from homeserver.services.federation.edus import Edus
@@ -52,6 +53,7 @@ from homeserver.services.media.store import MediaStore
 from homeserver.services.media.thumbnails import Thumbnails
 from homeserver.services.rooms.arrival import Arrivals
 from homeserver.services.rooms.author import Author
+from homeserver.services.rooms.backfill import Backfill
 from homeserver.services.rooms.checks import Checks
 from homeserver.services.rooms.completion import Completion
 from homeserver.services.rooms.create import RoomCreation
@@ -66,7 +68,10 @@ from homeserver.services.rooms.invitations import Invitations
 from homeserver.services.rooms.members import Members
 from homeserver.services.rooms.merge import Merger
 from homeserver.services.rooms.outliers import Outliers
+from homeserver.services.rooms.partial import PartialRooms
+from homeserver.services.rooms.past import Past
 from homeserver.services.rooms.persist import EventWriter
+from homeserver.services.rooms.policy import PolicyServers
 from homeserver.services.rooms.purge import Purge
 from homeserver.services.rooms.read import RoomReader
 from homeserver.services.rooms.relations import Relations
@@ -77,11 +82,14 @@ from homeserver.services.rooms.resolution import Resolver
 from homeserver.services.rooms.send import Sender
 from homeserver.services.rooms.server_acl import ServerAcls
 from homeserver.services.rooms.signatures import Signatures
+from homeserver.services.rooms.spaces_elsewhere import SpacesElsewhere
 from homeserver.services.rooms.state import StateTrees
 from homeserver.services.rooms.state_events import StateEvents
+from homeserver.services.rooms.states_elsewhere import StatesElsewhere
 from homeserver.services.rooms.stripped import Stripper
 from homeserver.services.rooms.succession import Succession
 from homeserver.services.rooms.summaries import Summaries
+from homeserver.services.rooms.third_party import ThirdPartyInvites
 from homeserver.services.rooms.upgrade import RoomUpgrade
 from homeserver.services.sync.notifications import Notifications
 from homeserver.services.sync.unread import Unread
@@ -114,6 +122,7 @@ class Container:
     notifier: Notifier
     destinations: Destinations
     ephemeral: Ephemeral
+    destination_reports: DestinationReports
     federation: FederationClient
     server_auth: ServerAuth
     published_keys: PublishedKeys
@@ -139,6 +148,7 @@ class Container:
     server_acls: ServerAcls
     resident: Resident
     invitations: Invitations
+    third_party: ThirdPartyInvites
     inbox: Inbox
     arrivals: Arrivals
     completion: Completion
@@ -220,25 +230,27 @@ async def build(
         writer = EventWriter(database, hot, trees, background, config.server_name)
         resolver = Resolver(database, trees)
         graph = Graph(database, trees, hot, resolver)
+        destinations, ephemeral = Destinations(clock, randomness), Ephemeral()
         if transport is None:
             transport = await stack.enter_async_context(opened(config.federation, clock, randomness))
         destinations, ephemeral = Destinations(clock, randomness), Ephemeral()
         client = FederationClient(transport, destinations, config.server_name, author.key)
         notaries = config.federation.notaries
-        keys = KeyRing(database, clock, client, config.server_name, author.key, notaries=notaries)
         old_keys = {one.key_id: PublishedKey(one.public_key, one.expired_ts) for one in config.federation.old_keys}
+        keys = KeyRing(database, clock, client, config.server_name, author.key, old=old_keys, notaries=notaries)
+        stack.push_async_callback(keys.close)
         server_acls = ServerAcls(hot)
         room_reads = RoomReads(database, trees, server_acls)
         merger = Merger(clock, hot, writer, graph, author, config.server_name)
         signatures = Signatures(keys)
         checks, outliers = Checks(signatures), Outliers(database, clock, writer)
-        inbox = Inbox(database, clock, hot, writer, graph, merger, checks, outliers)
+        policies = PolicyServers(client, clock, config.server_name)
+        inbox = Inbox(database, clock, hot, writer, graph, merger, checks, outliers, policies)
         replay = Replay(database, trees, hot, resolver, config.server_name)
         completion = Completion(
             database,
             clock,
             metrics,
-            notifier,
             client,
             hot,
             trees,
@@ -248,17 +260,46 @@ async def build(
             replay,
             config.server_name,
         )
-        gaps = Gaps(database, clock, trees, hot, inbox, server_acls, client, metrics, background, config.server_name)
+        states_elsewhere = StatesElsewhere(database, trees, inbox, client)
+        gaps = Gaps(
+            database,
+            clock,
+            hot,
+            inbox,
+            states_elsewhere,
+            server_acls,
+            client,
+            metrics,
+            background,
+            config.server_name,
+        )
         stack.push_async_callback(gaps.close)
+        past = Past(database, clock, trees, hot, writer, graph, inbox)
+        backfill = Backfill(
+            database,
+            clock,
+            hot,
+            inbox,
+            states_elsewhere,
+            past,
+            server_acls,
+            client,
+            metrics,
+            background,
+            config.server_name,
+        )
+        stack.push_async_callback(backfill.close)
         lines = Lines(database, clock, hot, inbox, gaps, metrics, background)
         stack.push_async_callback(lines.close)
         arrivals = Arrivals(database, clock, hot, trees, writer, inbox, checks, outliers, config.server_name)
-        sender = Sender(database, clock, hot, writer, merger, author)
+        sender = Sender(database, clock, hot, writer, merger, author, policies)
         stripper = Stripper(signatures)
         remote_members = RemoteMembers(database, clock, client, author, signatures, arrivals, stripper)
-        members = Members(database, sender, inbox, Succession(database, trees), remote_members, config.server_name)
+        succession = Succession(database, trees)
+        known_in_part = PartialRooms(database, notifier)
+        members = Members(database, sender, inbox, gaps, succession, remote_members, known_in_part, config.server_name)
         room_creation = RoomCreation(clock, sender, members, author, default_version=config.default_room_version)
-        room_reader = RoomReader(database, clock, trees)
+        room_reader = RoomReader(database, clock, trees, known_in_part, backfill)
         summaries = Summaries(trees)
         elsewhere = DirectoriesElsewhere(client)
         directory = Directory(database, clock, sender, summaries, elsewhere, config.server_name)
@@ -309,8 +350,19 @@ async def build(
             },
             metrics,
         )
+        invitations = Invitations(database, sender, members, server_acls, signatures, stripper, author)
         transactions = Transactions(
-            database, clock, hot, inbox, server_acls, lines, edus, metrics, background, config.server_name
+            database,
+            clock,
+            hot,
+            inbox,
+            invitations,
+            server_acls,
+            lines,
+            edus,
+            metrics,
+            background,
+            config.server_name,
         )
         sync = Sync(database, clock, notifier, trees, counter, typing, presence, push_rules, unread, hot)
         housekeeping = Housekeeping(database, clock, presence, sessions)
@@ -324,8 +376,9 @@ async def build(
         federation_sender = FederationSender(
             database, clock, randomness, notifier, client, destinations, ephemeral, metrics, config.server_name
         )
-        rest = RoomCompletion(notifier, completion)
+        rest = RoomCompletion(notifier, completion, gaps)
         if is_server:
+            works = [housekeeping.run, effects.run, purging.run, lines.run, federation_sender.run]
             works = [
                 housekeeping.run,
                 effects.run,
@@ -346,6 +399,7 @@ async def build(
             notifier=notifier,
             destinations=destinations,
             ephemeral=ephemeral,
+            destination_reports=DestinationReports(database, clock, destinations),
             federation=client,
             server_auth=ServerAuth(keys, destinations, clock, Partners(config.federation), config.server_name),
             published_keys=PublishedKeys(database, clock, keys, config.server_name, author.key, old_keys),
@@ -368,7 +422,10 @@ async def build(
             device_lists=device_lists,
             to_device=ToDevice(database, clock, randomness, config.server_name),
             key_backups=KeyBackups(database),
-            invitations=Invitations(database, sender, members, server_acls, signatures, stripper, author),
+            third_party=ThirdPartyInvites(
+                database, sender, members, server_acls, client, transport, config.server_name
+            ),
+            invitations=invitations,
             resident=Resident(database, sender, inbox, server_acls, signatures, author, trees),
             server_acls=server_acls,
             inbox=inbox,
@@ -381,7 +438,7 @@ async def build(
             relations=Relations(database, room_reader),
             room_upgrade=RoomUpgrade(database, sender, members, room_creation, author),
             directory=directory,
-            hierarchy=Hierarchy(database, trees, summaries),
+            hierarchy=Hierarchy(database, trees, summaries, SpacesElsewhere(client, clock), config.server_name),
             room_reads=room_reads,
             history=History(database, trees, room_reads),
             state_events=StateEvents(sender, members, directory),

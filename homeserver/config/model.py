@@ -13,7 +13,7 @@ Positive = Annotated[int, Meta(ge=1)]
 PublicKey = Annotated[str, Meta(pattern=r"^[A-Za-z0-9+/_-]{43}$")]
 UserName = Annotated[str, Meta(pattern=r"^@.*:")]
 EmailAddress = Annotated[str, Meta(pattern=r"^[^@]+@[^@]+$")]
-CrashPoint = Annotated[str, Meta(pattern=r"^K[1-7](:[1-9][0-9]{0,5})?$")]
+CrashPoint = Annotated[str, Meta(pattern=r"^K([1-9]|10)(:[1-9][0-9]{0,5})?$")]
 
 
 class Registration(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

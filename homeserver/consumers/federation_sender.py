@@ -50,9 +50,9 @@ _FEW = 1000
 """Up to so many events of this server, all those for a server are looked up; else the newest of each room."""
 _FEW_MISSED = 100
 """Up to so many events that it has missed, a server is sent all of them."""
-_AT_ONCE = 100
+_AT_ONCE = 200
 """So many transactions that have not taken long yet."""
-_MOST_AT_ONCE = 400
+_MOST_AT_ONCE = 600
 _TRIES_AT_ONCE = 50
 """So many attempts to reach servers that are down."""
 _LONG_S = 5.0

@@ -3,6 +3,7 @@
 import asyncio
 
 from homeserver.services.rooms.completion import Completion
+from homeserver.services.rooms.gaps import Gaps
 from homeserver.services.rooms.landing import PARTIAL
 from homeserver.storage.partial_rooms import PartialRoom
 from homeserver.streams.notifier import Notifier
@@ -14,8 +15,9 @@ _AT_ONCE = 2
 class RoomCompletion:
     """Makes rooms whole, a few at a time: at once when they are joined, and later if that did not succeed."""
 
-    def __init__(self, notifier: Notifier, completion: Completion) -> None:
+    def __init__(self, notifier: Notifier, completion: Completion, gaps: Gaps) -> None:
         self._notifier = notifier
+        self._gaps = gaps
         self._completion = completion
         self._working: set[int] = set()
         self._turns = asyncio.Semaphore(_AT_ONCE)
@@ -35,6 +37,8 @@ class RoomCompletion:
     async def _work(self, room: PartialRoom) -> None:
         try:
             async with self._turns:
-                await self._completion.complete(room)
+                room_id = await self._completion.complete(room)
+            if room_id is not None:
+                self._gaps.begin_anew(room_id)
         finally:
             self._working.discard(room.room_nid)

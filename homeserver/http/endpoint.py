@@ -13,6 +13,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from homeserver.errors import Forbidden
 from homeserver.http.auth import has_token, origin, requester
 from homeserver.http.bodies import (
     Body,
@@ -50,12 +51,15 @@ USER = Auth("user")
 USER_OR_GUEST = Auth("user or guest")
 ANYBODY = Auth("none, or user or guest")
 """Somebody who may say who they are; the handler takes a `Requester | None`."""
+ADMIN = Auth("administrator")
+"""A user who may administrate this server."""
 SERVER = Auth("server")
 """Another server; the handler takes an `Origin`."""
 
 _CALLERS: dict[Auth, Any] = {
     USER: Requester,
     USER_OR_GUEST: Requester,
+    ADMIN: Requester,
     ANYBODY: Requester | None,
     SERVER: Origin,
 }
@@ -146,8 +150,10 @@ def bind(endpoint: Endpoint, services: Callable[[Request], Any], provided: Mappi
         elif endpoint.auth is not NOBODY:
             assert sessions_field is not None
             sessions: Sessions = getattr(container, sessions_field)
-            who = await requester(request, sessions, guests=endpoint.auth is not USER)
+            who = await requester(request, sessions, guests=endpoint.auth not in (USER, ADMIN))
             sessions.note_seen(who, address)
+            if endpoint.auth is ADMIN and not who.is_admin:
+                raise Forbidden("This is for administrators of this server.")
             key = who.user_id
             if caller is not None:
                 arguments[caller] = who

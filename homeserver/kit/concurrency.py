@@ -88,6 +88,14 @@ class SingleFlight(Generic[K, V]):
             self._flights[key] = task
         return await asyncio.shield(task)
 
+    async def close(self) -> None:
+        """End the computations under way; whoever still waits is cancelled with them."""
+        tasks = list(self._flights.values())
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
     async def _compute(self, key: K, compute: Callable[[], Awaitable[V]]) -> V:
         try:
             return await compute()

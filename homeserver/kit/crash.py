@@ -6,7 +6,8 @@ setting `crash_point`: `K3:5` is the fifth passing of K3. It is the process that
 K1: a request is parsed, nothing is done yet. K2: its events are built and signed. K3: they are in the transaction,
 before its commit. K4: right after the commit. K5: what was committed is taken over, nobody was told. K6: those who
 wait are woken, the request is not answered. K7: it is answered. K8: another server has taken a transaction, that is
-not written down.
+not written down. K9: events of another server were acknowledged and are staged, and are about to be taken in. K10: what
+another server told besides events is stored, and it was not answered.
 """
 
 import os

@@ -55,6 +55,12 @@ class Metrics:
             ["outcome"],
             registry=self.registry,
         )
+        self.backfills = Counter(
+            "homeserver_federation_backfills",
+            "Fetches of rooms' history.",
+            ["outcome"],
+            registry=self.registry,
+        )
         self.edus_received = Counter(
             "homeserver_federation_edus_received",
             "What other servers told besides events.",

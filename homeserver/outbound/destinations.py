@@ -95,7 +95,7 @@ class Destinations:
         now = self._clock.now()
         # One that can speak and not hear would be tried each time that it speaks.
         pause = min(_SIGN_EVERY_MS * 2 ** min(health.signs, 10), _SIGN_AT_LEAST_EVERY_MS) if health.signs else 0
-        if health.next_retry_ts <= now or 0 <= now - health.last_attempt_ts < pause:
+        if 0 <= now - health.last_attempt_ts < pause:
             return
         health.signs += 1
         health.next_retry_ts = now

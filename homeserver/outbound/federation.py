@@ -49,7 +49,8 @@ class Joined(msgspec.Struct, frozen=True):
 
     state: list[Raw]
     auth_chain: list[Raw]
-    event: Raw | None = None
+    event: Raw = Raw(b"null")
+    """The join with the signature of the server, where it had to authorise it."""
     members_omitted: bool = False
     servers_in_room: list[str] | None = None
 
@@ -337,10 +338,13 @@ class FederationClient:
         target = f"{_V1}/timestamp_to_event/{_part(room_id)}"
         return await self._call(destination, "GET", target, NearestEvent, query=query)
 
-    async def hierarchy(self, destination: ServerName, room_id: RoomId, *, suggested_only: bool) -> Json:
+    async def hierarchy(
+        self, destination: ServerName, room_id: RoomId, *, suggested_only: bool, timeout_s: float = _TIMEOUT_S
+    ) -> Json:
         """A space and its children, as that server knows them (`getSpaceHierarchy`)."""
         query = [("suggested_only", "true" if suggested_only else "false")]
-        return await self._call(destination, "GET", f"{_V1}/hierarchy/{_part(room_id)}", Json, query=query)
+        target = f"{_V1}/hierarchy/{_part(room_id)}"
+        return await self._call(destination, "GET", target, Json, query=query, timeout_s=timeout_s)
 
     async def public_rooms(self, destination: ServerName, query: Sequence[tuple[str, str]]) -> Json:
         """That server's directory (`getPublicRooms`)."""

@@ -10,7 +10,7 @@ import io
 import ssl
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urljoin, urlsplit
@@ -32,11 +32,11 @@ from homeserver.outbound.transport import Reply
 
 _IDLE_S = 55.0
 """Less than what most servers and proxies wait before they hang up."""
-_SWEEP_S = 15.0
 _WELL_KNOWN_S = 10.0
 _WELL_KNOWN_BYTES = 51_200
 _MOST_REDIRECTS = 5
 _MOST_STREAMS = 100
+_GATHERED = 65_536
 _FAILURES = (
     OSError,
     httpcore2.NetworkError,
@@ -50,13 +50,22 @@ class _Stale(Exception):
 
 
 class _Stream(httpcore2.AsyncNetworkStream):
-    """A connection, as the HTTP client wants it. Time limits are set around whole requests."""
+    """A connection, as the HTTP client wants it. Time limits are set around whole requests.
 
-    def __init__(self, wire: Wire) -> None:
+    The client writes a request in pieces, and reads when it is whole: small pieces leave together. With HTTP/2, where
+    one request is written while the answer to another is read, nothing is kept back.
+    """
+
+    def __init__(self, wire: Wire, *, is_gathering: bool) -> None:
         self._wire = wire
+        self._is_gathering = is_gathering
+        self._gathered = b""
         self.received = 0
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        if self._gathered:
+            with suppress(OSError):  # An answer may have come before the other side had taken all.
+                await self._flush(b"")
         try:
             data = await self._wire.read()
         except OSError as error:
@@ -66,9 +75,16 @@ class _Stream(httpcore2.AsyncNetworkStream):
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
         try:
-            await self._wire.write(buffer)
+            if self._is_gathering and len(self._gathered) + len(buffer) <= _GATHERED:
+                self._gathered += buffer
+            else:
+                await self._flush(buffer)
         except OSError as error:
             raise httpcore2.WriteError(str(error)) from None
+
+    async def _flush(self, data: bytes) -> None:
+        data, self._gathered = self._gathered + data, b""
+        await self._wire.write(data)
 
     async def aclose(self) -> None:
         self._wire.abort()
@@ -87,10 +103,10 @@ class _Connection:
         self.wire = wire
         self._served = 0
         self._is_retired = False
-        self._stream = _Stream(wire)
         self._origin = httpcore2.Origin(b"https", route.tls_name.encode("ascii"), route.services[0].port)
         tls = wire.ssl_object
         self.is_shared = tls is not None and tls.selected_alpn_protocol() == "h2"
+        self._stream = _Stream(wire, is_gathering=not self.is_shared)
         kind = httpcore2.AsyncHTTP2Connection if self.is_shared else httpcore2.AsyncHTTP11Connection
         self._http = kind(self._origin, self._stream)
 
@@ -194,7 +210,11 @@ class HttpTransport:
         clock: Clock,
         randomness: Randomness,
         resolver: Resolver | None = None,
+        *,
+        idle_s: float = _IDLE_S,
     ) -> None:
+        """`idle_s` is how long a connection that nobody uses is kept. Raises `ConfigError`."""
+        self._idle_s = idle_s
         found = resolver or CachingResolver(DnsResolver(), clock)
         self.discovery = Discovery(found, self._ask_well_known, clock, settings.addresses)
         self.connector = Connector(settings, found, randomness, new_context(settings))
@@ -344,17 +364,17 @@ class HttpTransport:
         while len(self._idle) > self._most_idle:
             self._idle.popitem(last=False)[0].retire()
         if self._sweep is None and self._idle:
-            self._sweep = asyncio.get_running_loop().call_later(_SWEEP_S, self._close_idle)
+            self._sweep = asyncio.get_running_loop().call_later(self._idle_s / 4, self._close_idle)
 
     def _close_idle(self) -> None:
         """End the connections that nobody has used for a while."""
         self._sweep = None
         loop = asyncio.get_running_loop()
-        while self._idle and (oldest := next(iter(self._idle))).idle_since + _IDLE_S < loop.time():
+        while self._idle and (oldest := next(iter(self._idle))).idle_since + self._idle_s < loop.time():
             del self._idle[oldest]
             oldest.retire()
         if self._idle:
-            self._sweep = loop.call_later(_SWEEP_S, self._close_idle)
+            self._sweep = loop.call_later(self._idle_s / 4, self._close_idle)
 
     def _forget(self, destination: str, peer: _Peer) -> None:
         if not peer.users and not peer.connections and self._peers.get(destination) is peer:
@@ -372,10 +392,15 @@ def new_context(settings: Federation) -> ssl.SSLContext:
 
 @asynccontextmanager
 async def opened(
-    settings: Federation, clock: Clock, randomness: Randomness, resolver: Resolver | None = None
+    settings: Federation,
+    clock: Clock,
+    randomness: Randomness,
+    resolver: Resolver | None = None,
+    *,
+    idle_s: float = _IDLE_S,
 ) -> AsyncIterator[HttpTransport]:
     """The way to other servers, closed in the end. Raises `ConfigError`."""
-    transport = HttpTransport(settings, clock, randomness, resolver)
+    transport = HttpTransport(settings, clock, randomness, resolver, idle_s=idle_s)
     try:
         yield transport
     finally:

@@ -15,7 +15,14 @@ from homeserver.kit.caching import Lru
 from homeserver.kit.clock import Clock
 from homeserver.kit.concurrency import SingleFlight
 from homeserver.matrix.identifiers import ServerName, is_server_name
-from homeserver.matrix.server_keys import BadKeys, KeyDocument, check_signature, server_named_in, signers_of
+from homeserver.matrix.server_keys import (
+    BadKeys,
+    KeyDocument,
+    PublishedKey,
+    check_signature,
+    server_named_in,
+    signers_of,
+)
 from homeserver.matrix.signing import SigningKey
 from homeserver.outbound.federation import FederationClient
 from homeserver.storage import server_keys
@@ -49,12 +56,18 @@ class KeyRing:
         server_name: str,
         key: SigningKey,
         *,
+        old: Mapping[str, PublishedKey],
         notaries: Collection[str] = (),
     ) -> None:
+        """`old` are former keys of this server, by id: old events bear their signatures."""
         self._database = database
         self._clock = clock
         self._client = client
-        self._own = ServerKey(server_name, key.key_id, key.public_key, _FOR_EVER)
+        self._server_name = server_name
+        self._own = {
+            key_id: ServerKey(server_name, key_id, one.public_key, one.valid_until_ts) for key_id, one in old.items()
+        }
+        self._own[key.key_id] = ServerKey(server_name, key.key_id, key.public_key, _FOR_EVER)
         self._notaries = [ServerName(one) for one in notaries]
         self._known: Lru[KeyName, ServerKey] = Lru(_IN_MEMORY)
         self._asked: Lru[str, _Asked] = Lru(_REMEMBERED)
@@ -66,9 +79,9 @@ class KeyRing:
 
         A key whose validity ends earlier is looked for anew, and given all the same if nothing newer is known.
         """
-        own = (self._own.server_name, self._own.key_id)
-        found = {own: self._own} if own in wanted else {}
-        others = [name for name in wanted if name[0] != self._own.server_name]
+        ours = [name for name in wanted if name[0] == self._server_name]
+        found = {name: own for name in ours if (own := self._own.get(name[1])) is not None}
+        others = [name for name in wanted if name[0] != self._server_name]
         if not others:
             return found
         found |= {name: key for name in others if (key := self._recall(name, wanted[name])) is not None}
@@ -81,13 +94,15 @@ class KeyRing:
             for server, key_id in others
             if (key := found.get((server, key_id))) is None or key.valid_until_ts < wanted[server, key_id]
         }
-        if lacking and await self.refresh(lacking):
+        if lacking:
+            await self.refresh(lacking)
+            # Whoever was asked, and by whom: others may have brought keys in the meantime.
             found |= await self._read(others)
         return found
 
     def recalls(self, wanted: Mapping[KeyName, int]) -> bool:
         """Whether all of the keys are in memory, so that `find` need not wait for anything."""
-        return all(name[0] == self._own.server_name or self._recall(name, ts) for name, ts in wanted.items())
+        return all(name[0] == self._server_name or self._recall(name, ts) for name, ts in wanted.items())
 
     def _recall(self, name: KeyName, ts: int) -> ServerKey | None:
         key = self._known.get(name)
@@ -107,6 +122,10 @@ class KeyRing:
         asked = await self._ask_notaries(silent) if silent and self._notaries else False
         return asked or any(answers)
 
+    async def close(self) -> None:
+        """Ask nobody any more."""
+        await self._asking.close()
+
     def _may_ask(self, server: str) -> bool:
         asked = self._asked.get(server)
         return asked is None or asked.again_ts <= self._clock.now()
@@ -123,8 +142,8 @@ class KeyRing:
                 pause = min(_AGAIN_MS * 2**asked.failures, _MOST_PATIENT_MS)
                 self._asked.put(server, _Asked(now + pause, min(asked.failures + 1, 10)))
                 return False
-        self._asked.put(server, _Asked(now + _AGAIN_MS))
         await self._keep([document], now)
+        self._asked.put(server, _Asked(now + _AGAIN_MS))  # Not before: nobody is to believe that it was in vain.
         return True
 
     async def _ask_notaries(self, servers: Collection[str]) -> bool:

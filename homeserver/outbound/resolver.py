@@ -69,8 +69,15 @@ class Resolver(Protocol):
 class DnsResolver:
     """Asks the name servers of the system, and knows what is in `/etc/hosts`."""
 
-    def __init__(self, resolver: dns.asyncresolver.Resolver | None = None, hosts: Path = _HOSTS) -> None:
+    def __init__(
+        self,
+        resolver: dns.asyncresolver.Resolver | None = None,
+        hosts: Path = _HOSTS,
+        *,
+        lifetime_s: float = _LIFETIME_S,
+    ) -> None:
         self._resolver = resolver or _system_resolver()
+        self._lifetime_s = lifetime_s
         self._hosts = _read_hosts(hosts)
         self._turns = asyncio.Semaphore(_AT_ONCE)
 
@@ -109,7 +116,7 @@ class DnsResolver:
                 answer = await self._resolver.resolve(
                     dns.name.from_text(name),
                     kind,
-                    lifetime=_LIFETIME_S,
+                    lifetime=self._lifetime_s,
                     search=False,
                     raise_on_no_answer=False,
                 )

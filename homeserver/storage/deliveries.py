@@ -18,7 +18,7 @@ from homeserver.storage.pdus import Pdu
 from homeserver.storage.rooms import rooms
 from homeserver.storage.tables import Text, chunks, metadata, some_of_room
 
-KEPT = 32
+KEPT = 16
 """So many answers to a server are kept."""
 
 staged_pdus = Table(
@@ -134,16 +134,20 @@ def list_answers(tx: ReadTx, origin: ServerName) -> list[Answered]:
     return [Answered(ServerName(row.origin), row.number, row.name, row.answer, row.answered_ts) for row in rows]
 
 
-def keep_answer(tx: WriteTx, answered: Answered) -> None:
-    """Keep an answer in the place of the oldest one."""
+def keep_answers(tx: WriteTx, answered: Sequence[Answered]) -> None:
+    """Keep answers, in their order, in the place of the oldest ones."""
+    slots = {(one.origin, one.number % KEPT): one for one in answered}
     tx.connection.execute(
         _KEEP_ANSWER,
-        {
-            "origin": answered.origin,
-            "slot": answered.number % KEPT,
-            "number": answered.number,
-            "name": answered.name,
-            "answer": answered.answer,
-            "answered_ts": answered.answered_ts,
-        },
+        [
+            {
+                "origin": origin,
+                "slot": slot,
+                "number": one.number,
+                "name": one.name,
+                "answer": one.answer,
+                "answered_ts": one.answered_ts,
+            }
+            for (origin, slot), one in slots.items()
+        ],
     )

@@ -111,6 +111,7 @@ _BACKWARD_BY_ID = select(backward_extremities.c.event_id).where(
 _BACKWARD = select(backward_extremities.c.event_id, backward_extremities.c.position).where(
     backward_extremities.c.room_nid == bindparam("room_nid")
 )
+_BEHIND = _BACKWARD.where(backward_extremities.c.event_id.in_(bindparam("event_ids", expanding=True)))
 _ADD_PENDING = insert(pending_redactions).on_conflict_do_nothing()
 _PENDING = select(pending_redactions.c.target_id, pending_redactions.c.position).where(
     pending_redactions.c.target_id.in_(bindparam("target_ids", expanding=True))
@@ -244,6 +245,15 @@ def find_backward_extremities(tx: ReadTx, event_ids: Iterable[EventId]) -> set[E
 def list_backward_extremities(tx: ReadTx, room_nid: int) -> list[tuple[EventId, int]]:
     """The missing events of the room, each with the position of an event that follows it."""
     return [(row.event_id, row.position) for row in tx.connection.execute(_BACKWARD, {"room_nid": room_nid})]
+
+
+def find_behind_missing(tx: ReadTx, room_nid: int, missing: Iterable[EventId]) -> dict[EventId, list[int]]:
+    """The positions of the room's events that follow those which are missing, by the missing one."""
+    found: dict[EventId, list[int]] = {}
+    for part in chunks(missing):
+        for row in tx.connection.execute(_BEHIND, {"room_nid": room_nid, "event_ids": part}):
+            found.setdefault(row.event_id, []).append(row.position)
+    return found
 
 
 def add_pending_redactions(tx: WriteTx, new: Iterable[tuple[int, EventId, int]]) -> None:

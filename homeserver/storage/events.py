@@ -248,6 +248,15 @@ _ROOTS = (
     .order_by(events.c.place)
     .limit(bindparam("limit"))
 )
+_PLACES = select(events.c.position, events.c.place).where(
+    events.c.position.in_(bindparam("positions", expanding=True)), events.c.place.is_not(None)
+)
+_LOWEST = select(func.min(events.c.place)).where(_OF_ROOM, events.c.place > bindparam("above"))
+_LIVE = (
+    select(events.c.position)
+    .where(_OF_ROOM, events.c.place <= bindparam("upto"), events.c.place.bitwise_and(places.PAST) == 0)
+    .limit(1)
+)
 _GRAPH_BACKWARDS = (
     _ALL.where(_OF_ROOM, events.c.place < bindparam("below")).order_by(events.c.place.desc()).limit(bindparam("limit"))
 )
@@ -376,6 +385,25 @@ def find_ids(tx: ReadTx, positions: Iterable[int]) -> dict[int, EventId]:
 def find_pdus(tx: ReadTx, positions: Iterable[int]) -> dict[int, bytes]:
     """The federation format of the events at these positions, redacted if they are."""
     return dict(tx.connection.execute(_PDUS, {"positions": list(positions)}).all())
+
+
+def find_places(tx: ReadTx, positions: Iterable[int]) -> dict[int, int]:
+    """Where those of the events at these positions stand that stand somewhere."""
+    found: dict[int, int] = {}
+    for part in chunks(positions):
+        found.update((row.position, row.place) for row in tx.connection.execute(_PLACES, {"positions": part}))
+    return found
+
+
+def find_lowest_place(tx: ReadTx, room_nid: int, *, above: int) -> int | None:
+    """The lowest place above that one at which the room has an event."""
+    lowest: int | None = tx.connection.execute(_LOWEST, {"nid": room_nid, "above": above}).scalar_one()
+    return lowest
+
+
+def has_live_upto(tx: ReadTx, room_nid: int, place: int) -> bool:
+    """Whether an event of the room that came as it happened stands at the place or below."""
+    return tx.connection.execute(_LIVE, {"nid": room_nid, "upto": place}).first() is not None
 
 
 def find_standings(tx: ReadTx, positions: Iterable[int]) -> dict[int, Standing]:

@@ -124,14 +124,16 @@ _LOCAL = (
 _ALL_OF_SERVER = select(memberships).where(
     memberships.c.room_nid == bindparam("room_nid"), domain(memberships.c.user_id) == bindparam("server_name")
 )
-_ROOMS_OF_SERVER = (
-    select(memberships.c.room_nid)
-    .distinct()
+_ROOMS_OF_SERVER = select(rooms.c.room_nid).where(
+    among(rooms.c.room_nid, "room_nids"),
+    # One is enough, which is found without looking at all of the others.
+    select(memberships.c.user_id)
     .where(
-        among(memberships.c.room_nid, "room_nids"),
+        memberships.c.room_nid == rooms.c.room_nid,
         memberships.c.membership.in_(bindparam("kinds", expanding=True)),
         domain(memberships.c.user_id) == bindparam("server_name"),
     )
+    .exists(),
 )
 _LOCAL_USERS = select(memberships.c.user_id).where(memberships.c.room_nid == bindparam("room_nid"), OF_SERVER)
 _REMOVE_LOCAL = delete(memberships).where(memberships.c.room_nid == bindparam("room_nid"), OF_SERVER)

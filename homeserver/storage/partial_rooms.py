@@ -19,7 +19,7 @@ partial_rooms = Table(
     Column("since_ts", BigInteger, nullable=False),
     Column("done", BigInteger, nullable=False),  # Events of the state that were taken in, of how many.
     Column("total", BigInteger, nullable=False),
-    Column("failures", Integer, nullable=False),
+    Column("failures", Integer, nullable=False),  # How often it was tried.
     Column("retry_ts", BigInteger, nullable=False),
     Column("failure", Text),
 )
@@ -53,10 +53,15 @@ _SET_PROGRESS = (
     .where(partial_rooms.c.room_nid == bindparam("nid"))
     .values(done=bindparam("so_far"), total=bindparam("of"))
 )
+_SET_BEGUN = (
+    update(partial_rooms)
+    .where(partial_rooms.c.room_nid == bindparam("nid"))
+    .values(failures=partial_rooms.c.failures + 1, retry_ts=bindparam("again"))
+)
 _SET_FAILED = (
     update(partial_rooms)
     .where(partial_rooms.c.room_nid == bindparam("nid"))
-    .values(failures=partial_rooms.c.failures + 1, retry_ts=bindparam("again"), failure=bindparam("why"))
+    .values(retry_ts=bindparam("again"), failure=bindparam("why"))
 )
 _REMOVE = delete(partial_rooms).where(partial_rooms.c.room_nid == bindparam("nid"))
 
@@ -96,8 +101,13 @@ def set_progress(tx: WriteTx, room_nid: int, done: int, total: int) -> None:
     tx.connection.execute(_SET_PROGRESS, {"nid": room_nid, "so_far": done, "of": total})
 
 
+def set_begun(tx: WriteTx, room_nid: int, *, retry_ts: int) -> None:
+    """Note that the rest of the state is asked for, and when to try again if nothing is heard of that any more."""
+    tx.connection.execute(_SET_BEGUN, {"nid": room_nid, "again": retry_ts})
+
+
 def set_failed(tx: WriteTx, room_nid: int, failure: str, *, retry_ts: int) -> None:
-    """Note that the rest of the state could not be had, and when to try again."""
+    """Note why the rest of the state could not be had, and when to try again."""
     tx.connection.execute(_SET_FAILED, {"nid": room_nid, "why": failure, "again": retry_ts})
 
 

@@ -95,6 +95,7 @@ class Job:
 
 _INSERT = insert(purges).on_conflict_do_nothing()
 _FIND = select(purges).where(purges.c.purge_id == bindparam("purge_id"))
+_LAST = select(purges).where(purges.c.room_nid == bindparam("room_nid")).order_by(purges.c.purge_id.desc()).limit(1)
 _OPEN = select(purges).where(text("ended_ts IS NULL")).order_by(purges.c.purge_id)
 _CLAIM = (
     update(purges)
@@ -158,6 +159,12 @@ def insert_one(tx: WriteTx, job: Job) -> bool:
 def find(tx: ReadTx, purge_id: int) -> Job | None:
     """The purge, or None if there is none of that number."""
     row = tx.connection.execute(_FIND, {"purge_id": purge_id}).one_or_none()
+    return None if row is None else Job(*row)
+
+
+def find_last(tx: ReadTx, room_nid: int) -> Job | None:
+    """The purge of the room that began last, whether or not it has ended."""
+    row = tx.connection.execute(_LAST, {"room_nid": room_nid}).one_or_none()
     return None if row is None else Job(*row)
 
 

@@ -48,6 +48,11 @@ class Peer:
     seen: list[Seen] = field(default_factory=list)
     answers: dict[tuple[str, str], Answer] = field(default_factory=dict)
     """By method and beginning of the path; the longest that fits."""
+    awake: asyncio.Event = field(default_factory=asyncio.Event)
+    """While this is not set it does not answer, and does not hang up."""
+
+    def __post_init__(self) -> None:
+        self.awake.set()
 
     def on(self, method: str, path: str, answer: Answer) -> None:
         """From now on, answer so to requests whose path begins like this."""
@@ -163,6 +168,7 @@ class Network:
         if origin in self._cut or destination in self._cut:
             raise Unreachable("The network is cut.")
         if (peer := self.peers.get(destination)) is not None:
+            await peer.awake.wait()
             return await peer.reply(method, target, headers, body)
         if (client := self.clients.get(destination)) is None:
             raise Unreachable(f"There is no server {destination}.")

@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 
+from homeserver.config.model import Federation, OldKey
 from homeserver.matrix.request_signing import sign_request
 from homeserver.matrix.server_keys import PublishedKey, publish
 from homeserver.matrix.signing import SigningKey, verify_json
+from homeserver.outbound.keyring import KeyRing
 from homeserver.outbound.transport import Reply
 from tests.federation.network import Network, Peer
 from tests.room_graphs import key_of
@@ -33,6 +35,24 @@ async def test_own_keys_are_published_and_signed_with_themselves(network: Networ
     assert document["valid_until_ts"] >= network.clock.now() + 3_600_000
     [(key_id, key)] = document["verify_keys"].items()
     verify_json(answer.content, "a.test", key_id, key["key"])
+
+
+@pytest.mark.behaviours("SS-KEY-02")
+async def test_former_keys_are_published_and_still_prove_old_events(network: Network) -> None:
+    former = key_of("once.test")
+    old = OldKey(key_id="ed25519:once", public_key=former.public_key, expired_ts=1_600_000_000_000)
+    a = await network.server("a.test", federation=Federation(old_keys=(old,)))
+    document = (await a.client.get("/_matrix/key/v2/server")).json()
+    expected = {"ed25519:once": {"key": former.public_key, "expired_ts": 1_600_000_000_000}}
+    assert document["old_verify_keys"] == expected
+    key = key_of("a.test")
+    own = {"ed25519:once": PublishedKey(former.public_key, 1_600_000_000_000)}
+    ring = KeyRing(a.container.database, a.clock, a.container.federation, "a.test", key, old=own)
+    found = await ring.find({("a.test", "ed25519:once"): 0, ("a.test", key.key_id): 0, ("a.test", "ed25519:none"): 0})
+    assert {name[1]: one.public_key for name, one in found.items()} == {
+        "ed25519:once": former.public_key,
+        key.key_id: key.public_key,
+    }
 
 
 @pytest.mark.behaviours("SS-KEY-05")

@@ -7,9 +7,10 @@ from urllib.parse import quote
 
 import pytest
 
-from homeserver.errors import Unreachable
-from homeserver.matrix.identifiers import ServerName
+from homeserver.errors import Refused, Unreachable
+from homeserver.matrix.identifiers import ServerName, UserId
 from homeserver.outbound.transport import Reply
+from homeserver.services.users.accounts import NewDevice
 from homeserver.storage import destinations, events, outgoing
 from homeserver.storage.destinations import Destination, Skipped
 from homeserver.storage.outgoing import OutgoingEdu
@@ -22,6 +23,7 @@ pytestmark = pytest.mark.anyio
 SEND = "/_matrix/federation/v1/send/"
 B, C = ServerName("b.example"), ServerName("c.example")
 BOB, CAT, DAN = "@bob:b.example", "@cat:b.example", "@dan:c.example"
+ADMIN = "/_synapse/admin/v1/federation/destinations"
 MINUTE = 60.0
 HOUR = 3600.0
 
@@ -438,3 +440,62 @@ class _Silent:
 
 def _positions(tx: Any, event_id: str) -> list[int]:
     return list(events.find_positions(tx, [event_id]).values())  # type: ignore[list-item]
+
+
+@pytest.mark.trust("C14")
+async def test_administrators_are_told_how_it_goes(stage: Stage) -> None:
+    stage.b.failure = Unreachable("There is nobody.")
+    await stage.say("one", "two")
+    await stage.has_failed(B, 1)
+    await until(lambda: stage.c.bodies == ["one", "two"])
+    await eventually(lambda: stage.destination(C), lambda row: row.delivered > 0 and row.txn is None)
+    stage.network.clock.advance(MINUTE)
+    await stage.has_failed(B, 2)
+    device = NewDevice(None, None, refreshable=False)
+    _, session = await stage.world.container.accounts.register("root", "rootroot", device, is_admin=True)
+    assert session is not None
+
+    async def ask(method: str, path: str = "", token: str = session.tokens.access_token) -> tuple[int, Any]:
+        headers = {"Authorization": f"Bearer {token}"}
+        answer = await stage.world.client.send(method, ADMIN + path, headers=headers)
+        return answer.status_code, answer.json()
+
+    status, page = await ask("GET")
+    assert status == 200
+    assert [one["destination"] for one in page["destinations"]] == [B, C]
+    b, c = page["destinations"]
+    assert b["failures"] == 2
+    assert b["backlog"] == {"events": 2, "rooms": 1, "others": 0}
+    assert b["words"][0] == "It has not taken what is sent to it for 1 minute; it was tried 2 times."
+    assert "There is nobody." in b["words"][1]
+    assert b["words"][-1] == "It lacks 2 events of 1 room."
+    assert c["words"] == ["It took something 1 minute ago.", "It lacks nothing."]
+    assert (await ask("GET", "?from=1&limit=1"))[1]["destinations"] == [c]
+    assert (await ask("GET", "?destination=B.EX"))[1]["total"] == 1
+    assert (await ask("GET", f"/{B}"))[1]["words"] == b["words"]
+    assert (await ask("GET", "/unknown.test"))[0] == 404
+    stage.b.failure = None
+    assert await ask("POST", f"/{B}/reset_connection") == (200, {})
+    await until(lambda: stage.b.bodies == ["one", "two"])
+    for method, path in (("GET", ""), ("GET", f"/{B}"), ("POST", f"/{B}/reset_connection")):
+        assert (await ask(method, path, stage.alice.token))[0] == 403
+
+
+async def test_who_is_known_to_be_down_is_not_waited_for(stage: Stage) -> None:
+    stage.network.cut(B)
+    await stage.say("one")
+    for failures in (1, 2, 3):
+        await stage.has_failed(B, failures)
+        if failures < 3:
+            stage.network.clock.advance(MINUTE)
+    client = stage.world.container.federation
+    with pytest.raises(Unreachable, match="is down, as it was a moment ago"):
+        await client.query_profile(B, UserId(BOB))
+    # After a while it is worth a try: then nobody has to wait for the next transaction either.
+    stage.network.heal(B)
+    stage.network.clock.time += 61_000
+    with pytest.raises(Refused):
+        await client.query_profile(B, UserId(BOB))
+    stage.b.peer.on("GET", "/_matrix/federation/v1/query/profile", lambda seen: {})
+    assert await client.query_profile(B, UserId(BOB)) == {}
+    await until(lambda: stage.b.bodies == ["one"])

@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import sqlite3
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,12 +12,15 @@ import pytest
 from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import EventId
 from homeserver.matrix.server_keys import publish
-from homeserver.storage import events
+from homeserver.services.federation import transactions
+from homeserver.storage import deliveries, events
 from homeserver.storage.engine import ReadTx
 from tests import room_graphs
-from tests.federation.network import Network, Peer
+from tests.federation.network import Link, Network, Peer
+from tests.processes import server
 from tests.room_graphs import Graph
-from tests.services.rooms.test_branches import BOB, Scene
+from tests.services.rooms.test_branches import BOB, DAN, Scene
+from tests.world import eventually, running, settings
 
 pytestmark = pytest.mark.anyio
 
@@ -353,3 +358,156 @@ async def test_unknown_and_malformed_edus_are_ignored(stage: Stage) -> None:
     ]
     status, answer = await stage.put("1", stage.body(said.pdu, edus=edus))
     assert (status, answer) == (200, {"pdus": {said.event_id: {}}})
+
+
+@dataclass
+class Held(Stage):
+    """A room in which an event waits for the keys of `c.example`, which does not answer; dan is of there."""
+
+    other: Peer
+
+    async def wait_for_keys(self) -> tuple[Event, Event]:
+        """Deliver an event of dan's and one of bob's that follows it; both are acknowledged."""
+        graph = await self.graph()
+        dans = graph.say(DAN, "m.room.member", {"membership": "join"}, [graph.events[-1]], state_key=DAN)
+        bobs = graph.say(BOB, "m.room.message", {"body": "after"}, [dans])
+        assert await self.peer.send("a.test", "first", dans.pdu) == {dans.event_id: {}}
+        assert await self.peer.send("a.test", "second", bobs.pdu) == {bobs.event_id: {}}
+        return dans, bobs
+
+    async def staged(self) -> int:
+        def count(tx: ReadTx) -> int:
+            return sum(deliveries.count_staged(tx).values())
+
+        return await self.scene.world.container.database.read(count)
+
+
+@pytest.fixture
+async def held(stage: Stage) -> Held:
+    other = stage.network.peer("c.example")
+    other.awake.clear()
+    return Held(stage.network, stage.scene, stage.peer, other)
+
+
+@pytest.mark.trust("F22", "F24", "F29", "R5")
+async def test_what_cannot_be_taken_in_soon_is_staged_and_stops_nobody_else(held: Held) -> None:
+    beside = Scene(held.scene.world, held.scene.alice, await held.scene.alice.create_room(preset="public_chat"))
+    await beside.join(BOB)
+    graph = await held.graph()
+    dans = graph.say(DAN, "m.room.member", {"membership": "join"}, [graph.events[-1]], state_key=DAN)
+    there = (await beside.graph()).build(BOB, "m.room.message", {"body": "there"}, [(await beside.graph()).events[-1]])
+    assert await held.peer.send("a.test", "1", dans.pdu, there.pdu) == {dans.event_id: {}, there.event_id: {}}
+    assert await beside.bodies() == ["there"]
+    assert await held.staged() == 1
+    bobs = graph.say(BOB, "m.room.message", {"body": "after"}, [dans])
+    assert await held.peer.send("a.test", "2", bobs.pdu) == {bobs.event_id: {}}
+    assert await held.staged() == 2
+    # Who talks here does not wait for them.
+    await held.scene.alice.send(held.room, "meanwhile")
+    held.other.awake.set()
+    await eventually(held.staged, lambda count: count == 0)
+    assert await held.scene.bodies() == ["meanwhile", "after"]
+    assert (await held.scene.state("m.room.member", DAN))["membership"] == "join"
+
+
+@pytest.mark.trust("F22", "R1", "R7", "C03")
+async def test_what_is_staged_is_taken_in_after_a_restart(held: Held) -> None:
+    dans, bobs = await held.wait_for_keys()
+    assert await held.staged() == 2
+    await held.network.stop("a.test")
+    held.other.awake.set()
+    a = await held.network.server("a.test")
+    scene = Scene(a, held.scene.alice, held.room)
+    scene.alice.client = a.client
+    await eventually(scene.bodies, lambda bodies: bodies == ["after"])
+    assert await scene.tips() == {bobs.event_id}
+    assert (await scene.state("m.room.member", DAN))["membership"] == "join"
+    # The answer is the one that was given.
+    assert await held.put("first", held.body()) == (200, {"pdus": {dans.event_id: {}}})
+
+
+@pytest.mark.trust("F22", "R1")
+async def test_what_was_staged_by_a_process_that_died_is_taken_in(held: Held, tmp_path: Path) -> None:
+    if held.scene.world.container.database.is_postgres:
+        pytest.skip("A copy of the database is made by copying its file.")
+    _, bobs = await held.wait_for_keys()
+    url = held.scene.world.container.database.url.database
+    assert url is not None
+    left = tmp_path / "left.db"
+    with sqlite3.connect(url) as source, sqlite3.connect(left) as target:
+        source.backup(target)
+    held.other.awake.set()
+    config = settings(server.sqlite_url(left), str(Path(url).parent / "a.test"), server_name="a.test")
+    async with running(config, clock=held.network.clock, transport=Link(held.network, "a.test")) as again:
+        scene = Scene(again, held.scene.alice, held.room)
+        await eventually(scene.tips, lambda tips: tips == {bobs.event_id})
+        await again.fsck()
+
+
+@pytest.mark.trust("R6", "C18")
+async def test_server_of_which_too_much_is_staged_has_to_wait(held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transactions, "_MOST_STAGED", 2)
+    await held.wait_for_keys()
+    status, answer = await held.put("3", held.body())
+    assert (status, answer["errcode"]) == (429, "M_LIMIT_EXCEEDED")
+    # Who repeats what was answered is answered.
+    assert (await held.put("second", held.body()))[0] == 200
+    held.other.awake.set()
+    await eventually(held.staged, lambda count: count == 0)
+    assert (await held.put("3", held.body()))[0] == 200
+
+
+@pytest.mark.behaviours("SS-TXN-07")
+@pytest.mark.trust("R5")
+async def test_edus_of_known_types_with_wrong_content_do_not_fail_their_neighbours(stage: Stage) -> None:
+    since = (await stage.scene.alice.sync())["next_batch"]
+    types = (
+        "m.typing",
+        "m.presence",
+        "m.receipt",
+        "m.direct_to_device",
+        "m.device_list_update",
+        "m.signing_key_update",
+    )
+    contents: list[Any] = [{}, {"room_id": 5}, {"push": {}}, {"a": [1]}, {"user_id": "\u0000", "room_id": "\u0000"}]
+    edus = [{"edu_type": kind, "content": content} for kind in types for content in contents]
+    typing = {"edu_type": "m.typing", "content": {"room_id": stage.room, "user_id": BOB, "typing": True}}
+    status, _ = await stage.put("1", stage.body(edus=[*edus, typing]))
+    assert status == 200
+    ephemeral = (await stage.scene.alice.sync(since))["rooms"]["join"][stage.room]["ephemeral"]["events"]
+    assert [event["content"] for event in ephemeral] == [{"user_ids": [BOB]}]
+
+
+@pytest.mark.behaviours("SS-ACL-02")
+async def test_typing_and_receipts_of_a_server_that_the_room_keeps_out_are_ignored(stage: Stage) -> None:
+    said = await stage.scene.alice.send(stage.room, "hello")
+    await stage.scene.alice.set_state(stage.room, "m.room.server_acl", {"allow": ["a.test"]})
+    since = (await stage.scene.alice.sync())["next_batch"]
+    typing = {"edu_type": "m.typing", "content": {"room_id": stage.room, "user_id": BOB, "typing": True}}
+    receipt = {stage.room: {"m.read": {BOB: {"event_ids": [said], "data": {"ts": 1}}}}}
+    edus = [typing, {"edu_type": "m.receipt", "content": receipt}]
+    assert (await stage.put("1", stage.body(edus=edus)))[0] == 200
+    assert "rooms" not in await stage.scene.alice.sync(since)
+
+
+@pytest.mark.trust("C18", "R5")
+async def test_deliveries_of_one_server_do_not_wait_for_those_of_another(held: Held) -> None:
+    others = held.network.peer("d.example")
+    beside = Scene(held.scene.world, held.scene.alice, await held.scene.alice.create_room(preset="public_chat"))
+    graph = await beside.graph()
+    eve = "@eve:d.example"
+    join = graph.say(eve, "m.room.member", {"membership": "join"}, [graph.events[-1]], state_key=eve)
+    await others.send("a.test", "join", join.pdu)
+    room = await held.graph()
+    events_of_dan = [
+        room.build(
+            DAN, "m.room.member", {"membership": "join", "displayname": f"{n}"}, [room.events[-1]], state_key=DAN
+        )
+        for n in range(4)
+    ]
+    flood = [asyncio.ensure_future(held.put(event.event_id[1:], held.body(event.pdu))) for event in events_of_dan]
+    said = graph.say(eve, "m.room.message", {"body": "hello"}, [join])
+    assert await others.send("a.test", "1", said.pdu) == {said.event_id: {}}
+    assert not any(one.done() for one in flood)
+    held.other.awake.set()
+    assert {status for status, _ in await asyncio.gather(*flood)} == {200}

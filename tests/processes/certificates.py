@@ -39,7 +39,7 @@ class Authority:
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         self.file = folder / "authority.pem"
         certificate = (
-            self._builder(self._name, self._key, timedelta(days=30), issuer=self._name)
+            _builder(self._name, self._key, timedelta(days=30), issuer=(self._name, self._key))
             .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
             .sign(self._key, SHA256())
         )
@@ -54,11 +54,12 @@ class Authority:
         """
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
-        builder = self._builder(subject, key, lifetime, issuer=subject if is_self_signed else self._name)
+        issuer = (subject, key) if is_self_signed else (self._name, self._key)
+        builder = _builder(subject, key, lifetime, issuer=issuer)
         builder = builder.add_extension(
             x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False
         )
-        certificate = builder.sign(key if is_self_signed else self._key, SHA256())
+        certificate = builder.sign(issuer[1], SHA256())
         stem = to or names[0].replace("*", "any")
         issued = Certificate(self._folder / f"{stem}.pem", self._folder / f"{stem}.key")
         issued.private_key.write_bytes(
@@ -67,20 +68,25 @@ class Authority:
         issued.certificate.write_bytes(certificate.public_bytes(Encoding.PEM))
         return issued
 
-    def _builder(
-        self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, lifetime: timedelta, *, issuer: x509.Name
-    ) -> x509.CertificateBuilder:
-        now = datetime.now(UTC)
-        return (
-            x509.CertificateBuilder(issuer_name=issuer)
-            .subject_name(subject)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - 20 * _DAY)
-            .not_valid_after(now + lifetime)
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
-        )
+
+_Party = tuple[x509.Name, ec.EllipticCurvePrivateKey]
+
+
+def _builder(
+    subject: x509.Name, key: ec.EllipticCurvePrivateKey, lifetime: timedelta, *, issuer: _Party
+) -> x509.CertificateBuilder:
+    now = datetime.now(UTC)
+    name, signing_key = issuer
+    return (
+        x509.CertificateBuilder(issuer_name=name)
+        .subject_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - 20 * _DAY)
+        .not_valid_after(now + lifetime)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signing_key.public_key()), critical=False)
+    )
 
 
 def _general_name(name: str) -> x509.GeneralName:

@@ -35,6 +35,8 @@ class Crashing:
     watchers: list[Watcher] = field(default_factory=list)
     rooms: list[str] = field(default_factory=list)
     before: set[str] = field(default_factory=set)
+    settings: dict[str, str] = field(default_factory=dict)
+    """Further settings of the server."""
 
     @property
     def log(self) -> Path:
@@ -42,7 +44,7 @@ class Crashing:
 
     def start(self, crash_point: str = "") -> int:
         """Start the server; its process id when it is well."""
-        settings = {**_SETTINGS, "HOMESERVER_HOST": server.HOST, "HOMESERVER_PORT": str(self.port)}
+        settings = {**_SETTINGS, **self.settings, "HOMESERVER_HOST": server.HOST, "HOMESERVER_PORT": str(self.port)}
         env = server.environment(self.data_dir, self.database_url, **settings, HOMESERVER_CRASH_POINT=crash_point)
         pid = self.launcher.start(["serve"], env, self.log)
         probe = server.Server(self.data_dir, self.database_url, self.port)
@@ -69,16 +71,16 @@ class Crashing:
         """Make users and rooms, and let the watchers begin."""
         pid = self.start()
         host = Connection(server.HOST, self.port)
-        host.token = self._register("host")
+        host.token = self.register("host")
         for _ in range(2):
             levels = {"users_default": 50}
             room = {"preset": "public_chat", "power_level_content_override": levels}
             self.rooms.append(host.call("POST", "/createRoom", room)["room_id"])
-        eve = Connection(server.HOST, self.port, self._register("eve"))
+        eve = Connection(server.HOST, self.port, self.register("eve"))
         for room_id in self.rooms:
             eve.call("POST", f"/rooms/{room_id}/join", {})
         for name in ("ann", "ben", "cai", "dee"):
-            talker = Talker(name, Connection(server.HOST, self.port, self._register(name)), self.rooms)
+            talker = Talker(name, Connection(server.HOST, self.port, self.register(name)), self.rooms)
             for room_id in self.rooms:
                 talker.connection.call("POST", f"/rooms/{room_id}/join", {})
             self.talkers.append(talker)
@@ -130,7 +132,8 @@ class Crashing:
         for one in everybody:
             one.connection.close()
 
-    def _register(self, name: str) -> str:
+    def register(self, name: str) -> str:
+        """The access token of a new user."""
         body = {"username": name, "password": "sesame street", "auth": {"type": "m.login.dummy"}}
         connection = Connection(server.HOST, self.port)
         token: str = connection.call("POST", "/register", body)["access_token"]

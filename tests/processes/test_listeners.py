@@ -16,6 +16,8 @@ import pytest
 from tests.processes.certificates import Authority, Certificate
 from tests.processes.server import PROGRAM, Server, environment, free_port, running_server
 
+pytestmark = pytest.mark.timeout(90)  # Each test starts processes, and waits for them.
+
 HOST = "127.0.0.1"
 
 
@@ -54,7 +56,7 @@ def status_of(connection: http.client.HTTPSConnection) -> int:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)

@@ -21,7 +21,7 @@ from homeserver.outbound.resolver import Service
 from homeserver.outbound.transport import Reply
 from tests.outbound.names import Names
 from tests.processes.certificates import Authority
-from tests.processes.tls_peers import Answer, Heard, TlsPeer, dripping, never, ok, raw, tls_peer
+from tests.processes.tls_peers import Answer, Heard, TlsPeer, dripping, endless, never, ok, raw, tls_peer
 
 BODY = b'{"secret": "what only the right server may read"}'
 LOCAL = ("127.0.0.0/8",)
@@ -39,13 +39,13 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 @asynccontextmanager
 async def transport_to(
-    authority: Authority, *peers: tuple[str, TlsPeer], names: Names | None = None, **more: Any
+    authority: Authority, *peers: tuple[str, TlsPeer], names: Names | None = None, idle_s: float = 60, **more: Any
 ) -> AsyncIterator[HttpTransport]:
     """The transport under test, which is told where the peers are."""
     settings = Federation(
         addresses={name: peer.address for name, peer in peers}, ca_files=(str(authority.file),), **more
     )
-    async with opened(settings, Clock(), Randomness(), names or Names()) as transport:
+    async with opened(settings, Clock(), Randomness(), names or Names(), idle_s=idle_s) as transport:
         yield transport
 
 
@@ -147,6 +147,17 @@ async def test_addresses_of_the_inside_are_not_connected_to_unless_allowed(autho
         assert peer.connections == 0
         async with transport_to(authority, names=names, allowed_ranges=LOCAL) as transport:
             assert (await ask(transport, name)).status == 200
+
+
+@pytest.mark.behaviours("SS-DISC-05")
+async def test_the_address_that_is_reached_is_judged_too(authority: Authority) -> None:
+    # To connect to 0.0.0.0 is to connect to this machine, which nobody has allowed.
+    async with tls_peer(authority.issue("a.test").server_context(), ok(), "127.0.0.1") as peer:
+        names = Names(hosts={"a.test": ["0.0.0.0"]})
+        async with transport_to(authority, names=names, allowed_ranges=("0.0.0.0/32",)) as transport:
+            with pytest.raises(Unreachable, match=r"127\.0\.0\.1 is this machine, and is not to be connected to"):
+                await ask(transport, f"a.test:{peer.port}")
+    assert peer.bytes_read == 0
 
 
 @pytest.mark.parametrize(("deny", "allow"), [(("*.test",), None), ((), ("b.test",))])
@@ -267,6 +278,19 @@ async def test_a_slow_server_is_given_up_in_time_and_holds_up_nobody_else(author
             await slow.until(lambda peer: not peer.open_now)
 
 
+@pytest.mark.trust("F28")
+async def test_many_servers_that_cannot_be_found_do_not_stand_in_each_others_way(authority: Authority) -> None:
+    async with transport_to(authority, connections=10) as transport:
+
+        async def ask_nobody(number: int) -> None:
+            with pytest.raises(Unreachable, match="has no address"):
+                await ask(transport, f"{number}.test", timeout_s=3)
+
+        async with asyncio.TaskGroup() as tasks:
+            for number in range(50):
+                tasks.create_task(ask_nobody(number))
+
+
 @pytest.mark.parametrize(
     "answer",
     [
@@ -291,6 +315,23 @@ async def test_an_answer_that_is_garbage_or_too_large_is_none(authority: Authori
         async with transport_to(authority, ("a.test", peer)) as transport:
             with pytest.raises(Unreachable, match=r"a\.test cannot be reached"):
                 await ask(transport, "a.test", timeout_s=10)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        endless(b"HTTP/1.1 200 OK\r\n\r\n", b"x" * 65_536),
+        endless(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n" * 10_000),
+        endless(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n", b"x" * 65_536),
+    ],
+)
+@pytest.mark.trust("F25")
+async def test_an_answer_without_an_end_is_read_no_further_than_allowed(authority: Authority, answer: Answer) -> None:
+    async with tls_peer(authority.issue("a.test").server_context(), answer) as peer:
+        async with transport_to(authority, ("a.test", peer)) as transport:
+            with pytest.raises(Unreachable, match="is larger than 100000 bytes"):
+                await ask(transport, "a.test")
+            await peer.until(lambda peer: not peer.open_now)
 
 
 @pytest.mark.parametrize("status", ["302 Found", "418 Teapot", "429 Slow", "500 Oh", "599 X", "204 None"])
@@ -322,6 +363,26 @@ async def test_unused_connections_are_kept_up_to_a_bound(authority: Authority) -
             await ask(transport, "9.test")
             await ask(transport, "0.test")
     assert [heard.connection for heard in peer.heard[-2:]] == [10, 11]
+
+
+async def test_unused_connections_are_ended_after_a_while(authority: Authority) -> None:
+    async with tls_peer(authority.issue("a.test", "b.test").server_context(), ok()) as peer:
+        async with transport_to(authority, ("a.test", peer), ("b.test", peer), idle_s=0.2) as transport:
+            await ask(transport, "a.test")
+            await ask(transport, "b.test")
+            await peer.until(lambda peer: not peer.open_now)
+            assert (await ask(transport, "a.test")).status == 200
+
+
+async def test_a_server_that_has_moved_is_asked_where_it_is_now(authority: Authority) -> None:
+    context = authority.issue("a.test").server_context()
+    async with tls_peer(context, ok(b"old")) as old, tls_peer(context, ok(b"new"), "127.0.0.3") as new:
+        names = Names(hosts={"old.test": [old.host], "new.test": [new.host]})
+        async with transport_to(authority, names=names, allowed_ranges=LOCAL) as transport:
+            names.records["_matrix-fed._tcp.a.test"] = [Service("old.test", old.port)]
+            assert (await ask(transport, "a.test")).body == b"old"
+            names.records["_matrix-fed._tcp.a.test"] = [Service("new.test", new.port)]
+            assert (await ask(transport, "a.test")).body == b"new"
 
 
 async def test_a_cancelled_request_leaves_nothing_behind(authority: Authority) -> None:
@@ -364,3 +425,34 @@ async def test_fetch_follows_redirects_without_going_round_and_never_out_of_tls(
                 await transport.fetch(url + path, timeout_s=5, largest=100)
         with pytest.raises(Unreachable):
             await transport.fetch(f"{url}/start", timeout_s=5, largest=4)
+
+
+@pytest.mark.behaviours("SS-DISC-01", "SS-DISC-02", "SS-DISC-03")
+async def test_a_delegated_server_is_found_asked_by_its_other_name_and_kept(authority: Authority) -> None:
+    """The whole way: a well-known file behind a redirect, SRV records of the host it names, and the server."""
+    redirect = ok(b"", "301 Moved", Location="https://www.a.test/elsewhere.json")
+    page = ok(b'{"m.server": "matrix.a.test"}', Content_Type="text/plain")
+
+    async def web(heard: Heard, writer: asyncio.StreamWriter) -> None:
+        await (page if heard.headers["host"] == "www.a.test" else redirect)(heard, writer)
+
+    async with AsyncExitStack() as stack:
+        site = authority.issue("a.test", "www.a.test").server_context()
+        try:
+            pages = await stack.enter_async_context(tls_peer(site, web, "127.0.0.44", 443))
+        except PermissionError:
+            pytest.skip("Port 443, where well-known files are, can be had by an administrator only.")
+        context = authority.issue("matrix.a.test").server_context()
+        server = await stack.enter_async_context(tls_peer(context, ok()))
+        names = Names(hosts={name: ["127.0.0.44"] for name in ("a.test", "www.a.test")})
+        names.hosts["host.test"] = ["127.0.0.2"]
+        names.records["_matrix-fed._tcp.matrix.a.test"] = [Service("host.test", server.port)]
+        transport = await stack.enter_async_context(transport_to(authority, names=names, allowed_ranges=LOCAL))
+        for _ in range(3):
+            assert (await ask(transport, "a.test")).status == 200
+    assert [heard.line for heard in pages.heard] == [
+        "GET /.well-known/matrix/server HTTP/1.1",
+        "GET /elsewhere.json HTTP/1.1",
+    ]
+    assert {heard.headers["host"] for heard in server.heard} == {"matrix.a.test"}
+    assert (server.names, server.connections) == (["matrix.a.test"], 1)

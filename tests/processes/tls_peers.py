@@ -89,6 +89,18 @@ def dripping(beginning: bytes) -> Answer:
     return answer
 
 
+def endless(beginning: bytes, again: bytes) -> Answer:
+    """After this, the same for ever, as fast as it is taken."""
+
+    async def answer(heard: Heard, writer: asyncio.StreamWriter) -> None:
+        writer.write(beginning)
+        while True:
+            writer.write(again)
+            await writer.drain()
+
+    return answer
+
+
 @asynccontextmanager
 async def tls_peer(
     context: ssl.SSLContext | None, answer: Answer, host: str = "127.0.0.2", port: int = 0

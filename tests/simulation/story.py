@@ -21,7 +21,7 @@ from tests.simulation.liar import Liar
 from tests.simulation.loop import LIFE, SimulationLoop
 
 _QUARRELS_S = 60.0
-_QUIET_S = 3 * 3600.0
+_QUIET_S = 300.0
 _STEPS = 30
 
 
@@ -30,7 +30,13 @@ class Seen:
     """What a server has of the room."""
 
     state: dict[str, str]
-    accepted: set[str]
+    verdicts: dict[str, int]
+    """What became of each event that it has."""
+
+    @property
+    def accepted(self) -> set[str]:
+        """The events that are part of the room."""
+        return {one for one, verdict in self.verdicts.items() if verdict == events.OK}
 
 
 @dataclass
@@ -167,7 +173,7 @@ async def _act(story: Story, house: House, user_id: str) -> None:
 
 
 async def _heal(story: Story) -> None:
-    """Everybody runs, everybody reaches everybody, one person speaks on each server, and hours go by."""
+    """Everybody runs, everybody reaches everybody, one person speaks on each server, and minutes go by."""
     city = story.city
     city.tell("all is well")
     for house in story.honest:
@@ -211,6 +217,11 @@ async def _agree(story: Story) -> None:
         differing = {
             pair for pair in first.state.keys() | one.state.keys() if first.state.get(pair) != one.state.get(pair)
         }
+        for pair in sorted(differing):
+            for house in story.honest:
+                ids = {here.state.get(pair) for here in seen.values()}
+                verdicts = {one: seen[house.name].verdicts.get(str(one)) for one in ids if house.name in seen}
+                story.city.tell(f"{pair} at {house.name}: {verdicts}")
         assert not differing, f"{first_name} and {name} do not agree on {sorted(differing)}"
     everywhere = set.intersection(*(one.accepted for one in seen.values())) if seen else set()
     known = set.union(*(one.accepted for one in seen.values())) if seen else set()
@@ -230,6 +241,4 @@ def _look(tx: ReadTx, room_id: Any, server: str) -> Seen | None:
     if not any(one.membership == "join" and (one.state_key or "").endswith(":" + server) for one in members):
         return None
     rows = events.list_from(tx, room.room_nid, after=0, limit=100_000)
-    return Seen(
-        {pair: str(one) for pair, one in state.items()}, {row.event_id for row in rows if row.status == events.OK}
-    )
+    return Seen({pair: str(one) for pair, one in state.items()}, {row.event_id: row.status for row in rows})

@@ -34,7 +34,7 @@ _AT_ONCE = 100
 _ROOMS_AT_ONCE = 50
 """So many rooms that are behind catch up at a time."""
 _PAUSE_S = 5.0
-_LOOK_AGAIN_S = 60.0
+_LOOK_AGAIN_S = 15.0
 
 
 @dataclass(eq=False, slots=True)

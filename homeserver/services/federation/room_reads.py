@@ -15,7 +15,7 @@ from homeserver.services.rooms.auth_chain import auth_chain
 from homeserver.services.rooms.server_acl import ServerAcls
 from homeserver.services.rooms.state import StateTrees
 from homeserver.services.rooms.visibility import OnlookingServer
-from homeserver.storage import events, rooms
+from homeserver.storage import events, partial_rooms, rooms
 from homeserver.storage.engine import Database, ReadTx
 from homeserver.storage.events import StoredEvent
 from homeserver.storage.rooms import Room
@@ -109,7 +109,9 @@ class RoomReads:
         room, row = _find(tx, room_id, event_id)
         if row.state_before is None and row.state_after is None:
             raise NotFound(_NO_EVENT)
-        positions = sorted(self._trees.items(tx, row.state_before).values())
+        if partial_rooms.find_many(tx, [room.room_nid]):
+            raise NotFound("This server knows the state of the room in part only. Ask another one.")
+        positions = self._trees.positions(tx, row.state_before)
         return StateBefore(positions, auth_chain(tx, room, positions))
 
     def _auth_chain(self, tx: ReadTx, room_id: RoomId, event_id: EventId) -> list[int]:

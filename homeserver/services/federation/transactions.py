@@ -28,6 +28,7 @@ from homeserver.services.federation.edus import Edus
 from homeserver.services.federation.lines import Lines, Place
 from homeserver.services.rooms.hot import HotRoom, HotRooms
 from homeserver.services.rooms.inbox import Inbox, Outcome, Receipt, id_of
+from homeserver.services.rooms.invitations import Invitations
 from homeserver.services.rooms.server_acl import ServerAcls
 from homeserver.storage import deliveries
 from homeserver.storage.deliveries import Answered
@@ -45,6 +46,8 @@ _MOST_STAGED = 5000
 """A server that so many events are staged of has to wait."""
 _AGAIN_MS = 10_000
 _SERVERS = 500
+_GATHERED_S = 0.1
+"""So long answers are gathered that are written down for good measure."""
 
 Results = dict[EventId, dict[str, str]]
 _encode = msgspec.json.encode
@@ -95,6 +98,7 @@ class Transactions:
         clock: Clock,
         hot: HotRooms,
         inbox: Inbox,
+        invitations: Invitations,
         acls: ServerAcls,
         lines: Lines,
         edus: Edus,
@@ -106,6 +110,7 @@ class Transactions:
         self._clock = clock
         self._hot = hot
         self._inbox = inbox
+        self._invitations = invitations
         self._acls = acls
         self._lines = lines
         self._edus = edus
@@ -116,6 +121,7 @@ class Transactions:
         self._under_way: dict[tuple[ServerName, bytes], asyncio.Task[bytes]] = {}
         self._queued: Counter[ServerName] = Counter()
         self._answers: Lru[ServerName, _Answers] = Lru(_SERVERS)
+        self._unkept: list[Answered] = []
 
     async def receive(self, origin: ServerName, txn_id: str, sent: Sent) -> bytes:
         """Take a delivery; the answer, as JSON.
@@ -181,9 +187,15 @@ class Transactions:
         staged = self._to_be_staged(behind, sorted_)
         answer = _encode({"pdus": results})
         kept = Answered(origin, answers.next, name, answer, self._clock.now())
-        with self._lines.staging([room.room_id for room, _ in staged]) as staging:
-            numbers = await self._database.write(self._keep, kept, staged)
-            staging.end([(room, number) for (room, _), number in zip(staged, numbers, strict=True)], origin, places)
+        if staged:
+            with self._lines.staging([room.room_id for room, _ in staged]) as staging:
+                numbers = await self._database.write(self._stage, kept, staged)
+                staging.end([(room, number) for (room, _), number in zip(staged, numbers, strict=True)], origin, places)
+        elif any(results.values()):
+            await self._database.write(deliveries.keep_answers, [kept])
+        else:
+            # Should it be lost, what was taken in gives the same answer.
+            self._keep_soon(kept)
         answers.add(name, answer)
         self._tell(origin, sorted_, len(staged))
         return answer
@@ -199,7 +211,9 @@ class Transactions:
                 # Without the room nobody can tell the event's id, and so nothing can be said of it.
                 found.outcomes["malformed"] += 1
         rooms = await asyncio.gather(*(self._find(room_id) for room_id in by_room))
-        for room, of_room in zip(rooms, by_room.values(), strict=True):
+        for (room_id, of_room), room in zip(by_room.items(), rooms, strict=True):
+            if room is None or self._server_name not in room.servers:
+                of_room = await self._end_invites(origin, room_id, of_room, found)
             if room is None:
                 found.outcomes["unknown_room"] += len(of_room)
             elif self._server_name not in room.servers:
@@ -209,6 +223,20 @@ class Transactions:
             else:
                 found.rooms[room] = of_room
         return found
+
+    async def _end_invites(
+        self, origin: ServerName, room_id: RoomId, pdus: Sequence[bytes], found: _Sorted
+    ) -> list[bytes]:
+        """Take what becomes of invites to a room that this server is not in, and of knocks on it; what is left."""
+        left = []
+        for pdu in pdus:
+            event_id = await self._invitations.receive_end(origin, room_id, pdu)
+            if event_id is None:
+                left.append(pdu)
+            else:
+                found.results[event_id] = {}
+                found.outcomes[Outcome.ACCEPTED.value] += 1
+        return left
 
     async def _find(self, room_id: RoomId) -> HotRoom | None:
         try:
@@ -242,10 +270,20 @@ class Transactions:
                 staged.append((room, pdu))
         return staged
 
-    def _keep(self, tx: WriteTx, answered: Answered, staged: Sequence[tuple[HotRoom, bytes]]) -> list[int]:
-        deliveries.keep_answer(tx, answered)
+    def _keep_soon(self, answered: Answered) -> None:
+        self._unkept.append(answered)
+        if len(self._unkept) == 1:
+            self._background.start(self._keep_all())
+
+    async def _keep_all(self) -> None:
+        await self._clock.sleep(_GATHERED_S)
+        unkept, self._unkept = self._unkept, []
+        await self._database.write(deliveries.keep_answers, unkept)
+
+    def _stage(self, tx: WriteTx, answered: Answered, staged: Sequence[tuple[HotRoom, bytes]]) -> list[int]:
+        deliveries.keep_answers(tx, [answered])
         rows = [(room.room_nid or 0, pdu) for room, pdu in staged]
-        return deliveries.stage(tx, rows, answered.origin, now=answered.answered_ts) if rows else []
+        return deliveries.stage(tx, rows, answered.origin, now=answered.answered_ts)
 
     def _tell(self, origin: ServerName, sorted_: _Sorted, staged: int) -> None:
         self._metrics.transactions_received.labels("staged" if staged else "taken").inc()

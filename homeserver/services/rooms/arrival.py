@@ -36,6 +36,9 @@ _CREATE: Pair = ("m.room.create", "")
 _MEMBER = "m.room.member"
 _ATTEMPTS = 5
 _PART = 1000
+MOST_STATE = 200_000
+MOST_CHAIN = 400_000
+"""So many events a server may name as the state of a room, and as what that rests on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +119,10 @@ class Arrivals:
         Raises `BadAnswer` where nothing can be made of it: another server may be tried then.
         """
         facts = ROOM_VERSIONS[version]
+        if len(state) > MOST_STATE or len(auth_chain) > MOST_CHAIN:
+            raise BadAnswer("The room is too large.")
+        answer = await self._verify(room_id, facts, pdu, state, auth_chain)
         async with self._inbox.turn(room_id):
-            answer = await self._verify(room_id, facts, pdu, state, auth_chain)
             for _ in range(_ATTEMPTS):
                 room = await self._room(room_id, facts, answer)
                 await self._take(room, answer)

@@ -17,6 +17,8 @@ MAX_PREV_EVENTS = 20
 MAX_AUTH_EVENTS = 10
 _FEW = 20
 """So many events are parsed at once; more of them in a thread."""
+_SMALL = 200_000
+"""Deliveries of more bytes are parsed in a thread."""
 _GROUP = 250
 _AT_ONCE = 4
 
@@ -59,9 +61,11 @@ class Checks:
         self, coming: Sequence[tuple[RoomId, RoomVersion, Sequence[bytes]]]
     ) -> list[list[Event | Unfit] | None]:
         """The same for small deliveries to several rooms; None for those whose signers have to be asked for keys."""
+        size = sum(len(pdu) for _, _, pdus in coming for pdu in pdus)
+        received = _receive(coming) if size <= _SMALL else await asyncio.to_thread(_receive, coming)
         judged = [
-            [_judge(one, room_id, False) for one in receive_events(list(pdus), version.identifier)]
-            for room_id, version, pdus in coming
+            [_judge(one, room_id, False) for one in some]
+            for (room_id, _, _), some in zip(coming, received, strict=True)
         ]
         found = [[event for event, _ in some if isinstance(event, Event)] for some in judged]
         quick = [self._signatures.is_quick(some) for some in found]
@@ -83,6 +87,12 @@ class Checks:
         found = [event for event, _ in judged if isinstance(event, Event)]
         wrong = dict(zip(map(id, found), await self._signatures.check(found), strict=True))
         return [_outcome(event, matches, wrong.get(id(event))) for event, matches in judged]
+
+
+def _receive(
+    coming: Sequence[tuple[RoomId, RoomVersion, Sequence[bytes]]],
+) -> list[list[tuple[Event, bool] | str]]:
+    return [receive_events(list(pdus), version.identifier) for _, version, pdus in coming]
 
 
 def _judge(received: tuple[Event, bool] | str, room_id: RoomId, is_old: bool) -> tuple[Event | Unfit, bool]:

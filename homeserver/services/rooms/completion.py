@@ -14,8 +14,9 @@ from homeserver.errors import BadAnswer, NotFound, RemoteFailure
 from homeserver.kit.clock import Clock
 from homeserver.kit.metrics import Metrics
 from homeserver.matrix.events import Event, receive_events
-from homeserver.matrix.identifiers import EventId, ServerName, UserId, domain_of
+from homeserver.matrix.identifiers import EventId, RoomId, ServerName, UserId, domain_of
 from homeserver.outbound.federation import FederationClient
+from homeserver.services.rooms.arrival import MOST_CHAIN, MOST_STATE
 from homeserver.services.rooms.checks import Checks, Unfit
 from homeserver.services.rooms.hot import HotRoom, HotRooms, parse
 from homeserver.services.rooms.inbox import Inbox
@@ -27,7 +28,6 @@ from homeserver.storage import events, partial_rooms, room_servers, stream_rows
 from homeserver.storage.engine import Database, ReadTx, WriteTx
 from homeserver.storage.partial_rooms import PartialRoom
 from homeserver.storage.tables import chunks
-from homeserver.streams.notifier import Notifier
 
 log = structlog.get_logger()
 
@@ -38,6 +38,8 @@ _STEP = 2500
 _FEW = 50
 """Up to so many events that are missing are asked for one by one."""
 _SERVERS = 10
+_LARGEST = 512 << 20
+_LARGEST_IDS = 64 << 20
 _AT_ONCE = 5
 _FIRST_PAUSE_MS = 10_000
 _LONGEST_PAUSE_MS = 60 * 60 * 1000
@@ -59,7 +61,6 @@ class Completion:
         database: Database,
         clock: Clock,
         metrics: Metrics,
-        notifier: Notifier,
         federation: FederationClient,
         hot: HotRooms,
         trees: StateTrees,
@@ -72,7 +73,6 @@ class Completion:
         self._database = database
         self._clock = clock
         self._metrics = metrics
-        self._notifier = notifier
         self._federation = federation
         self._hot = hot
         self._trees = trees
@@ -88,31 +88,21 @@ class Completion:
         self._metrics.partial_rooms.set(len(found))
         return [room for room in found if room.retry_ts <= self._clock.now()]
 
-    async def until_whole(self, room: HotRoom, seconds: float) -> bool:
-        """Wait until the room is whole, but not longer than that; whether it is."""
-        if room.partial is None:
-            return True
-        assert room.room_nid is not None
-        loop = asyncio.get_running_loop()
-        end = loop.time() + seconds
-        with self._notifier.waiting_for([room.room_id]) as waiter:
-            while (await self._hot.get(room.room_nid)).partial is not None:
-                left = end - loop.time()
-                if left <= 0 or self._notifier.is_stopping:
-                    return False
-                await waiter.wait(left)
-        return True
+    async def complete(self, partial: PartialRoom) -> RoomId | None:
+        """Try to make a room whole; which one, if that was so. If it fails, it is noted when to try again.
 
-    async def complete(self, partial: PartialRoom) -> bool:
-        """Try to make a room whole. If that fails, it is noted when to try again."""
+        That is noted beforehand, too: whatever happens, no room is tried again and again without a pause.
+        """
+        pause = min(_FIRST_PAUSE_MS * 2 ** min(partial.failures, 20), _LONGEST_PAUSE_MS)
+        retry_ts = self._clock.now() + pause
+        await self._database.write(partial_rooms.set_begun, partial.room_nid, retry_ts=retry_ts)
         try:
             room = await self._hot.get(partial.room_nid)
         except NotFound:
-            return False  # It was purged.
+            return None  # It was purged.
         try:
             await self._complete(room, partial)
         except RemoteFailure as error:
-            pause = min(_FIRST_PAUSE_MS * 2 ** min(partial.failures, 20), _LONGEST_PAUSE_MS)
             retry_ts = self._clock.now() + pause
             await self._database.write(partial_rooms.set_failed, partial.room_nid, str(error), retry_ts=retry_ts)
             log.warning(
@@ -121,8 +111,8 @@ class Completion:
                 reason=str(error),
                 in_s=pause // 1000,
             )
-            return False
-        return True
+            return None
+        return room.room_id
 
     async def _complete(self, room: HotRoom, partial: PartialRoom) -> None:
         if not any(domain_of(user_id) == self._server_name for user_id in room.joined):
@@ -144,17 +134,19 @@ class Completion:
     ) -> Sequence[EventId]:
         """Have all events of the state before the join; which they are."""
         if partial.done:
-            ids = await self._federation.state_ids(server, room.room_id, join_id)
-            wanted = [EventId(one) for one in dict.fromkeys([*ids.auth_chain_ids, *ids.pdu_ids])]
+            ids = await self._federation.state_ids(server, room.room_id, join_id, largest=_LARGEST_IDS)
+            named = [*ids.auth_chain_ids[:MOST_CHAIN], *ids.pdu_ids[:MOST_STATE]]
+            wanted = [EventId(one) for one in dict.fromkeys(named) if "\0" not in one]
             known = await self._find_known(room, wanted)
             missing = [event_id for event_id in wanted if event_id not in known]
             if len(missing) <= _FEW:
                 await self._store(room, await self._events(server, missing), len(known))
-                return [EventId(one) for one in ids.pdu_ids]
+                in_state = set(ids.pdu_ids)
+                return [one for one in wanted if one in in_state]
         log.info(f"asking {server} for the state of room {room.room_id}", room_id=room.room_id)
-        answer = await self._federation.state(server, room.room_id, join_id)
-        known_ids, new = await self._sift(room, answer.auth_chain)
-        state_ids, of_state = await self._sift(room, answer.pdus)
+        answer = await self._federation.state(server, room.room_id, join_id, largest=_LARGEST)
+        known_ids, new = await self._sift(room, answer.auth_chain[:MOST_CHAIN])
+        state_ids, of_state = await self._sift(room, answer.pdus[:MOST_STATE])
         new |= of_state
         del answer
         await self._store(room, new, len({*known_ids, *state_ids}) - len(new))

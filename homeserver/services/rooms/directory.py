@@ -70,11 +70,15 @@ class Directory:
 
     async def room_of(self, name: str) -> RoomId:
         """The room of an id or an alias. Raises `InvalidParam`, or `NotFound` for an alias that is not known."""
+        room_id, _ = await self.locate(name)
+        return room_id
+
+    async def locate(self, name: str) -> tuple[RoomId, list[ServerName]]:
+        """The room of an id or an alias, and servers that are in it, as far as the alias tells. Raises as `room_of`."""
         try:
             if name.startswith("!"):
-                return identifiers.room_id(name)
-            room_id, _ = await self.resolve(identifiers.room_alias(name))
-            return room_id
+                return identifiers.room_id(name), []
+            return await self.resolve(identifiers.room_alias(name))
         except identifiers.InvalidIdentifier as error:
             raise InvalidParam(str(error)) from None
 

@@ -34,13 +34,21 @@ class Ends:
         self._weakly: set[EventId] = set()
         self._early: set[EventId] = set()
 
-    def follow(self, event_id: EventId, position: int, before: Iterable[EventId], standings: Standings) -> None:
-        """An accepted event comes."""
+    def follow(
+        self,
+        event_id: EventId,
+        position: int,
+        before: Iterable[EventId],
+        standings: Standings,
+        *,
+        is_past: bool = False,
+    ) -> None:
+        """An accepted event comes. One of the past takes nobody's place, but what it follows is none for certain."""
         if event_id in self._early:
             self._early.discard(event_id)
         else:
             self._ends[event_id] = position
-        ways = [Before(one, weak=False) for one in before]
+        ways = [Before(one, weak=is_past) for one in before]
         seen = {one.event_id for one in ways}
         while ways:
             further = [one for one in ways if self._cover(one, position, standings)]

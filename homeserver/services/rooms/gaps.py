@@ -26,12 +26,11 @@ from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import EventId, RoomId, ServerName, domain_of
 from homeserver.outbound.federation import FederationClient
 from homeserver.services.rooms.hot import HotRoom, HotRooms
-from homeserver.services.rooms.inbox import Inbox, Outcome, id_of
+from homeserver.services.rooms.inbox import Inbox, Outcome
 from homeserver.services.rooms.server_acl import ServerAcls
-from homeserver.services.rooms.state import StateTrees
+from homeserver.services.rooms.states_elsewhere import StatesElsewhere
 from homeserver.storage import event_graph, events, rooms
 from homeserver.storage.engine import Database, ReadTx
-from homeserver.storage.state import Pair
 
 log = structlog.get_logger()
 
@@ -45,12 +44,6 @@ _STUCK = 100
 _LATEST = 20
 _JUMPS = 20
 _ROUNDS = 3
-_SINGLY = 20
-"""Up to so many events are asked for one by one; for more, the whole state is."""
-_MOST_STATE = 200_000
-_MOST_CHAIN = 400_000
-_LARGEST_IDS = 64 << 20
-_LARGEST_STATE = 512 << 20
 _SERVERS = 4
 _SEARCHES_PER_SERVER = 10
 _SEARCHES_AGAIN = 50
@@ -104,9 +97,9 @@ class Gaps:
         self,
         database: Database,
         clock: Clock,
-        trees: StateTrees,
         hot: HotRooms,
         inbox: Inbox,
+        elsewhere: StatesElsewhere,
         acls: ServerAcls,
         client: FederationClient,
         metrics: Metrics,
@@ -115,9 +108,9 @@ class Gaps:
     ) -> None:
         self._database = database
         self._clock = clock
-        self._trees = trees
         self._hot = hot
         self._inbox = inbox
+        self._elsewhere = elsewhere
         self._acls = acls
         self._client = client
         self._metrics = metrics
@@ -141,6 +134,11 @@ class Gaps:
         is_new = pause is not None and pause.failures > 0 and server not in pause.asked
         if pause is None or pause.until <= self._clock.now() or is_new:
             self._begin(room_id, server)
+
+    def begin_anew(self, room_id: RoomId) -> None:
+        """Look for what is missing in a room without a pause: more can be made of it than before."""
+        self._pauses.drop(room_id)
+        self._begin(room_id, next(reversed(self._told_by.get(room_id) or {}), self._server_name))
 
     async def look_again(self) -> None:
         """Look for what is missing in rooms that were left alone for long enough."""
@@ -257,48 +255,14 @@ class Gaps:
     async def _jump(self, room: HotRoom, server: ServerName, stuck: _Stuck) -> None:
         """Place an event without what it follows, or bring what it cites."""
         if stuck.auth:
-            answer = await self._client.event_auth(server, room.room_id, stuck.event_id, largest=_LARGEST_STATE)
-            await self._take_outliers(room, [bytes(pdu) for pdu in answer.auth_chain[:_MOST_CHAIN]])
+            await self._elsewhere.bring_auth(room, server, stuck.event_id)
         if not stuck.prev:
             await self._inbox.receive(room.room_id, [stuck.pdu])
             return
-        ids = await self._client.state_ids(server, room.room_id, stuck.event_id, largest=_LARGEST_IDS)
-        if len(ids.pdu_ids) > _MOST_STATE or len(ids.auth_chain_ids) > _MOST_CHAIN:
-            return
-        of_state = [EventId(one) for one in ids.pdu_ids if _is_id(one)]
-        wanted = list(dict.fromkeys([*of_state, *(EventId(one) for one in ids.auth_chain_ids if _is_id(one))]))
-        known = await self._database.read(events.find_standings_by_id, wanted)
-        await self._fetch(room, server, stuck.event_id, [one for one in wanted if one not in known])
-        state = await self._database.snapshot(self._state, room, of_state)
-        if ("m.room.create", "") in state:
+        if room.partial is not None:
+            return  # The state of the whole room comes anyway; then this one differs from it by a little.
+        if state := await self._elsewhere.before(room, server, stuck.event_id):
             await self._inbox.receive_with_state(room.room_id, stuck.pdu, state)
-
-    async def _fetch(self, room: HotRoom, server: ServerName, event_id: EventId, wanted: Sequence[EventId]) -> None:
-        """Bring events of the state before an event, and of what that rests on."""
-        if not wanted:
-            return
-        if len(wanted) <= _SINGLY:
-            found = await asyncio.gather(*(self._event(room, server, one) for one in wanted))
-            await self._take_outliers(room, [pdu for pdu in found if pdu is not None])
-            return
-        answer = await self._client.state(server, room.room_id, event_id, largest=_LARGEST_STATE)
-        pdus = [bytes(pdu) for pdu in (*answer.auth_chain[:_MOST_CHAIN], *answer.pdus[:_MOST_STATE])]
-        unknown = frozenset(wanted)
-        await self._take_outliers(room, [pdu for pdu in pdus if id_of(room, pdu) in unknown])
-
-    async def _event(self, room: HotRoom, server: ServerName, event_id: EventId) -> bytes | None:
-        try:
-            answer = await self._client.event(server, event_id)
-        except RemoteFailure:
-            return None
-        pdus = [bytes(pdu) for pdu in answer.pdus[:1]]
-        return pdus[0] if pdus and id_of(room, pdus[0]) == event_id else None
-
-    async def _take_outliers(self, room: HotRoom, pdus: Sequence[bytes]) -> None:
-        receipts = await self._inbox.receive_outliers(room.room_id, pdus) if pdus else []
-        dropped = Counter(receipt.reason for receipt in receipts if receipt.outcome == Outcome.DROPPED)
-        if dropped:
-            log.info("events that others cite were dropped", room_id=room.room_id, **dict(dropped.most_common(3)))
 
     async def _stuck(self, room: HotRoom) -> list[_Stuck]:
         """The events that wait for what does not wait itself; those for which all has come are taken in first."""
@@ -313,16 +277,6 @@ class Gaps:
                 await self._database.write(event_graph.end_waiting, dropped)
             if all(receipt.outcome in (Outcome.WAITING, Outcome.DROPPED) for receipt in receipts):
                 return [one for one in stuck if one.prev or one.auth]
-
-    def _state(self, tx: ReadTx, room: HotRoom, event_ids: Sequence[EventId]) -> dict[Pair, EventId]:
-        """The state that these events are, without what is not known, is not of this room, or not allowed."""
-        found = [
-            row
-            for row in events.find_standings_by_id(tx, event_ids).values()
-            if row.room_nid == room.room_nid and row.pair_id is not None and row.status != events.REJECTED
-        ]
-        pairs = self._trees.pairs(tx, {row.pair_id for row in found if row.pair_id is not None})
-        return {pairs[row.pair_id]: row.event_id for row in found if row.pair_id is not None}
 
 
 def _look(tx: ReadTx, room: HotRoom) -> list[_Stuck]:
@@ -345,7 +299,3 @@ def _look(tx: ReadTx, room: HotRoom) -> list[_Stuck]:
 def _rooms_waiting(tx: ReadTx) -> list[RoomId]:
     found = rooms.find_many(tx, event_graph.list_rooms_waiting(tx))
     return [room.room_id for room in found.values()]
-
-
-def _is_id(text: str) -> bool:
-    return text.startswith("$") and len(text) <= 255 and "\0" not in text

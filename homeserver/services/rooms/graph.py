@@ -104,10 +104,13 @@ class Graph:
         reason = _refusal(event, cited, list(state.values()), room.create, set())
         return Placed(NewEvent(event, status=events.REJECTED if reason else events.OK), reason)
 
-    async def place(self, room: HotRoom, event: Event, *, given: Mapping[Pair, int] | None = None) -> Placed:
+    async def place(
+        self, room: HotRoom, event: Event, *, given: Mapping[Pair, int] | None = None, is_recommended: bool = True
+    ) -> Placed:
         """Find out all about an event, in a room that the caller has alone.
 
-        `given` is the state before the event where it is known from elsewhere: positions by pair.
+        `given` is the state before the event where it is known from elsewhere: positions by pair. What the room's
+        policy server does not recommend is soft-failed, if the rules allow it.
         """
         around = await self._database.snapshot(self._look_around, room, event)
         beyond_gap = given is not None or around.arrival_root is not None
@@ -125,6 +128,8 @@ class Graph:
             filled = await self._database.snapshot(self._fill_in, room, room.partial, event, around, before)
             before, told = filled.before, filled.current
         status, reason = await self._judge(room, event, around, before, told, beyond_gap=beyond_gap)
+        if status == events.OK and not is_recommended:
+            status, reason = events.SOFT_FAILED, "The policy server of the room does not recommend it."
         outlier = None if around.own is None else around.own.position
         if status != events.OK:
             return Placed(NewEvent(event, status=status, placement=Placement(before, outlier=outlier)), reason)
@@ -134,6 +139,34 @@ class Graph:
             event = event.redacted()
         placement = await self._accept(room, event, around, before, outlier)
         return Placed(NewEvent(event, redaction, status, placement, redacted_by))
+
+    async def place_past(self, room: HotRoom, event: Event, place: int, *, given: State | None = None) -> Placed:
+        """The same for an event of the past, whose place in the timeline is given: for it, the present is no judge.
+
+        Nobody needs to have the room alone. `given` is the state before the event where it is known from elsewhere.
+        """
+        assert room.create is not None
+        around = await self._database.snapshot(self._look_around, room, event)
+        missing = around.missing_auth if given is not None else around.missing_auth | around.missing_prev
+        if missing:
+            return Placed(None, missing=missing)
+        if given is not None:
+            before = Resolved(given)
+        elif around.prev:
+            before = await self._resolver.resolve(room, _first(room.root, [row.state_after for row in around.prev]))
+        else:
+            before = Resolved(State(None))  # The room begins here.
+        outlier = None if around.own is None else around.own.position
+        reason = await self._refusal_before(room, event, around, before)
+        if reason:
+            placement = Placement(before, outlier=outlier, place=place)
+            return Placed(NewEvent(event, status=events.REJECTED, placement=placement), reason)
+        redaction = await self._redaction(room, event, around, before)
+        redacted_by = await self._redacted_by(room, event, around)
+        if redacted_by is not None:
+            event = event.redacted()
+        placement = Placement(before, outlier=outlier, missing=sorted(around.missing_prev), place=place)
+        return Placed(NewEvent(event, redaction, events.OK, placement, redacted_by))
 
     async def state_after(self, room: HotRoom, ends: Sequence[Event], pairs: Sequence[Pair]) -> dict[Pair, Event]:
         """The events of these pairs in the state that comes of all these events together."""
@@ -229,21 +262,23 @@ class Graph:
 
         Of members that the current state does not know, `told` has what is to be believed.
         """
-        assert room.create is not None
-        version = room.version.identifier
-        cited = [parse(row, version) for row in around.auth]
-        rejected = {row.event_id for row in around.auth if row.status == events.REJECTED}
-        keys = auth_keys(event)
-        state = await self._database.snapshot(self._state, room, before.state, keys)
-        reason = _refusal(event, cited, list(state.values()), room.create, rejected)
+        reason = await self._refusal_before(room, event, around, before)
         if reason:
             return events.REJECTED, reason
-        current = await self._current(room, keys, before if beyond_gap else None)
+        current = await self._current(room, auth_keys(event), before if beyond_gap else None)
         try:
             event_auth.check_state_auth(event, list({**current, **told}.values()), create=room.create)
         except AuthError as error:
             return events.SOFT_FAILED, str(error)
         return events.OK, ""
+
+    async def _refusal_before(self, room: HotRoom, event: Event, around: _Around, before: Resolved) -> str:
+        """Why the event is not allowed by its auth events, or by the state before it; nothing if it is."""
+        assert room.create is not None
+        cited = [parse(row, room.version.identifier) for row in around.auth]
+        rejected = {row.event_id for row in around.auth if row.status == events.REJECTED}
+        state = await self._database.snapshot(self._state, room, before.state, auth_keys(event))
+        return _refusal(event, cited, list(state.values()), room.create, rejected)
 
     async def _current(self, room: HotRoom, keys: Sequence[Pair], before: Resolved | None) -> dict[Pair, Event]:
         """The events of these pairs in the current state.

@@ -100,6 +100,10 @@ class RoomState:
         """The user's membership; `leave` for somebody who was never here."""
         return self._memberships.get(UserId(user_id), "leave")
 
+    def knows(self, user_id: str) -> bool:
+        """Whether the user ever had to do with the room, as far as is known."""
+        return user_id in self._memberships
+
     def not_loaded(self, pairs: Iterable[Pair]) -> set[Pair]:
         """Those of the pairs whose events are in the state and not in memory."""
         return {

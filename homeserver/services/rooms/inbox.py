@@ -25,11 +25,13 @@ from homeserver.matrix.room_versions import ROOM_VERSIONS
 from homeserver.services.rooms.checks import Checks, Unfit
 from homeserver.services.rooms.graph import Graph, Placed
 from homeserver.services.rooms.hot import HotRoom, HotRooms, NotLoaded
+from homeserver.services.rooms.loose_ends import settle
 from homeserver.services.rooms.merge import Merger
 from homeserver.services.rooms.outliers import Judged, Outliers, by_auth
 from homeserver.services.rooms.persist import EventWriter, Superseded
 from homeserver.services.rooms.placement import Batch, NewEvent
-from homeserver.storage import event_graph, events, outgoing
+from homeserver.services.rooms.policy import PolicyServers
+from homeserver.storage import event_graph, events
 from homeserver.storage.engine import Database, ReadTx, WriteTx
 from homeserver.storage.event_graph import Waiting
 from homeserver.storage.events import Standing, StoredEvent
@@ -117,6 +119,7 @@ class Inbox:
         merger: Merger,
         checks: Checks,
         outliers: Outliers,
+        policies: PolicyServers,
     ) -> None:
         self._database = database
         self._clock = clock
@@ -126,9 +129,12 @@ class Inbox:
         self._merger = merger
         self._checks = checks
         self._outliers = outliers
+        self._policies = policies
         self._turns: KeyedLocks[RoomId] = KeyedLocks()
         self._changes: dict[RoomId, int] = {}
         """Counts when a turn of a room begins and ends: what was found out before that may be out of date."""
+        self._calm: set[RoomId] = set()
+        """Rooms of which no event waits."""
 
     async def receive(
         self, room_id: RoomId, pdus: Sequence[bytes], *, relay_to_all_but: ServerName | None = None
@@ -150,11 +156,24 @@ class Inbox:
         outcomes = await self._checks.check_quickly([(one.room_id, one.version, coming[one]) for one in rooms])
         quick = {room: _told_apart(some) for room, some in zip(rooms, outcomes, strict=True) if some is not None}
         changes = {room: self._changes.get(room.room_id, 0) for room in quick}
-        loads = await self._database.snapshot(self._begin, {room: checked for room, (checked, _) in quick.items()})
+        loads = await self._loads({room: checked for room, (checked, _) in quick.items()}, changes)
         return [
             Delivery(room, coming[room], checked, receipts, loads[room], changes[room])
             for room, (checked, receipts) in quick.items()
         ]
+
+    async def _loads(
+        self, coming: Mapping[HotRoom, Mapping[EventId, Event]], changes: Mapping[HotRoom, int]
+    ) -> dict[HotRoom, "_Load"]:
+        """What is known of the events, in one statement where no event of the rooms waits."""
+        if all(room.room_id in self._calm for room in coming):
+            return await self._database.read(self._begin_calmly, coming)
+        loads = await self._database.snapshot(self._begin, coming)
+        for room, load in loads.items():
+            # Nobody has a turn, and nobody has had one: what was read is how it is.
+            if not load.wanted and changes[room] % 2 == 0 and self._changes.get(room.room_id, 0) == changes[room]:
+                self._calm.add(room.room_id)
+        return loads
 
     async def take(self, delivery: Delivery) -> list[Receipt]:
         """Take events that were looked at; what became of each, in the order given. Raises as `receive`."""
@@ -196,6 +215,11 @@ class Inbox:
         """While this is held, nothing that comes from elsewhere is taken into the room."""
         async with self._turn(room_id):
             yield
+
+    async def check(self, room: HotRoom, pdus: Sequence[bytes]) -> dict[EventId, Event]:
+        """Those that are events of the room and are signed, by their ids; they may be of old."""
+        checked, _ = await self._check(room, pdus, is_old=True)
+        return checked
 
     async def missing(self, room_id: RoomId) -> set[EventId]:
         """What the events of a room wait for, and does not wait itself: what has to be asked for."""
@@ -270,16 +294,25 @@ class Inbox:
             _ordered({one: event for one, event in checked.items() if one not in load.receipts})
         )
         load.coming.update(EventId(event.event_id) for event in coming)
+        # All at once, as each may take a while; this costs nothing in a room without a policy server.
+        signed = await self._policies.recommended(room, coming) if self._policies.of(room) is not None else {}
         while coming:
             event = coming.popleft()
             event_id = EventId(event.event_id)
             load.coming.discard(event_id)
             if _is_placed(event_id, load):
                 continue
+            if event_id not in signed and self._policies.of(room) is not None:
+                signed |= await self._policies.recommended(room, [event])
+            recommended = signed.get(event_id, event)
+            event = recommended or event
             own = given if event_id in checked else None
             if own is None and (behind := _waits_behind(event, load)):
                 self._let_wait(room, event, Placed(None, missing=behind), load)
-            elif await self._place(room, event, load, given=own) and event_id in load.wanted:
+            elif (
+                await self._place(room, event, load, given=own, is_recommended=recommended is not None)
+                and event_id in load.wanted
+            ):
                 coming.extendleft(reversed(await self._released(room, event_id, load)))
             if self._merger.is_needed(room):
                 await self._settle(load)
@@ -307,27 +340,36 @@ class Inbox:
         standings = events.find_standings_by_id(tx, ids)
         waiting = event_graph.find_waiting(tx, ids)
         missing = event_graph.list_missing_in_rooms(tx, [_nid(room) for room in coming])
-        loads = {}
-        for room, checked in coming.items():
-            known = {
-                event_id: receipt
-                for event_id, receipt in _known_of(room, checked, standings).items()
-                # The create event comes before all others, whether or not what followed it is known (any more).
-                if receipt.outcome != Outcome.OUTLIER or not checked[event_id].prev_events
-            }
-            loads[room] = _Load(known, [], {}, missing.get(_nid(room), set()), waiting & checked.keys())
-        return loads
+        return {
+            room: _Load(
+                _settled(room, checked, standings), [], {}, missing.get(_nid(room), set()), waiting & checked.keys()
+            )
+            for room, checked in coming.items()
+        }
+
+    def _begin_calmly(self, tx: ReadTx, coming: Mapping[HotRoom, Mapping[EventId, Event]]) -> dict[HotRoom, "_Load"]:
+        """The same where no event waits."""
+        standings = events.find_standings_by_id(tx, [one for checked in coming.values() for one in checked])
+        return {
+            room: _Load(_settled(room, checked, standings), [], {}, set(), set()) for room, checked in coming.items()
+        }
 
     @staticmethod
     def _known(tx: ReadTx, room: HotRoom, checked: Collection[EventId]) -> dict[EventId, Receipt]:
         return _known_of(room, checked, events.find_standings_by_id(tx, checked))
 
     async def _place(
-        self, room: HotRoom, event: Event, load: _Load, *, given: Mapping[Pair, int] | None = None
+        self,
+        room: HotRoom,
+        event: Event,
+        load: _Load,
+        *,
+        given: Mapping[Pair, int] | None = None,
+        is_recommended: bool = True,
     ) -> bool:
         """Place an event, or let it wait; whether it was placed."""
         for _ in range(_ATTEMPTS):
-            if given is None:
+            if given is None and is_recommended:
                 try:
                     placed = self._graph.follow(room, event)
                 except NotLoaded as missing:
@@ -343,7 +385,7 @@ class Inbox:
             await self._settle(load)
             async with room.alone():
                 if not room.is_stale and self._hot.peek(room.room_nid or 0) is room:
-                    placed = await self._graph.place(room, event, given=given)
+                    placed = await self._graph.place(room, event, given=given, is_recommended=is_recommended)
                     if placed.new is None:
                         self._let_wait(room, event, placed, load)
                         return False
@@ -357,24 +399,10 @@ class Inbox:
         assert new is not None
         event = new.event
         event_id = EventId(event.event_id)
-        unapplied = EventId(event.redacts) if event.redacts and new.redaction is None and new.is_accepted else None
-
-        def also(tx: WriteTx, room_nid: int) -> None:
-            if new.status != events.OUTLIER:
-                event_graph.end_waiting(tx, [event_id])
-                event_graph.remove_backward_extremities(tx, [event_id])
-            if unapplied is not None and unapplied not in events.find_many_by_id(tx, [unapplied]):
-                [row] = events.find_many_by_id(tx, [event_id]).values()
-                event_graph.add_pending_redactions(tx, [(room_nid, unapplied, row.position)])
-            if new.redacted_by is not None:
-                event_graph.remove_pending_redactions(tx, [event_id])
-            if but is not None and new.is_accepted:
-                for position in events.find_positions(tx, [event_id]).values():
-                    outgoing.forward(tx, position, but)
-
         but = load.relayed.get(event_id)
-        is_plain = new.placement is None and unapplied is None and but is None and event_id not in load.staged
-        batch = Batch(room, [new], also=None if is_plain else also, now=self._clock.now())
+        is_plain = new.placement is None and not event.redacts and but is None and event_id not in load.staged
+        also = None if is_plain else settle(new, relay_to_all_but=but)
+        batch = Batch(room, [new], also=also, now=self._clock.now())
         load.writing.append(self._writer.write(batch))
         load.receipts[event_id] = _receipt(event, placed)
 
@@ -419,6 +447,7 @@ class Inbox:
     async def _end(self, room: HotRoom, load: _Load) -> None:
         await self._settle(load)
         if load.waiting:
+            self._calm.discard(room.room_id)
             await self._database.write(self._keep_waiting, room, list(load.waiting.values()))
 
     def _keep_waiting(self, tx: WriteTx, room: HotRoom, waiting: Sequence[Waiting]) -> None:
@@ -508,6 +537,18 @@ def _ordered(found: Mapping[EventId, Event]) -> Iterable[Event]:
 def _is_placed(event_id: EventId, load: _Load) -> bool:
     receipt = load.receipts.get(event_id)
     return receipt is not None and receipt.outcome != Outcome.WAITING
+
+
+def _settled(
+    room: HotRoom, checked: Mapping[EventId, Event], standings: Mapping[EventId, Standing]
+) -> dict[EventId, Receipt]:
+    """What became of those of the events that need not be placed any more."""
+    return {
+        event_id: receipt
+        for event_id, receipt in _known_of(room, checked, standings).items()
+        # The create event comes before all others, whether or not what followed it is known (any more).
+        if receipt.outcome != Outcome.OUTLIER or not checked[event_id].prev_events
+    }
 
 
 def _waits_behind(event: Event, load: _Load) -> frozenset[EventId]:

@@ -17,6 +17,7 @@ from homeserver.errors import (
     InvalidParam,
     NotFound,
     RequestError,
+    Unavailable,
     Unsupported,
 )
 from homeserver.kit.concurrency import KeyedLocks
@@ -32,8 +33,10 @@ from homeserver.services.rooms.conditions import (
     authoriser_of,
     find_whereabouts,
 )
+from homeserver.services.rooms.gaps import Gaps
 from homeserver.services.rooms.hot import HotRoom
 from homeserver.services.rooms.inbox import Inbox, Outcome
+from homeserver.services.rooms.partial import PartialRooms
 from homeserver.services.rooms.remote_members import RemoteMembers
 from homeserver.services.rooms.send import Build, Sender, is_local
 from homeserver.services.rooms.stripped import stripped_state
@@ -59,15 +62,19 @@ class Members:
         database: Database,
         sender: Sender,
         inbox: Inbox,
+        gaps: Gaps,
         succession: Succession,
         remote: RemoteMembers,
+        known_in_part: PartialRooms,
         server_name: str,
     ) -> None:
         self._database = database
         self._sender = sender
         self._inbox = inbox
+        self._gaps = gaps
         self._succession = succession
         self._remote = remote
+        self._known_in_part = known_in_part
         self._server_name = server_name
         self._coming: KeyedLocks[RoomId] = KeyedLocks()
 
@@ -117,10 +124,14 @@ class Members:
     async def invite(self, by: UserId, room_id: RoomId, target: UserId, *, reason: str | None = None) -> None:
         """Invite a user; nothing happens if an invite is open."""
         content = (await self.invite_contents([target], reason))[target]
-        if not is_local(target, self._server_name):
+        await self.issue(by, room_id, target, content)
+
+    async def issue(self, by: UserId, room_id: RoomId, target: UserId, content: Json) -> None:
+        """Invite, somebody who may be invited, with this content; nothing happens if an invite is open."""
+        if is_local(target, self._server_name):
+            await self._set(by, room_id, target, content, lambda before: before != "invite")
+        else:
             await self._invite_remote(by, room_id, target, content, again=False)
-            return
-        await self._set(by, room_id, target, content, lambda before: before != "invite")
 
     async def kick(self, by: UserId, room_id: RoomId, target: UserId, *, reason: str | None = None) -> None:
         """Put a user out, withdraw an invite or turn down a knock."""
@@ -291,11 +302,23 @@ class Members:
                     return await self._join_remote(who, room_id, content, servers)
         try:
             return await self._join_here(who, room_id, content, again=again)
+        except GuestForbidden:
+            raise
         except CannotAdmit as error:
-            others = by_power(await self._sender.room(room_id), but=self._server_name)
-            if not others:
-                raise Forbidden(error.message) from None
-            return await self._join_by_others(who.user_id, room_id, content, [*others, *via])
+            refusal = Forbidden(error.message)
+            room = await self._sender.room(room_id)
+        except Forbidden as error:
+            refusal = error
+            room = await self._sender.room(room_id)
+            if room.partial is None:
+                raise
+        # Another server may know of an invite that is not known here yet, or of the rooms that let the user in.
+        others = by_power(room, but=self._server_name)
+        if room.partial is not None:
+            others = [ServerName(room.partial.via), *others]
+        if not others:
+            raise refusal
+        return await self._join_by_others(who.user_id, room_id, content, [*others, *via])
 
     async def _join_here(self, who: Requester, room_id: RoomId, content: Json, *, again: bool) -> EventId | None:
         user_id = who.user_id
@@ -328,7 +351,8 @@ class Members:
 
     async def _join_by_others(self, user_id: UserId, room_id: RoomId, content: Json, servers: Sequence[str]) -> EventId:
         """Have a server let the user in which is in the room, as this one is, and knows more or may do more."""
-        event, _ = await self._remote.propose_join(user_id, room_id, servers, content)
+        event, stands_on = await self._remote.propose_join(user_id, room_id, servers, content)
+        await self._inbox.receive_outliers(room_id, stands_on)
         return await self._receive(room_id, event)
 
     async def _ways_into(self, user_id: UserId, room_id: RoomId, via: Sequence[str]) -> list[str] | None:
@@ -340,10 +364,11 @@ class Members:
         else:
             known = by_power(room, but=self._server_name)
             # A room that everybody has left is what it was when this server left it.
-            if self._server_name in room.servers or (not known and not via):
+            if self._server_name in room.servers or not (known or set(via) - {self._server_name}):
                 return None
         held = await self._database.read(out_of_room.find, user_id, room_id)
-        return [*(() if held is None else held.servers), *via, *known, domain_of(room_id)]
+        others = [server for server in via if server != self._server_name]
+        return [*(() if held is None else held.servers), *others, *known, domain_of(room_id)]
 
     async def _invite_remote(
         self, by: UserId, room_id: RoomId, target: UserId, content: Json, *, again: bool
@@ -368,6 +393,12 @@ class Members:
     async def _receive(self, room_id: RoomId, event: Event, *, relay_to_all_but: ServerName | None = None) -> EventId:
         """Take an event of ours that others have signed: the room may have gone on meanwhile."""
         [receipt] = await self._inbox.receive(room_id, [event.pdu], relay_to_all_but=relay_to_all_but)
+        if receipt.outcome is Outcome.WAITING:
+            # Others are ahead of us; what lies between is asked for, and the event is placed on the way.
+            await self._gaps.fill(room_id)
+            [receipt] = await self._inbox.receive(room_id, [event.pdu])
+        if receipt.outcome is Outcome.WAITING:
+            raise Unavailable("The room is not up to date here. Try again.")
         if receipt.outcome in (Outcome.REJECTED, Outcome.SOFT_FAILED, Outcome.DROPPED):
             raise Forbidden(receipt.reason or "The room does not allow this any more.")
         return EventId(event.event_id)
@@ -381,6 +412,7 @@ class Members:
             if wanted(drafts.room.membership_of(target)):
                 drafts.add(Draft("m.room.member", by, content, state_key=target))
 
+        await self._known_in_part.until_known(await self._sender.room(room_id), target)
         await self._sender.change(room_id, build)
 
 

@@ -21,7 +21,7 @@ from homeserver.services.rooms.resolution import Resolver
 from homeserver.services.rooms.room_purge import RoomPurge
 from homeserver.services.rooms.send import Sender
 from homeserver.services.rooms.state import StateTrees
-from homeserver.storage import events, places, purges, rooms, state, stream_rows
+from homeserver.storage import events, partial_rooms, places, purges, rooms, state, stream_rows
 from homeserver.storage.engine import Database, ReadTx, WriteTx
 from homeserver.storage.events import OK
 from homeserver.storage.purges import PAGE, ROOT, Job
@@ -142,6 +142,8 @@ class Purge:
         before = None if place is None else places.position_of(place) + int(places.is_past(place))
         if before is None and not is_forced:
             self._whole.check_nobody_is_in(tx, room.room_nid)
+        if before is not None and partial_rooms.find_many(tx, [room.room_nid]):
+            raise Conflict("The room was joined a moment ago, and is not known whole yet.")
         job = Job(
             purge_id=stream_rows.advance(tx),
             room_id=room_id,

@@ -16,12 +16,14 @@ from homeserver.matrix.events import Event
 from homeserver.matrix.filters import RoomEventFilter
 from homeserver.matrix.identifiers import EventId, RoomId
 from homeserver.services.auth.sessions import Requester
+from homeserver.services.rooms.backfill import Backfill
 from homeserver.services.rooms.client_events import Form, show, show_state, show_state_events
 from homeserver.services.rooms.hot import parse
+from homeserver.services.rooms.partial import PartialRooms, need_all_members
 from homeserver.services.rooms.state import StateTrees
 from homeserver.services.rooms.visibility import Onlooker, Seen
 from homeserver.services.users.account_data import ignored_users
-from homeserver.storage import events, members, places, rooms, stream_rows
+from homeserver.storage import event_graph, events, members, places, rooms, stream_rows
 from homeserver.storage.engine import Database, ReadTx
 from homeserver.storage.events import StoredEvent
 from homeserver.storage.rooms import Room
@@ -55,47 +57,88 @@ class Readable:
     upto: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """An answer, how many events it has before the point that was asked for, and which gap comes next."""
+
+    answer: Json
+    count: int
+    gap: int | None
+    """The place of the event before which others are missing."""
+    is_near: bool = False
+    """The next page comes to it."""
+
+
 class RoomReader:
     """Reads rooms for a requester. Everything raises `Forbidden` or `NotFound` where the requester may not look."""
 
-    def __init__(self, database: Database, clock: Clock, trees: StateTrees) -> None:
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        trees: StateTrees,
+        known_in_part: PartialRooms,
+        backfill: Backfill,
+    ) -> None:
         self._database = database
+        self._known_in_part = known_in_part
         self._clock = clock
         self._trees = trees
+        self._backfill = backfill
 
     async def event(self, who: Requester, room_id: RoomId, event_id: EventId) -> msgspec.Raw:
         """One event (`GET /rooms/{roomId}/event/{eventId}`)."""
         return await self._database.snapshot(self._event, who, room_id, event_id)
 
     async def messages(self, who: Requester, room_id: RoomId, window: Window) -> Json:
-        """A page of history (`GET /rooms/{roomId}/messages`)."""
-        return await self._database.snapshot(self._messages, who, room_id, window)
+        """A page of history (`GET /rooms/{roomId}/messages`).
+
+        A page back ends at a gap: what is missing there comes from other servers, while the page is read if it is full,
+        else before it is given. Only where that cannot be had, the page goes on beyond the gap.
+        """
+        limit = window.filter.limit_or(DEFAULT_LIMIT)
+        page = await self._database.snapshot(self._messages, who, room_id, window, True)
+        if page.gap is not None and page.count < limit:
+            if await self._backfill.ensure(room_id, before=page.gap, wanted=limit):
+                page = await self._database.snapshot(self._messages, who, room_id, window, True)
+            if page.count == 0 and page.gap is not None:
+                page = await self._database.snapshot(self._messages, who, room_id, window, False)
+        if page.gap is not None and page.is_near:
+            self._backfill.begin(room_id, before=page.gap, wanted=limit)
+        return page.answer
 
     async def context(
         self, who: Requester, room_id: RoomId, event_id: EventId, limit: int, wanted: RoomEventFilter
     ) -> Json:
         """What was said around an event (`GET /rooms/{roomId}/context/{eventId}`)."""
-        return await self._database.snapshot(self._context, who, room_id, event_id, limit, wanted)
+        page = await self._database.snapshot(self._context, who, room_id, event_id, limit, wanted)
+        if (
+            page.gap is not None
+            and page.count < limit // 2
+            and await self._backfill.ensure(room_id, before=page.gap, wanted=limit)
+        ):
+            page = await self._database.snapshot(self._context, who, room_id, event_id, limit, wanted)
+        return page.answer
 
     async def state(self, who: Requester, room_id: RoomId) -> list[msgspec.Raw]:
         """The whole state."""
-        return await self._database.snapshot(self._state, who, room_id)
+        return await self._known_in_part.read(lambda tx: self._state(tx, who, room_id))
 
     async def state_event(
         self, who: Requester, room_id: RoomId, type_: str, state_key: str, *, whole: bool
     ) -> msgspec.Raw:
         """One piece of state, the whole event or its content. Raises `NotFound` if there is none."""
-        return await self._database.snapshot(self._state_event, who, room_id, type_, state_key, whole)
+        return await self._known_in_part.read(lambda tx: self._state_event(tx, who, room_id, type_, state_key, whole))
 
     async def members(
         self, who: Requester, room_id: RoomId, at: RoomToken | None, wanted: Callable[[str], bool]
     ) -> list[msgspec.Raw]:
         """The member events of a room, now or at a token, of the memberships that are wanted."""
-        return await self._database.snapshot(self._members, who, room_id, at, wanted)
+        return await self._known_in_part.read(lambda tx: self._members(tx, who, room_id, at, wanted))
 
     async def joined_members(self, who: Requester, room_id: RoomId) -> Json:
         """Names and avatars of those who are in the room; for those who are in it too."""
-        return await self._database.snapshot(self._joined_members, who, room_id)
+        return await self._known_in_part.read(lambda tx: self._joined_members(tx, who, room_id))
 
     async def at_time(self, who: Requester, room_id: RoomId, ts: int, *, forwards: bool) -> Event:
         """The event nearest to a time, on one side of it."""
@@ -127,13 +170,14 @@ class RoomReader:
             return Readable(eye.room.state_root, places.LAST)
         if eye.member is None or eye.member.forgotten or eye.end is None:
             raise Forbidden("You are not in this room.")
-        return Readable(eye.end.room_root, eye.end_place)
+        return Readable(_root_when(eye.room, eye.end), eye.end_place)
 
     def _event(self, tx: ReadTx, who: Requester, room_id: RoomId, event_id: EventId) -> msgspec.Raw:
         eye, seen = self.seen_event(tx, who, room_id, event_id)
         return self.show(tx, eye, who, [seen])[0]
 
-    def _messages(self, tx: ReadTx, who: Requester, room_id: RoomId, window: Window) -> Json:
+    def _messages(self, tx: ReadTx, who: Requester, room_id: RoomId, window: Window, stops: bool) -> _Page:
+        """The page, which ends at the next gap if it `stops`."""
         eye = self.onlooker(tx, who, room_id)
         # Nothing is to be seen behind the end of one's own time in the room.
         last = min(self.readable(eye).upto, places.upto(stream_rows.current(tx)))
@@ -141,14 +185,23 @@ class RoomReader:
         after = places.FIRST if oldest is None else oldest.after
         upto = last if newest is None else min(newest.upto, last)
         start, bound = (after, upto) if window.forwards else (upto, after)
+        gap = None if window.forwards else _gap_below(tx, eye.room, start, bound)
+        if gap is not None and stops:
+            bound = min(gap - 1, start)
         seen, end = self._page(tx, eye, window, start, bound)
+        if gap is not None and stops and end is None:
+            end = bound
         begun = window.start_text or str(RoomToken.at(start))
         answer: Json = {"start": begun, "chunk": self.show(tx, eye, who, seen)}
         if end is not None:
             answer["end"] = str(RoomToken.at(end))
         if window.filter.lazy_load_members and seen:
             answer["state"] = self._senders(tx, eye, seen)
-        return answer
+        is_near = False
+        if gap is not None and end is not None:
+            limit = window.filter.limit_or(DEFAULT_LIMIT)
+            is_near = len(_rows(tx, eye.room, forwards=False, start=end, bound=gap - 1, limit=limit)) < limit
+        return _Page(answer, len(seen), gap, is_near)
 
     def _page(self, tx: ReadTx, eye: Onlooker, window: Window, start: int, bound: int) -> tuple[list[Seen], int | None]:
         """The events of a page, and where the next one begins, if there may be one."""
@@ -173,15 +226,17 @@ class RoomReader:
 
     def _context(
         self, tx: ReadTx, who: Requester, room_id: RoomId, event_id: EventId, limit: int, wanted: RoomEventFilter
-    ) -> Json:
+    ) -> _Page:
         eye, seen = self.seen_event(tx, who, room_id, event_id)
         place = seen.stored.timeline_place
-        before = self._around(tx, eye, wanted, limit // 2, forwards=False, start=place - 1, bound=places.FIRST)
+        gap = _gap_below(tx, eye.room, place - 1, places.FIRST)
+        oldest = places.FIRST if gap is None else min(gap, place) - 1
+        before = self._around(tx, eye, wanted, limit // 2, forwards=False, start=place - 1, bound=oldest)
         after = self._around(tx, eye, wanted, limit - limit // 2, forwards=True, start=place, bound=places.LAST)
         together = [*before[::-1], seen, *after]
         root = together[-1].stored.state_after
         shown = self.show(tx, eye, who, together)
-        return {
+        answer = {
             "start": str(RoomToken.at(together[0].stored.timeline_place - 1)),
             "end": str(RoomToken.at(together[-1].stored.timeline_place)),
             "events_before": shown[: len(before)][::-1],
@@ -189,6 +244,7 @@ class RoomReader:
             "events_after": shown[len(before) + 1 :],
             "state": self._context_state(tx, eye, together, root, wanted),
         }
+        return _Page(answer, len(before), gap)
 
     def _context_state(
         self, tx: ReadTx, eye: Onlooker, seen: Sequence[Seen], root: int | None, wanted: RoomEventFilter
@@ -234,6 +290,7 @@ class RoomReader:
     def _state(self, tx: ReadTx, who: Requester, room_id: RoomId) -> list[msgspec.Raw]:
         eye = self.onlooker(tx, who, room_id)
         positions = self._trees.items(tx, self.readable(eye).root).values()
+        _need_all_members(tx, eye)
         return show_state(tx, eye.room.version, positions, now=self._clock.now())
 
     def _state_event(
@@ -242,6 +299,8 @@ class RoomReader:
         eye = self.onlooker(tx, who, room_id)
         position = self._trees.find(tx, self.readable(eye).root, [(type_, state_key)]).get((type_, state_key))
         if position is None:
+            if type_ == "m.room.member":
+                _need_all_members(tx, eye)
             raise NotFound("The room has no such state.")
         if whole:
             return show_state(tx, eye.room.version, [position], now=self._clock.now())[0]
@@ -260,7 +319,8 @@ class RoomReader:
         root = readable.root
         if at is not None and at.upto < readable.upto:
             rows = events.list_backwards(tx, eye.room.room_nid, after=places.FIRST, upto=at.upto, limit=1)
-            root = rows[0].room_root if rows else None
+            root = _root_when(eye.room, rows[0]) if rows else None
+        _need_all_members(tx, eye)
         positions = [at for (kind, _), at in self._trees.items(tx, root).items() if kind == "m.room.member"]
         stored = events.find_many(tx, positions).values()
         chosen = [row for row in stored if wanted(parse(row, eye.room.version).membership or "leave")]
@@ -270,6 +330,7 @@ class RoomReader:
         eye = self.onlooker(tx, who, room_id)
         if not eye.is_joined:
             raise Forbidden("You are not in this room.")
+        _need_all_members(tx, eye)
         joined = {member.event: member.user_id for member in members.list_joined(tx, eye.room.room_nid)}
         shown: Json = {}
         for position, row in events.find_many(tx, joined).items():
@@ -291,6 +352,18 @@ class RoomReader:
         raise NotFound("There is no event on that side of the time.")
 
 
+def _gap_below(tx: ReadTx, room: Room, start: int, bound: int) -> int | None:
+    """The place of the first event, from this point back, before which events are missing; None if there is none."""
+    if not room.gapped_at:
+        return None
+    ends = event_graph.list_backward_extremities(tx, room.room_nid)
+    stand = set(events.find_places(tx, {position for _, position in ends}).values())
+    behind = min((place for place in stand if place > start), default=None)
+    if behind is not None and not _rows(tx, room, forwards=True, start=start, bound=behind - 1, limit=1):
+        return behind
+    return max((place for place in stand if bound < place <= start), default=None)
+
+
 def _rows(tx: ReadTx, room: Room, *, forwards: bool, start: int, bound: int, limit: int) -> list[StoredEvent]:
     if forwards:
         return events.list_forwards(tx, room.room_nid, after=start, upto=bound, limit=limit)
@@ -300,3 +373,17 @@ def _rows(tx: ReadTx, room: Room, *, forwards: bool, start: int, bound: int, lim
 def _beyond(row: StoredEvent, *, forwards: bool) -> int:
     """The place from which one reads on behind an event."""
     return row.timeline_place if forwards else row.timeline_place - 1
+
+
+def _root_when(room: Room, row: StoredEvent) -> int | None:
+    """The state of the room when the event had come, as far as it is known by now.
+
+    What was told then of a room that was known in part (`room_root`) is less than that.
+    """
+    return row.state_after if room.arrived_at <= row.came_at < room.completed_at else row.room_root
+
+
+def _need_all_members(tx: ReadTx, eye: Onlooker) -> None:
+    """Raise `InPart` where somebody in the room would take a part of the members for all."""
+    if eye.is_joined:
+        need_all_members(tx, eye.room.room_nid)

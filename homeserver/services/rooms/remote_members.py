@@ -119,12 +119,15 @@ class RemoteMembers:
 
     async def propose_join(
         self, user_id: UserId, room_id: RoomId, servers: Iterable[str], content: Json
-    ) -> tuple[Event, ServerName]:
-        """Join a room that this server is in, but where only others can let the user in: the event, signed by all."""
+    ) -> tuple[Event, list[bytes]]:
+        """Join a room that this server is in, but where only others can let the user in.
 
-        async def attempt(server: ServerName) -> tuple[Event, ServerName]:
-            event, _ = await self._join(server, user_id, room_id, content)
-            return event, server
+        The event, signed by all, and events on which it may stand.
+        """
+
+        async def attempt(server: ServerName) -> tuple[Event, list[bytes]]:
+            event, joined = await self._join(server, user_id, room_id, content)
+            return event, [bytes(one) for one in (*joined.auth_chain, *joined.state)]
 
         return await self._ask(servers, attempt)
 
@@ -190,8 +193,6 @@ class RemoteMembers:
         event_id = EventId(event.event_id)
         joined = await self._client.send_join(server, room_id, event_id, event.pdu, omit_members=True)
         if AUTHORISED in event.content:
-            if joined.event is None:
-                raise BadAnswer(f"{server} did not sign the join that it has to authorise.")
             event = await self._with_signature(event, bytes(joined.event), server)
         return event, joined
 

@@ -16,6 +16,7 @@ from homeserver.matrix.identifiers import EventId, UserId, domain_of
 from homeserver.services.rooms.graph import Graph, Placed, auth_keys
 from homeserver.services.rooms.hot import HotRoom, HotRooms, NotLoaded, RoomState, parse
 from homeserver.services.rooms.landing import Standing, servers_by, write_members
+from homeserver.services.rooms.partial import COMPLETED
 from homeserver.services.rooms.placement import UNSTORED, Placement, Resolved
 from homeserver.services.rooms.record import relation_of
 from homeserver.services.rooms.resolution import Resolver
@@ -36,9 +37,6 @@ from homeserver.storage.events import StoredEvent
 from homeserver.storage.partial_rooms import PartialRoom
 from homeserver.storage.resolutions import Resolution
 from homeserver.storage.state import Pair
-
-COMPLETED = "completed rooms"
-"""The notifier's key of rooms whose members have just become known."""
 
 _PAGE = 500
 _MEMBER = "m.room.member"

@@ -29,6 +29,7 @@ from homeserver.services.rooms.conditions import (
 )
 from homeserver.services.rooms.hot import HotRoom, parse
 from homeserver.services.rooms.inbox import Inbox, Outcome
+from homeserver.services.rooms.partial import check_whole
 from homeserver.services.rooms.send import Sender
 from homeserver.services.rooms.server_acl import ServerAcls
 from homeserver.services.rooms.signatures import Signatures, signers_of
@@ -39,6 +40,8 @@ from homeserver.storage.engine import Database, ReadTx
 from homeserver.storage.state import Pair
 
 _HEROES = 5
+_FEW_MEMBERS = 100
+"""Up to so many members, none is left out: to ask for them would take longer than to be told."""
 _AT_ONCE = 1000
 """So many events of an answer are read at once."""
 
@@ -122,8 +125,8 @@ class Resident:
         signed = await self._countersigned(room, event)
         servers = sorted(room.servers)
         await self._take(room, signed or event)
-        state, chain = await self._database.snapshot(self._surroundings, room_id, event_id, omit_members)
-        return Welcome(None if signed is None else signed.pdu, state, chain, servers if omit_members else None)
+        state, chain, is_whole = await self._database.snapshot(self._surroundings, room_id, event_id, omit_members)
+        return Welcome(None if signed is None else signed.pdu, state, chain, None if is_whole else servers)
 
     async def send_knock(self, origin: Origin, room_id: RoomId, event_id: EventId, pdu: bytes) -> list[bytes]:
         """Take a knock; the events that say what room it is."""
@@ -155,10 +158,11 @@ class Resident:
     async def _admit(self, origin: Origin, room_id: RoomId, user_id: str) -> HotRoom:
         """The room, if this server can speak for it to that server, and that server for the user."""
         room = await self._sender.room(room_id)
-        if self._author.server_name not in room.servers:
-            raise NotFound("This server is not in the room.")
+        if self._author.server_name not in room.servers or room.partial is not None:
+            raise NotFound("This server is not in the room, or does not know it well enough yet.")
         if not self._acls.allows(room, origin):
             raise Forbidden("The room does not let this server take part.")
+        check_whole(room)
         if domain_of(user_id) != origin:
             raise Forbidden("A server may only ask for its own users.")
         return room
@@ -238,14 +242,15 @@ class Resident:
 
     def _surroundings(
         self, tx: ReadTx, room_id: RoomId, event_id: EventId, omit_members: bool
-    ) -> tuple[list[int], list[int]]:
-        """Where the state before a join is, and the auth chains of all of it."""
+    ) -> tuple[list[int], list[int], bool]:
+        """Where the state before a join is, and the auth chains of all of it; and whether that is all members."""
         room = rooms.find(tx, room_id)
         row = None if room is None else events.find_by_id(tx, room.room_nid, event_id)
         if room is None or row is None:
             raise NotFound("This server does not know the room.")
         state = self._trees.items(tx, row.state_before)
-        if omit_members:
+        is_whole = not omit_members or sum(pair[0] == "m.room.member" for pair in state) <= _FEW_MEMBERS
+        if not is_whole:
             kept = self._heroes(tx, room.room_nid, state, UserId(parse(row, room.version).sender))
             state = {pair: at for pair, at in state.items() if pair[0] != "m.room.member" or pair in kept}
         positions = sorted(state.values())
@@ -253,7 +258,7 @@ class Resident:
         if omit_members:
             told = set(positions)
             chain = [position for position in chain if position not in told]
-        return positions, chain
+        return positions, chain, is_whole
 
     @staticmethod
     def _heroes(tx: ReadTx, room_nid: int, state: Collection[Pair], user_id: UserId) -> set[Pair]:

@@ -12,7 +12,18 @@ from homeserver.services.rooms.ends import Ends
 from homeserver.services.rooms.findings import Report
 from homeserver.services.rooms.record import relation_of
 from homeserver.services.rooms.state import StateTrees
-from homeserver.storage import consistency, event_graph, events, members, relations, resolutions, rooms, state
+from homeserver.storage import (
+    consistency,
+    event_graph,
+    events,
+    members,
+    partial_rooms,
+    places,
+    relations,
+    resolutions,
+    rooms,
+    state,
+)
 from homeserver.storage.engine import ReadTx
 from homeserver.storage.events import Standing, StoredEvent
 from homeserver.storage.members import Member
@@ -72,6 +83,7 @@ class RoomCheck:
         for position in consistency.list_lost_relations(self._tx, self._room.room_nid, limit=_MOST):
             self._report.add(findings.FALSE_RELATION, f"The relation at position {position} is of no event.")
         self._check_ends()
+        self._check_partial()
         current = self._current_state()
         if current is not None:
             self._check_current_state(current)
@@ -138,7 +150,8 @@ class RoomCheck:
                     self._report.add(
                         findings.MISSING, f"{_name(row)} follows {one}, which is neither there nor known to be missing."
                     )
-            self._ends.follow(row.event_id, row.position, before, page.cited)
+            is_past = places.is_past(row.timeline_place)
+            self._ends.follow(row.event_id, row.position, before, page.cited, is_past=is_past)
         if row.status in (events.OK, events.SOFT_FAILED):
             for one in auth:
                 standing = page.cited.get(one)
@@ -296,6 +309,19 @@ class RoomCheck:
             else:
                 what = f"Among the forward extremities is {name}, which accepted events follow."
             self._report.add(findings.FALSE_ENDS, what)
+
+    def _check_partial(self) -> None:
+        """A room that is known in part is so since an event of it, before which something of its state was known."""
+        partial = partial_rooms.find_many(self._tx, [self._room.room_nid]).get(self._room.room_nid)
+        if partial is None:
+            return
+        standing = events.find_standings(self._tx, [partial.position]).get(partial.position)
+        if standing is None or standing.room_nid != self._room.room_nid or standing.status != events.OK:
+            self._report.add(
+                findings.FALSE_STATE,
+                f"The room is said to be known in part since position {partial.position}, where it has no such event.",
+            )
+        self._read([], "the state with which the room was joined", partial.given_root)
 
     def _current_state(self) -> dict[Pair, int] | None:
         root = self._room.state_root

@@ -13,6 +13,7 @@ import msgspec
 from homeserver.errors import BadJson, Conflict, Forbidden, NotFound
 from homeserver.kit.caching import Lru
 from homeserver.kit.clock import Clock
+from homeserver.kit.concurrency import KeyedLocks
 from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import EventId, RoomId, UserId, domain_of
 from homeserver.services.auth.sessions import Requester
@@ -21,6 +22,7 @@ from homeserver.services.rooms.hot import HotRoom, HotRooms, NotLoaded, Transact
 from homeserver.services.rooms.merge import Merger
 from homeserver.services.rooms.persist import EventWriter, Superseded
 from homeserver.services.rooms.placement import Batch, Redaction
+from homeserver.services.rooms.policy import PolicyServers
 from homeserver.services.rooms.power import may_act
 from homeserver.storage import events, transactions, users
 from homeserver.storage.engine import Database, ReadTx, WriteTx
@@ -47,6 +49,7 @@ class Sender:
         writer: EventWriter,
         merger: Merger,
         author: Author,
+        policies: PolicyServers,
     ) -> None:
         self._database = database
         self._clock = clock
@@ -54,6 +57,8 @@ class Sender:
         self._writer = writer
         self._merger = merger
         self._author = author
+        self._policies = policies
+        self._signing: KeyedLocks[RoomId] = KeyedLocks()
         # A request is mostly repeated soon; the table has those that are repeated later.
         self._sent: Lru[Transaction, EventId] = Lru(_SENT)
 
@@ -111,9 +116,25 @@ class Sender:
 
         async def act(drafts: Drafts) -> list[StoredEvent]:
             build(drafts)
-            return await self.write(drafts, transaction, also) if drafts.events else []
+            if not drafts.events:
+                return []
+            if self._policies.of(drafts.room) is not None:
+                await self._have_signed(drafts)
+            return await self.write(drafts, transaction, also)
 
-        return await self._upon(room_id, act)
+        if self._policies.of(await self.room(room_id)) is None:
+            return await self._upon(room_id, act)
+        # While a policy server is asked the room goes on, and what was built is out of date then: one after the other.
+        async with self._signing.hold(room_id):
+            return await self._upon(room_id, act)
+
+    async def _have_signed(self, drafts: Drafts) -> None:
+        """Have the drafts signed by the room's policy server. Raises `Superseded` if the room has gone on meanwhile."""
+        ends = [event.event_id for event in drafts.room.latest]
+        for index, new in enumerate(drafts.events):
+            drafts.replace(index, await self._policies.sign(drafts.room, new.event))
+        if drafts.room.is_stale or drafts.room.is_held or [event.event_id for event in drafts.room.latest] != ends:
+            raise Superseded
 
     async def look(self, room_id: RoomId, see: Callable[[Drafts], T]) -> T:
         """What `see` finds in the room, when an event could follow all there is; nothing is written.

@@ -37,6 +37,10 @@ class StateTrees:
         pairs = self.pairs(tx, found)
         return {pairs[pair_id]: position for pair_id, position in found.items()}
 
+    def positions(self, tx: ReadTx, root: int | None) -> list[int]:
+        """The positions of all events of the state, ascending."""
+        return [] if root is None else sorted(run(tx, state_tree.items(self._pages, [root]))[root].values())
+
     def find(self, tx: ReadTx, root: int | None, pairs: Iterable[Pair]) -> dict[Pair, int]:
         """Positions of the events of those pairs which are in the state."""
         return {} if root is None else self.find_many(tx, [root], pairs)[root]

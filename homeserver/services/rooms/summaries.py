@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from homeserver.matrix.events import Event
-from homeserver.matrix.identifiers import RoomId, UserId
+from homeserver.matrix.identifiers import RoomId, ServerName, UserId
 from homeserver.matrix.room_versions import ROOM_VERSIONS
 from homeserver.services.rooms.conditions import allowed_rooms
 from homeserver.services.rooms.hot import parse
+from homeserver.services.rooms.spaces_elsewhere import RoomElsewhere
 from homeserver.services.rooms.state import StateTrees
-from homeserver.storage import events, members, rooms
+from homeserver.storage import events, members, out_of_room, room_servers, rooms
 from homeserver.storage.engine import ReadTx
 from homeserver.storage.rooms import Room
 
@@ -74,6 +75,18 @@ class Viewer:
 
     memberships: dict[int, str]
     joined: frozenset[RoomId]
+    invited: frozenset[RoomId] = frozenset()
+    """Rooms that this server is not in, and that they are invited to."""
+
+    def may_see_elsewhere(self, room: RoomElsewhere) -> bool:
+        """Whether a room may be shown that only other servers know."""
+        if room.room_id in self.invited or room.world_readable:
+            return True
+        if room.join_rule in ("restricted", "knock_restricted") and not self.joined.isdisjoint(
+            room.allowed_room_ids or ()
+        ):
+            return True
+        return room.join_rule in ("public", "knock", "knock_restricted")
 
     def may_see(self, room: Room, summary: Summary) -> bool:
         """Whether the room may be shown: to those whom it concerns, and to all who could come in or ask to."""
@@ -122,7 +135,17 @@ class Summaries:
         return Viewer(
             {member.room_nid: member.membership for member in found},
             frozenset(room.room_id for room in joined.values()),
+            frozenset(one.room_id for one in out_of_room.list_of_user(tx, user_id, ["invite", "knock"])),
         )
+
+    def viewing_server(self, tx: ReadTx, server: ServerName, found: Sequence[Room]) -> Viewer:
+        """Another server, as one that looks at these rooms: whoever of its users could see most."""
+        nids = {room.room_nid: room.room_id for room in found}
+        allowed = {RoomId(one) for summary in self.read(tx, found).values() for one in summary.allowed_room_ids}
+        nids |= {room.room_nid: room_id for room_id, room in rooms.find_many_by_id(tx, allowed).items()}
+        memberships = dict.fromkeys(members.find_rooms_of_server(tx, nids, server, ["invite", "knock"]), "invite")
+        joined = room_servers.find_rooms(tx, server, nids)
+        return Viewer(memberships | dict.fromkeys(joined, "join"), frozenset(nids[nid] for nid in joined))
 
     def _read(self, tx: ReadTx, found: Sequence[Room]) -> dict[int, Summary]:
         positions = self._trees.find_many(tx, {room.state_root for room in found}, _PAIRS)

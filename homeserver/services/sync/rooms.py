@@ -188,7 +188,7 @@ def _state(
 def _root_at(tx: ReadTx, room: Room, position: int) -> int | None:
     """The state of the room at a position."""
     last = events.list_backwards(tx, room.room_nid, after=places.FIRST, upto=places.at(position), limit=1)
-    if last and last[0].came_at < room.completed_at <= position:
+    if last and max(last[0].came_at + 1, room.purged_before) <= room.completed_at <= position:
         return room.completed_root  # What was in the state and not known came without an event.
     return last[0].room_root if last else None
 

@@ -4,6 +4,7 @@ from homeserver.matrix.identifiers import RoomId
 from homeserver.services.rooms.directories_elsewhere import DirectoriesElsewhere
 from homeserver.services.rooms.directory import Directory, DirectoryPage
 from homeserver.services.rooms.hierarchy import Hierarchy, View
+from homeserver.services.rooms.spaces_elsewhere import SpacesElsewhere
 from homeserver.services.rooms.state import StateTrees
 from homeserver.services.rooms.summaries import Summaries
 from tests.statements import counted
@@ -28,7 +29,8 @@ async def test_directory_and_spaces_are_read_in_a_fixed_number_of_statements(wor
             directory = Directory(container.database, world.clock, container.sender, summaries, elsewhere, "localhost")
             page = await directory.list_public(DirectoryPage(None, None))
             trees = StateTrees()
-            hierarchy = Hierarchy(container.database, trees, Summaries(trees))
+            others = SpacesElsewhere(container.federation, world.clock)
+            hierarchy = Hierarchy(container.database, trees, Summaries(trees), others, "localhost")
             tree = await hierarchy.page(who, RoomId(space), view, None)
         assert len(page["chunk"]) == len(tree["rooms"])
         needed.append(len(sent))

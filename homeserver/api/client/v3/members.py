@@ -5,15 +5,16 @@ from typing import Any, Literal
 
 from msgspec import field
 
-from homeserver.errors import Forbidden, MissingParam, Unsupported
+from homeserver.errors import InvalidParam, MissingParam, Unsupported
 from homeserver.http.bodies import Body, Empty, Query, identifier
 from homeserver.http.endpoint import USER, USER_OR_GUEST, Endpoint
 from homeserver.matrix import identifiers
-from homeserver.matrix.identifiers import RoomId, UserId
+from homeserver.matrix.identifiers import RoomId, UserId, domain_of
 from homeserver.services.auth.sessions import Requester
 from homeserver.services.rooms.directory import Directory
 from homeserver.services.rooms.members import Members
 from homeserver.services.rooms.read import RoomReader
+from homeserver.services.rooms.third_party import Proof, ThirdPartyInvites
 from homeserver.streams.positions import RoomToken
 
 
@@ -60,21 +61,30 @@ class Invite(Body, frozen=True):
     medium: str | None = None
 
 
-async def join(room_id: RoomId, body: Join, who: Requester, members: Members) -> dict[str, Any]:
-    return await _join(room_id, (), body, who, members)
+async def join(
+    room_id: RoomId, body: Join, who: Requester, members: Members, third_party: ThirdPartyInvites
+) -> dict[str, Any]:
+    return await _join(room_id, (), body, who, members, third_party)
 
 
 async def join_by_name(
-    room_id_or_alias: str, query: Servers, body: Join, who: Requester, members: Members, directory: Directory
+    room_id_or_alias: str,
+    query: Servers,
+    body: Join,
+    who: Requester,
+    members: Members,
+    directory: Directory,
+    third_party: ThirdPartyInvites,
 ) -> dict[str, Any]:
-    return await _join(await directory.room_of(room_id_or_alias), query.all, body, who, members)
+    room_id, servers = await directory.locate(room_id_or_alias)
+    return await _join(room_id, [*query.all, *servers], body, who, members, third_party)
 
 
 async def knock(
     room_id_or_alias: str, query: Servers, body: WithReason, who: Requester, members: Members, directory: Directory
 ) -> dict[str, Any]:
-    room_id = await directory.room_of(room_id_or_alias)
-    await members.knock(who, room_id, via=query.all, reason=body.reason)
+    room_id, servers = await directory.locate(room_id_or_alias)
+    await members.knock(who, room_id, via=[*query.all, *servers], reason=body.reason)
     return {"room_id": room_id}
 
 
@@ -133,15 +143,23 @@ async def joined_members(room_id: RoomId, who: Requester, reader: RoomReader) ->
     return {"joined": await reader.joined_members(who, room_id)}
 
 
-async def _join(room_id: RoomId, via: Sequence[str], body: Join, who: Requester, members: Members) -> dict[str, Any]:
-    _refuse_third_party(body)
+async def _join(
+    room_id: RoomId,
+    via: Sequence[str],
+    body: Join,
+    who: Requester,
+    members: Members,
+    third_party: ThirdPartyInvites,
+) -> dict[str, Any]:
+    via = list(via)
+    if body.third_party_signed is not None:
+        sender = body.third_party_signed.get("sender")
+        if not isinstance(sender, str):
+            raise InvalidParam("`third_party_signed` names its `sender`.")
+        await third_party.redeem(who.user_id, room_id, sender, Proof.parse(body.third_party_signed))
+        via.append(domain_of(sender))
     await members.join(who, room_id, via=via, reason=body.reason)
     return {"room_id": room_id}
-
-
-def _refuse_third_party(body: Join) -> None:
-    if body.third_party_signed is not None:
-        raise Forbidden("This server cannot verify third-party invites yet. Ask for an invite to your user id.")
 
 
 def _user(text: str) -> UserId:

@@ -1,0 +1,1 @@
+"""What administrators of this server may do over HTTP, at the paths that scripts written for Synapse know."""

@@ -1,0 +1,72 @@
+"""Invites by an address elsewhere (server-server API, Third-party invites)."""
+
+from typing import Any
+
+from msgspec import Struct
+
+from homeserver.errors import InvalidParam
+from homeserver.http.bodies import Body, Empty, identifier
+from homeserver.http.endpoint import NOBODY, SERVER, Endpoint
+from homeserver.matrix import identifiers
+from homeserver.matrix.identifiers import Origin, RoomId
+from homeserver.services.rooms.third_party import MOST_INVITES, Proof, ThirdPartyInvites
+
+
+class ThirdPartyInvite(Struct, frozen=True):
+    signed: dict[str, Any]
+
+
+class Content(Struct, frozen=True):
+    membership: str
+    third_party_invite: ThirdPartyInvite
+
+
+class Exchange(Body, frozen=True):
+    type: str
+    room_id: str
+    sender: str
+    state_key: str
+    content: Content
+
+
+class PendingInvite(Struct, frozen=True):
+    room_id: str
+    sender: str
+    signed: dict[str, Any]
+
+
+class Binding(Body, frozen=True):
+    mxid: str
+    invites: list[PendingInvite]
+
+
+async def exchange(room_id: RoomId, body: Exchange, origin: Origin, third_party: ThirdPartyInvites) -> Empty:
+    if body.type != "m.room.member" or body.content.membership != "invite" or body.room_id != room_id:
+        raise InvalidParam("The event is no invite to the room that the path names.")
+    proof = Proof.parse(body.content.third_party_invite.signed)
+    await third_party.exchange(origin, room_id, body.sender, body.state_key, proof)
+    return Empty()
+
+
+async def on_bind(body: Binding, third_party: ThirdPartyInvites) -> Empty:
+    user_id = identifier(identifiers.user_id, body.mxid)
+    if len(body.invites) > MOST_INVITES:
+        raise InvalidParam(f"At most {MOST_INVITES} invites come with one address.")
+    invites = [
+        (identifier(identifiers.room_id, one.room_id), one.sender, Proof.parse(one.signed)) for one in body.invites
+    ]
+    await third_party.bind(user_id, invites)
+    return Empty()
+
+
+ENDPOINTS = [
+    Endpoint(
+        "PUT",
+        "/exchange_third_party_invite/{room_id}",
+        exchange,
+        auth=SERVER,
+        limit="invite_by_server",
+        body=Exchange,
+    ),
+    Endpoint("PUT", "/3pid/onbind", on_bind, auth=NOBODY, limit="invite", body=Binding),
+]

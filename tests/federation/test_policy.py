@@ -1,0 +1,217 @@
+"""Rooms in which a policy server says which events are fit."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from homeserver.matrix.events import Event
+from homeserver.matrix.signing import SigningKey, sign_event, verify_events
+from homeserver.outbound.transport import Reply
+from homeserver.services.rooms.inbox import Outcome
+from tests.federation.network import Seen
+from tests.federation.test_queries import refusing, unreachable
+from tests.federation.test_reads import Stage, q, stage
+from tests.services.rooms.test_branches import DAN
+
+__all__ = ["stage"]
+
+pytestmark = pytest.mark.anyio
+
+SIGN = "/_matrix/policy/v1/sign"
+KEY = SigningKey.generate("policy_server", b"p" * 32)
+POLICY = {"via": "b.example", "public_keys": {"ed25519": KEY.public_key}}
+
+
+def signature(seen: Seen) -> Any:
+    """What a policy server answers that likes everything."""
+    event = Event.parse(json.dumps(seen.content).encode(), "12")
+    signatures = sign_event(event, "b.example", KEY).signatures["b.example"]
+    return {"b.example": {"ed25519:policy_server": signatures["ed25519:policy_server"]}}
+
+
+@dataclass
+class Policed:
+    """A room with people of `c.example`, and a policy server, `b.example`."""
+
+    stage: Stage
+    asked: list[dict[str, Any]] = field(default_factory=list)
+
+    def answer(self, answer: Callable[[Seen], Any]) -> None:
+        def note(seen: Seen) -> Any:
+            self.asked.append(seen.content)
+            return answer(seen)
+
+        self.stage.bobs.on("POST", SIGN, note)
+
+    async def say(self, body: str) -> Any:
+        path = f"/rooms/{q(self.stage.room)}/send/m.room.message/{body}"
+        return await self.stage.alice.put(path, {"msgtype": "m.text", "body": body})
+
+    async def stored(self, event_id: str) -> Event:
+        return (await self.stage.scene.graph()).by_id[event_id]
+
+
+@pytest.fixture
+async def policed(stage: Stage) -> Policed:
+    await stage.scene.join(DAN)
+    policed = Policed(stage)
+    policed.answer(signature)
+    await stage.alice.set_state(stage.room, "m.room.policy", POLICY)
+    assert not policed.asked
+    return policed
+
+
+def is_signed(event: Event) -> bool:
+    return verify_events([(event, "b.example", "ed25519:policy_server", KEY.public_key)]) == [None]
+
+
+@pytest.mark.behaviours("SS-POL-01", "SS-POL-02", "SS-POL-05", "CS-SEND-12")
+async def test_own_events_are_signed_by_the_policy_server_before_they_are_sent(policed: Policed) -> None:
+    alice, room = policed.stage.alice, policed.stage.room
+    sent = [
+        (await policed.say("hello")).json()["event_id"],
+        await alice.set_state(room, "m.room.topic", {"topic": "Tea"}),
+        await alice.set_state(room, "m.room.policy", POLICY, "other"),
+    ]
+    events = [await policed.stored(event_id) for event_id in sent]
+    assert [one["type"] for one in policed.asked] == [event.type for event in events]
+    for event in events:
+        assert is_signed(event)
+        assert "a.test" in event.signatures
+    # The event that names it is for the room alone to decide, and without it the room has none.
+    await alice.set_state(room, "m.room.policy", {**POLICY, "more": 1})
+    assert len(policed.asked) == 3
+    await alice.set_state(room, "m.room.policy", {})
+    assert not is_signed(await policed.stored((await policed.say("bye")).json()["event_id"]))
+    assert len(policed.asked) == 3
+
+
+@pytest.mark.behaviours("SS-POL-01")
+@pytest.mark.parametrize(
+    "policy",
+    [
+        {"via": "b.example"},
+        {"via": "b.example", "public_keys": {"ed25519": 5}},
+        {"via": "b.example", "public_keys": [KEY.public_key]},
+        {"via": ["b.example"], "public_keys": {"ed25519": KEY.public_key}},
+        {"via": "not here.example", "public_keys": {"ed25519": KEY.public_key}},
+        {"via": "d.example", "public_keys": {"ed25519": KEY.public_key}},
+        {"via": "B.EXAMPLE", "public_keys": {"ed25519": KEY.public_key}},
+    ],
+)
+async def test_what_names_no_server_in_the_room_is_no_policy(policed: Policed, policy: Any) -> None:
+    await policed.stage.alice.set_state(policed.stage.room, "m.room.policy", policy)
+    assert (await policed.say("hello")).status_code == 200
+    assert not policed.asked
+
+
+@pytest.mark.trust("C31", "S7")
+@pytest.mark.behaviours("SS-POL-03")
+@pytest.mark.parametrize(
+    ("answer", "status", "errcode"),
+    [
+        (refusing(400, "M_FORBIDDEN"), 403, "M_FORBIDDEN"),
+        (refusing(403, "M_UNKNOWN_TOKEN"), 403, "M_FORBIDDEN"),
+        (refusing(404, "M_UNRECOGNIZED"), 403, "M_FORBIDDEN"),
+        (refusing(401), 502, "M_UNKNOWN"),
+        (refusing(500), 502, "M_UNKNOWN"),
+        (refusing(429, "M_LIMIT_EXCEEDED"), 429, "M_LIMIT_EXCEEDED"),
+        (unreachable, 502, "M_UNKNOWN"),
+        (lambda seen: {}, 403, "M_FORBIDDEN"),
+        (lambda seen: {"b.example": {"ed25519:policy_server": "nonsense"}}, 403, "M_FORBIDDEN"),
+        (lambda seen: {"b.example": {"ed25519:policy_server": 5}}, 403, "M_FORBIDDEN"),
+        (lambda seen: {"c.example": signature(seen)["b.example"]}, 403, "M_FORBIDDEN"),
+        (lambda seen: Reply(200, {}, b"[]"), 502, "M_UNKNOWN"),
+    ],
+)
+async def test_own_event_that_is_not_signed_is_not_sent(
+    policed: Policed, answer: Any, status: int, errcode: str
+) -> None:
+    policed.answer(answer)
+    before = await policed.stage.scene.tips()
+    refused = await policed.say("spam")
+    assert (refused.status_code, refused.json()["errcode"]) == (status, errcode)
+    assert "soft_logout" not in refused.json()
+    assert await policed.stage.scene.tips() == before
+    # Whoever decides over the room can do without.
+    await policed.stage.alice.set_state(policed.stage.room, "m.room.policy", {})
+    assert (await policed.say("spam")).status_code == 200
+
+
+@pytest.mark.behaviours("SS-POL-03")
+async def test_words_of_the_policy_server_reach_the_client(policed: Policed) -> None:
+    error = b'{"errcode": "M_FORBIDDEN", "error": "That is spam."}'
+    policed.answer(lambda seen: Reply(400, {}, error))
+    assert (await policed.say("spam")).json() == {"errcode": "M_FORBIDDEN", "error": "That is spam."}
+
+
+@pytest.mark.behaviours("SS-POL-04", "SS-POL-05")
+async def test_received_event_is_soft_failed_unless_the_policy_server_signs_it(policed: Policed) -> None:
+    scene = policed.stage.scene
+    graph = await scene.graph()
+    signed = graph.say(DAN, "m.room.message", {"body": "signed"}, [graph.events[-1]])
+    with_it = sign_event(signed, "b.example", KEY)
+    assert await scene.outcomes(with_it) == [Outcome.ACCEPTED]
+    assert not policed.asked
+    unsigned = graph.say(DAN, "m.room.message", {"body": "unsigned"}, [signed])
+    assert await scene.outcomes(unsigned) == [Outcome.ACCEPTED]
+    assert len(policed.asked) == 1
+    stored = await policed.stored(unsigned.event_id)
+    assert is_signed(stored)
+    assert "c.example" in stored.signatures
+    policed.answer(refusing(400, "M_FORBIDDEN"))
+    wrong = sign_event(
+        graph.say(DAN, "m.room.message", {"body": "wrong"}, [unsigned]),
+        "b.example",
+        SigningKey.generate("policy_server", b"x" * 32),
+    )
+    more = graph.say(DAN, "m.room.message", {"body": "more"}, [unsigned])
+    # What the rules do not allow is not allowed, whatever a policy server thinks.
+    rejected = graph.say(DAN, "m.room.topic", {"topic": "mine"}, [unsigned], state_key="")
+    outcomes = await scene.outcomes(wrong, more, rejected)
+    assert outcomes == [Outcome.SOFT_FAILED, Outcome.SOFT_FAILED, Outcome.REJECTED]
+    assert await scene.bodies() == ["signed", "unsigned"]
+    assert await scene.tips() == {unsigned.event_id}
+    # It is asked once about each.
+    asked = len(policed.asked)
+    assert await scene.outcomes(wrong, more) == [Outcome.SOFT_FAILED, Outcome.SOFT_FAILED]
+    assert len(policed.asked) == asked
+
+
+@pytest.mark.trust("C31")
+async def test_dead_policy_server_is_not_waited_for_with_each_event(policed: Policed) -> None:
+    policed.answer(unreachable)
+    scene = policed.stage.scene
+    graph = await scene.graph()
+    tip, events = graph.events[-1], []
+    for number in range(15):
+        tip = graph.say(DAN, "m.room.message", {"body": f"{number}"}, [tip])
+        events.append(tip)
+    for event in events:
+        assert await scene.outcomes(event) == [Outcome.SOFT_FAILED]
+    assert len(policed.asked) == 1
+    assert (await policed.say("mine")).status_code == 502
+    assert len(policed.asked) == 1
+
+
+async def test_many_who_speak_at_once_are_all_signed(policed: Policed) -> None:
+    answers = await asyncio.gather(*(policed.say(f"{number}") for number in range(10)))
+    assert [answer.status_code for answer in answers] == [200] * 10
+    for answer in answers:
+        assert is_signed(await policed.stored(answer.json()["event_id"]))
+    assert len(policed.asked) == 10
+    assert len(await policed.stage.scene.tips()) == 1
+
+
+@pytest.mark.behaviours("SS-POL-06")
+async def test_this_server_is_no_policy_server(stage: Stage) -> None:
+    answer = await stage.bobs.call("a.test", "POST", SIGN, {"type": "m.room.message"})
+    assert (answer.status_code, answer.json()["errcode"]) == (404, "M_UNRECOGNIZED")
+    policy = {**POLICY, "via": "a.test"}
+    await stage.alice.set_state(stage.room, "m.room.policy", policy)
+    path = f"/rooms/{q(stage.room)}/send/m.room.message/t"
+    assert (await stage.alice.put(path, {"msgtype": "m.text", "body": "x"})).status_code == 502

@@ -1,0 +1,106 @@
+"""Synapse as the other server: it runs in an environment of its own, and shares nothing with ours but the wire.
+
+`SYNAPSE_PYTHON` names the Python of that environment (`pip install matrix-synapse`); else such tests are skipped.
+Its server name is an address, because Synapse finds servers by the DNS alone.
+"""
+
+import http.client
+import os
+import ssl
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.processes import running
+from tests.processes.certificates import Authority
+from tests.processes.server import free_port
+
+HOST = "127.0.0.2"
+_MODULE = ("-m", "synapse.app.homeserver")
+_SETTINGS = """
+server_name: "{name}"
+report_stats: false
+pid_file: {folder}/pid
+signing_key_path: {folder}/signing.key
+media_store_path: {folder}/media
+tls_certificate_path: {certificate}
+tls_private_key_path: {private_key}
+listeners:
+  - {{port: {port}, tls: true, type: http, bind_addresses: ["{host}"], resources: [{{names: [client, federation]}}]}}
+database: {{name: sqlite3, args: {{database: {folder}/homeserver.db}}}}
+federation_custom_ca_list: ["{authority}"]
+ip_range_blacklist: []
+ip_range_whitelist: ["127.0.0.0/8"]
+trusted_key_servers: []
+enable_registration: true
+enable_registration_without_verification: true
+macaroon_secret_key: "for tests"
+registration_shared_secret: "for tests"
+rc_registration: {{per_second: 1000, burst_count: 1000}}
+rc_login: {{address: {{per_second: 1000, burst_count: 1000}}, account: {{per_second: 1000, burst_count: 1000}}}}
+rc_message: {{per_second: 1000, burst_count: 1000}}
+rc_joins: {{local: {{per_second: 1000, burst_count: 1000}}, remote: {{per_second: 1000, burst_count: 1000}}}}
+rc_invites: {{per_room: {{per_second: 1000, burst_count: 1000}}, per_user: {{per_second: 1000, burst_count: 1000}}}}
+federation_rr_transactions_per_room_per_second: 1000
+"""
+
+
+@dataclass(frozen=True)
+class Synapse:
+    """A running Synapse."""
+
+    name: str
+    port: int
+    authority: Authority
+    process: running.Process
+
+    @property
+    def url(self) -> str:
+        """Where its clients find it, by TLS."""
+        return f"https://{self.name}"
+
+    def is_healthy(self) -> bool:
+        context = ssl.create_default_context(cafile=str(self.authority.file))
+        connection = http.client.HTTPSConnection(HOST, self.port, timeout=2, context=context)
+        try:
+            connection.request("GET", "/_matrix/client/versions")
+            return connection.getresponse().status == 200
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+
+
+@contextmanager
+def running_synapse(folder: Path, authority: Authority, more: str = "") -> Iterator[Synapse]:
+    """A Synapse on an empty database; `more` are lines of its settings. Skips the test where there is none."""
+    program = os.environ.get("SYNAPSE_PYTHON")
+    if program is None:
+        pytest.skip("SYNAPSE_PYTHON names no Python that has Synapse.")
+    folder.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    certificate = authority.issue(HOST, to="synapse")
+    settings = _SETTINGS.format(
+        name=f"{HOST}:{port}",
+        folder=folder,
+        host=HOST,
+        port=port,
+        certificate=certificate.certificate,
+        private_key=certificate.private_key,
+        authority=authority.file,
+    )
+    (folder / "homeserver.yaml").write_text(settings + more)
+    command = [program, *_MODULE, "-c", str(folder / "homeserver.yaml")]
+    subprocess.run([*command, "--generate-keys"], check=True, capture_output=True, timeout=60)
+    process = running.start("synapse", command, log=folder / "synapse.log", cwd=folder)
+    synapse = Synapse(f"{HOST}:{port}", port, authority, process)
+    try:
+        process.wait_until(synapse.is_healthy, 60)
+        yield synapse
+    finally:
+        process.stop(within=30)
+        print(process.output()[-5_000:])

@@ -1,0 +1,134 @@
+"""The command that goes the way to another server: it says what is good, what is wrong, and what to do."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from tests.processes.federating import Federation, new_federation
+from tests.processes.server import PROGRAM, free_port
+from tests.processes.synapse import running_synapse
+
+pytestmark = pytest.mark.timeout(90)  # Each test starts processes, and waits for them.
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two servers; `b.test` listens at further places with certificates that prove another name, or nothing."""
+
+    federation: Federation
+    others: dict[str, str]
+
+    def check(self, other: str, place: str) -> "subprocess.CompletedProcess[str]":
+        """What the command says of a server, run on `a.test`, where the other is thought to be at this place."""
+        return self.federation.check("a.test", other, HOMESERVER_FEDERATION_ADDRESSES=json.dumps({other: place}))
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    federation = new_federation(tmp_path_factory.mktemp("federation"), "a.test")
+    issue = federation.authority.issue
+    certificates = {
+        "expired": issue("b.test", lifetime=timedelta(days=-1), to="expired"),
+        "self-signed": issue("b.test", is_self_signed=True, to="self-signed"),
+        "wrong name": issue("c.test", "d.test"),
+        "of a": issue("a.test", to="of-a"),
+    }
+    others = federation.add("b.test", *certificates.values())
+    with federation.running("a.test", "b.test"):
+        yield Pair(federation, dict(zip(certificates, others, strict=True)))
+
+
+@pytest.mark.parametrize("name", ["a.test", "b.test"])
+def test_check_of_a_good_server_tells_each_step_and_ends_with_zero(pair: Pair, name: str) -> None:
+    result = pair.federation.check("a.test", name)
+    assert result.returncode == 0, result.stdout + result.stderr
+    for said in (
+        f"The settings say that it is at {pair.federation.places[name]} (federation.addresses).",
+        f"Requests are for the host {name}; the certificate must prove {name}.",
+        f"is reached by TLSv1.3 and HTTP/1.1; its certificate is for {name}, by Test authority, until",
+        "That is soon: see that it is renewed.",  # It is good for ten days.
+        "Its keys are signed as they should be and good until",
+    ):
+        assert said in result.stdout
+    assert result.stdout.endswith(f"{name} can be spoken to.\n")
+    assert ("It answers a request that is signed by this server." in result.stdout) is (name == "b.test")
+
+
+@pytest.mark.trust("C34")
+@pytest.mark.parametrize(
+    ("kind", "said", "advised"),
+    [
+        ("expired", "certificate has expired", "a certificate that is in date"),
+        ("self-signed", "self-signed certificate", "name your authority in federation.ca_files"),
+        ("wrong name", "It is for c.test, d.test, by Test authority, until", "needs a certificate for b.test"),
+    ],
+)
+def test_check_of_a_bad_certificate_says_what_is_wrong_with_it(pair: Pair, kind: str, said: str, advised: str) -> None:
+    result = pair.check("b.test", pair.others[kind])
+    assert result.returncode == 1
+    assert "does not prove b.test" in result.stdout
+    assert said in result.stdout
+    assert advised in result.stdout
+    assert "FAILED  b.test is not reached at any address." in result.stdout
+
+
+def test_check_of_a_server_that_is_not_there_says_so(pair: Pair) -> None:
+    result = pair.check("b.test", "127.0.0.1:1")
+    assert result.returncode == 1
+    assert "took no connection" in result.stdout
+    assert "See that the server runs and listens there with TLS" in result.stdout
+
+
+def test_check_where_this_server_is_not_believed_says_so(pair: Pair) -> None:
+    # The other server does not know where this one is, and cannot get its keys.
+    folder = pair.federation.folder / "c.test"
+    folder.mkdir()
+    made = subprocess.run([str(PROGRAM), "generate-signing-key", str(folder / "signing.key")], timeout=60)
+    assert made.returncode == 0
+    pair.federation.listeners["c.test"] = []
+    result = pair.federation.check("c.test", "b.test")
+    assert result.returncode == 1
+    assert "FAILED  It does not believe this server's signature" in result.stdout
+    assert "Run `homeserver federation check c.test` here" in result.stdout
+
+
+def test_check_of_a_name_that_leads_to_another_server_says_whose_it_is(pair: Pair) -> None:
+    result = pair.check("a.test", pair.others["of a"])
+    assert result.returncode == 1
+    assert "Its keys (/_matrix/key/v2/server) are not good: The keys are those of 'b.test'." in result.stdout
+
+
+def test_check_of_a_synapse_is_good_in_both_directions(tmp_path: Path) -> None:
+    federation = new_federation(tmp_path)
+    place = f"127.0.0.3:{free_port()}"
+    federation.add(place, at=place)  # Synapse finds servers by the DNS alone, so the name is an address.
+    ranges = {"HOMESERVER_FEDERATION_ALLOWED_RANGES": '["127.0.0.0/8"]'}
+    with running_synapse(tmp_path / "synapse", federation.authority) as synapse, federation.running(place, **ranges):
+        result = federation.check(place, synapse.name, **ranges)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "It says that it is Synapse" in result.stdout
+    assert "It answers a request that is signed by this server." in result.stdout
+
+
+def test_check_of_what_the_settings_forbid_ends_there(tmp_path: Path) -> None:
+    federation = new_federation(tmp_path, "a.test")
+    result = federation.check("a.test", "b.test", HOMESERVER_FEDERATION_DENY=json.dumps(["b.test"]))
+    assert result.returncode == 1
+    assert "federation.deny" in result.stdout
+    result = federation.check("a.test", "10.0.0.1")
+    assert result.returncode == 1
+    assert "10.0.0.1, which is private: it is not connected to." in result.stdout
+    assert "federation.allowed_ranges" in result.stdout
+
+
+def test_check_without_good_settings_ends_with_two(tmp_path: Path) -> None:
+    federation = new_federation(tmp_path, "a.test")
+    federation.authority.file.unlink()
+    result = federation.check("a.test", "b.test")
+    assert result.returncode == 2
+    assert "federation.ca_files: " in result.stderr
