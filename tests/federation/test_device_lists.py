@@ -10,7 +10,7 @@ from sqlalchemy import Engine, event
 
 from homeserver.errors import Unreachable
 from homeserver.matrix.identifiers import DeviceId, RoomId, ServerName, UserId
-from homeserver.storage import devices, room_servers, rooms, stream_rows
+from homeserver.storage import devices, e2e_keys, room_servers, rooms, stream_rows
 from homeserver.storage.engine import WriteTx
 from tests.api.client.v3.test_keys import Key, cross_key, cross_signing, device_key, identity, signed, upload
 from tests.federation.network import Network, Seen
@@ -220,7 +220,8 @@ async def test_updates_of_strangers_or_about_others_are_dropped(stage: Stage, bo
     good = bob.change("PHONE", "two")
     await bob.tell(good, by="c.example")
     await bob.tell(
-        {**good, "user_id": "@stranger:b.example"},
+        {**good, "user_id": "@stranger:b.example", "keys": keys_of("@stranger:b.example", "PHONE")},
+        {**good, "user_id": "@stranger:b.example", "deleted": True},
         {**good, "user_id": stage.alice.user_id},
         {**good, "keys": keys_of(BOB, "OTHER")},
         {**good, "stream_id": 2**60},
@@ -228,6 +229,9 @@ async def test_updates_of_strangers_or_about_others_are_dropped(stage: Stage, bo
         {**good, "device_id": ""},
     )
     assert await changed(stage, since) == {}
+    # Nothing is kept of those who are nobody here.
+    kept = await stage.scene.world.container.database.read(e2e_keys.list_changed, after=0, upto=2**60)
+    assert kept == {BOB}
     assert await bob.seen() == {"PHONE": "one"}
     assert len(stage.bobs.seen) == asked
 
