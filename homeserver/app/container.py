@@ -378,7 +378,6 @@ async def build(
         )
         rest = RoomCompletion(notifier, completion, gaps)
         if is_server:
-            works = [housekeeping.run, effects.run, purging.run, lines.run, federation_sender.run]
             works = [
                 housekeeping.run,
                 effects.run,
