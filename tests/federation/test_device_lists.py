@@ -385,8 +385,11 @@ async def test_servers_hear_of_cross_signing_keys_and_of_devices_signed_by_them(
     }
     assert (await alice.post("/keys/device_signing/upload", signing)).status_code == 200
     signed_keys = signed(keys, alice.user_id, self_signing)
-    await alice.post("/keys/signatures/upload", {alice.user_id: {alice.device_id: signed_keys}})
-    heard = (await told.hears(told.b, 3))[1:]
+    for _ in range(3):  # The same again is no news.
+        answer = await alice.post("/keys/signatures/upload", {alice.user_id: {alice.device_id: signed_keys}})
+        assert answer.json() == {"failures": {}}
+    await alice.put(f"/devices/{alice.device_id}", {"display_name": "Signed"})
+    heard = (await told.hears(told.b, 4))[1:]
     assert heard[0] == (
         "m.signing_key_update",
         {
@@ -397,6 +400,7 @@ async def test_servers_hear_of_cross_signing_keys_and_of_devices_signed_by_them(
     )
     kind, update = heard[1]
     assert (kind, update["keys"]) == ("m.device_list_update", signed_keys)
+    assert heard[2][1]["device_display_name"] == "Signed"
 
 
 @pytest.mark.behaviours("SS-EDU-04")
