@@ -1,6 +1,7 @@
 """Device lists between servers: kept in step, fetched when something was missed, and told to those who share a room."""
 
 import asyncio
+import json
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
@@ -10,6 +11,7 @@ from sqlalchemy import Engine, event
 
 from homeserver.errors import Unreachable
 from homeserver.matrix.identifiers import DeviceId, RoomId, ServerName, UserId
+from homeserver.outbound.transport import Reply
 from homeserver.storage import devices, e2e_keys, room_servers, rooms, stream_rows
 from homeserver.storage.engine import WriteTx
 from tests.api.client.v3.test_keys import Key, cross_key, cross_signing, device_key, identity, signed, upload
@@ -195,6 +197,32 @@ async def test_list_that_cannot_be_fetched_is_fetched_later_even_after_a_restart
     await bob.fetched(2)
     assert await bob.seen() == {"PHONE": "two", "TABLET": "missed"}
     assert (await stage.alice.get("/keys/changes", **{"from": since})).status_code == 200
+
+
+@pytest.mark.trust("C20")
+@pytest.mark.parametrize("errcode", ["M_UNRECOGNIZED", "M_FORBIDDEN", "M_NOT_FOUND"])
+async def test_list_is_empty_only_if_its_server_says_that_there_is_no_such_user(
+    errcode: str, stage: Stage, bob: Bob
+) -> None:
+    await bob.get_in_step()
+    dave = "@dave:b.example"
+    await stage.scene.join(dave)
+    await query(stage.alice, {dave: []})
+    bob.pass_time()
+    refusal = Reply(404, {}, json.dumps({"errcode": errcode, "error": "x"}).encode())
+    stage.bobs.on("GET", DEVICES + quote(BOB, safe=""), lambda seen: refusal)
+    bob.change("TABLET", "missed")
+    gone = {"user_id": dave, "device_id": "D", "stream_id": 7, "prev_id": [6], "deleted": True}
+    await bob.tell(bob.change("PHONE", "two"), gone)
+    # One who is refused is in nobody's way.
+    await until(lambda: bob.asked(DEVICES + quote(dave, safe="")) >= 1)
+    before = bob.asked(QUERY)
+    found = await query(stage.alice, {BOB: []})
+    if errcode == "M_NOT_FOUND":
+        assert found["device_keys"] == {}
+    else:
+        assert found["device_keys"][BOB].keys() == {"PHONE", "TABLET"}
+        assert bob.asked(QUERY) == before + 1
 
 
 @pytest.mark.trust("C20")
