@@ -343,7 +343,7 @@ async def build(
             database, clock, notifier, counter, ephemeral, config.server_name, is_enabled=config.presence
         )
         receipts = Receipts(database, clock, hot, ephemeral, config.server_name)
-        e2e_keys = E2eKeys(database, config.server_name)
+        e2e_keys = E2eKeys(database, limits, config.server_name)
         device_lists = RemoteDeviceLists(database, clock, client, config.server_name)
         edus = Edus(
             {
