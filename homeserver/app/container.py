@@ -235,7 +235,6 @@ async def build(
         writer = EventWriter(database, hot, trees, background, config.server_name)
         resolver = Resolver(database, trees)
         graph = Graph(database, trees, hot, resolver)
-        destinations, ephemeral = Destinations(clock, randomness), Ephemeral()
         if transport is None:
             transport = await stack.enter_async_context(opened(config.federation, clock, randomness))
         destinations, ephemeral = Destinations(clock, randomness), Ephemeral()

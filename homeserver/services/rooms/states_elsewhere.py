@@ -40,8 +40,13 @@ class StatesElsewhere:
         self._inbox = inbox
         self._client = client
 
-    async def before(self, room: HotRoom, server: ServerName, event_id: EventId) -> dict[Pair, EventId]:
-        """The state before an event, as far as it can be had; nothing if it is too large or has no create event."""
+    async def before(
+        self, room: HotRoom, server: ServerName, event_id: EventId, *, is_whole: bool = False
+    ) -> dict[Pair, EventId]:
+        """The state before an event, as far as it can be had; nothing if it is too large or has no create event.
+
+        With `is_whole`, nothing as well if events of it cannot be had, or cannot be verified for want of keys.
+        """
         ids = await self._client.state_ids(server, room.room_id, event_id, largest=_LARGEST_IDS)
         if len(ids.pdu_ids) > _MOST_STATE or len(ids.auth_chain_ids) > _MOST_CHAIN:
             return {}
@@ -51,6 +56,8 @@ class StatesElsewhere:
         missing = [one for one in wanted if one not in known]
         if room.partial is None or len(missing) <= _MOST_IN_PART:
             await self._fetch(room, server, event_id, missing)
+        if is_whole and len(await self._database.read(events.find_standings_by_id, of_state)) < len(set(of_state)):
+            return {}
         state = await self._database.snapshot(self._state, room, of_state)
         return state if ("m.room.create", "") in state else {}
 
