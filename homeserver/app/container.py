@@ -235,7 +235,6 @@ async def build(
         writer = EventWriter(database, hot, trees, background, config.server_name)
         resolver = Resolver(database, trees)
         graph = Graph(database, trees, hot, resolver)
-        destinations, ephemeral = Destinations(clock, randomness), Ephemeral()
         if transport is None:
             transport = await stack.enter_async_context(opened(config.federation, clock, randomness))
         destinations, ephemeral = Destinations(clock, randomness), Ephemeral()
@@ -343,7 +342,7 @@ async def build(
             database, clock, notifier, counter, ephemeral, config.server_name, is_enabled=config.presence
         )
         receipts = Receipts(database, clock, hot, ephemeral, config.server_name)
-        e2e_keys = E2eKeys(database, config.server_name)
+        e2e_keys = E2eKeys(database, limits, config.server_name)
         device_lists = RemoteDeviceLists(database, clock, client, config.server_name)
         edus = Edus(
             {
@@ -393,10 +392,11 @@ async def build(
                 purging.run,
                 lines.run,
                 rest.run,
-                federation_sender.run,
                 Introductions(database, notifier).run,
                 Resyncs(clock, notifier, device_lists).run,
             ]
+            if config.federation.enabled:
+                works.append(federation_sender.run)
             await stack.enter_async_context(running(works, clock))
         yield Container(
             config=config,

@@ -51,6 +51,8 @@ _SEARCHES_AGAIN = 50
 _REST_MS = 10_000
 _PAUSE_MS = 30_000
 _LONGEST_PAUSE_MS = 60 * 60 * 1000
+_PATIENCE = 4
+"""So often all servers are asked for a state of which something is missing, before the rest of it has to do."""
 _REMEMBERED = 10_000
 
 
@@ -279,7 +281,10 @@ class Gaps:
             return
         if room.partial is not None:
             return  # The state of the whole room comes anyway; then this one differs from it by a little.
-        if state := await self._elsewhere.before(room, server, stuck.event_id):
+        pause = self._pauses.get(room.room_id)
+        # What cannot be verified now may be later; but nobody can keep a room waiting for ever.
+        is_whole = pause is None or pause.failures < _PATIENCE
+        if state := await self._elsewhere.before(room, server, stuck.event_id, is_whole=is_whole):
             await self._inbox.receive_with_state(room.room_id, stuck.pdu, state)
 
     async def _stuck(self, room: HotRoom) -> list[_Stuck]:

@@ -156,6 +156,8 @@ class Graph:
             before = await self._resolver.resolve(room, _first(room.root, [row.state_after for row in around.prev]))
         else:
             before = Resolved(State(None))  # The room begins here.
+        if room.partial is not None:
+            before = (await self._database.snapshot(self._fill_in, room, room.partial, event, around, before)).before
         outlier = None if around.own is None else around.own.position
         reason = await self._refusal_before(room, event, around, before)
         if reason:

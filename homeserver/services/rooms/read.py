@@ -337,14 +337,19 @@ class RoomReader:
 
 def gap_below(tx: ReadTx, room: Room, start: int, bound: int) -> int | None:
     """The place of the first event, from this point back, before which events are missing; None if there is none."""
-    if not room.gapped_at:
-        return None
-    ends = event_graph.list_backward_extremities(tx, room.room_nid)
-    stand = set(events.find_places(tx, {position for _, position in ends}).values())
+    stand = _gaps(tx, room)
     behind = min((place for place in stand if place > start), default=None)
     if behind is not None and not _rows(tx, room, forwards=True, start=start, bound=behind - 1, limit=1):
         return behind
     return max((place for place in stand if bound < place <= start), default=None)
+
+
+def _gaps(tx: ReadTx, room: Room) -> set[int]:
+    """The places of the events before which others are missing."""
+    if not room.gapped_at:
+        return set()
+    ends = event_graph.list_backward_extremities(tx, room.room_nid)
+    return set(events.find_places(tx, {position for _, position in ends}).values())
 
 
 def _rows(tx: ReadTx, room: Room, *, forwards: bool, start: int, bound: int, limit: int) -> list[StoredEvent]:
