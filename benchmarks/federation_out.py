@@ -23,7 +23,7 @@ from homeserver.errors import Unreachable
 from homeserver.kit import logs
 from homeserver.kit.clock import Clock
 from homeserver.matrix.identifiers import RoomId, ServerName
-from homeserver.outbound.transport import Reply
+from homeserver.outbound.transport import Nowhere, Reply
 from homeserver.services.users.accounts import NewDevice
 from homeserver.storage import destinations, outgoing, server_keys
 from homeserver.storage.engine import ReadTx
@@ -34,7 +34,7 @@ from tests.services.rooms.test_branches import Scene
 from tests.world import User, World, settings
 
 
-class Others:
+class Others(Nowhere):
     """Servers that take everything, and servers that are down."""
 
     def __init__(self) -> None:

@@ -19,12 +19,13 @@ import heapq
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import count
 
 import msgspec
 import structlog
 
 from homeserver.consumers.federation_audiences import Audiences
-from homeserver.consumers.federation_ledger import Ledger
+from homeserver.consumers.federation_ledger import AT_A_TIME, Ledger
 from homeserver.errors import Refused, RemoteFailure
 from homeserver.kit import crash
 from homeserver.kit.caching import Lru
@@ -68,9 +69,12 @@ _GROW_AFTER = 3
 _AWAY_MS = 60_000
 _GREETING_S = 0.02
 _NOTE_SUCCESS_MS = 60_000
+_FLUSH_TICKS = 5
 _TRIM_S = 3600.0
 _TRIM_BATCH = 2000
 _RECENT = 1000
+
+_LONGEST = 500
 
 _Raw = msgspec.Raw
 _encode = msgspec.json.encode
@@ -160,6 +164,7 @@ class FederationSender:
         self._lines: dict[ServerName, _Line] = {}
         self._ready: deque[_Line] = deque()
         self._trying: deque[_Line] = deque()
+        self._turn = asyncio.Event()
         self._in_flight: dict[ServerName, float] = {}
         self._tries = 0
         self._timers: list[tuple[float, ServerName]] = []
@@ -174,7 +179,14 @@ class FederationSender:
         async with asyncio.TaskGroup() as group:
             self._group = group
             self._take_up(start)
-            for work in (self._ledger.run, self._follow_log, self._follow_ephemeral, self._follow_signs, self._tick):
+            for work in (
+                self._ledger.run,
+                self._follow_log,
+                self._follow_ephemeral,
+                self._follow_signs,
+                self._follow_turns,
+                self._tick,
+            ):
                 group.create_task(work())
 
     # What there is to do.
@@ -259,8 +271,10 @@ class FederationSender:
 
     async def _tick(self) -> None:
         trimmed, below = self._clock.monotonic(), self._tail
-        while True:
+        for ticks in count(1):
             await self._clock.sleep(_TICK_S)
+            if ticks % _FLUSH_TICKS == 0:
+                self._ledger.flush()
             now = self._clock.monotonic()
             while self._timers and self._timers[0][0] <= now:
                 due, server = heapq.heappop(self._timers)
@@ -336,18 +350,30 @@ class FederationSender:
         self._dispatch()
 
     def _dispatch(self) -> None:
-        while self._ready and self._has_room():
-            self._start(self._ready.popleft())
-        while self._trying and self._tries < _TRIES_AT_ONCE:
-            self._start(self._trying.popleft(), is_try=True)
+        self._turn.set()
+
+    async def _follow_turns(self) -> None:
+        """Begin with a few at a time: whoever waits for an answer of this server comes in between."""
+        while True:
+            await self._turn.wait()
+            self._turn.clear()
+            for begun in count(1):
+                if self._ready and self._has_room():
+                    self._start(self._ready.popleft())
+                elif self._trying and self._tries < _TRIES_AT_ONCE:
+                    self._start(self._trying.popleft(), is_try=True)
+                else:
+                    break
+                if begun % AT_A_TIME == 0:
+                    await asyncio.sleep(0)
 
     def _has_room(self) -> bool:
         """Whether another transaction may be sent: those that take long keep nobody else waiting."""
         if len(self._in_flight) < _AT_ONCE:
             return True
         young = self._clock.monotonic() - _LONG_S
-        count = sum(1 for started in self._in_flight.values() if started > young)
-        return count < _AT_ONCE and len(self._in_flight) < _MOST_AT_ONCE
+        begun = sum(1 for started in self._in_flight.values() if started > young)
+        return begun < _AT_ONCE and len(self._in_flight) < _MOST_AT_ONCE
 
     def _start(self, line: _Line, *, is_try: bool = False) -> None:
         assert self._group is not None
@@ -432,7 +458,7 @@ class FederationSender:
                 line.row = replace(line.row, delivered=upto)
             if line.is_dirty:
                 line.is_dirty = False
-                self._ledger.note(line.row)
+                self._ledger.note_later(line.row)
             return False
         parcel = Parcel(
             pdus=tuple(pdus),
@@ -547,8 +573,8 @@ class FederationSender:
                 "a server took a transaction and refused events of it",
                 destination=line.name,
                 events=len(refused),
-                event_id=event_id[:255],
-                error=str(error)[:200],
+                event_id=_readable(event_id),
+                error=_readable(str(error)),
             )
 
     async def _cope(self, line: _Line, parcel: Parcel, failure: RemoteFailure) -> bool:
@@ -558,9 +584,9 @@ class FederationSender:
         is_busy = isinstance(failure, Refused) and failure.status == 429
         line.tries += 1
         enough = 1 if line.row.at_most < MOST_PDUS else _SUSPICIOUS
-        count = len(parcel.pdus) + len(parcel.edus) + len(parcel.ephemeral)
+        size = len(parcel.pdus) + len(parcel.edus) + len(parcel.ephemeral)
         if (
-            count
+            size
             and not is_busy
             and line.tries >= (enough if is_answer else _SUSPICIOUS_SILENCE)
             and await self._takes_empty_ones(line)
@@ -568,10 +594,10 @@ class FederationSender:
             # It may have come back just now: what is not taken a moment later is at fault, and what is to be left
             # out for ever has some moments.
             line.blamed += 1
-            if line.blamed >= (_BLAMED_ALONE if count == 1 else _BLAMED):
+            if line.blamed >= (_BLAMED_ALONE if size == 1 else _BLAMED):
                 self._split(line, parcel, str(failure))
                 return True
-            if count > 1:
+            if size > 1:
                 return True
             self._health.succeeded(line.name)  # It is well: it need not be left alone for long.
         self._fail(line, str(failure), failure.patience_ms if isinstance(failure, Refused) else None)
@@ -603,11 +629,11 @@ class FederationSender:
                 "a server refuses something so long that it is left out",
                 destination=line.name,
                 position=position,
-                error=error[:500],
+                error=_readable(error),
             )
             self._conclude(line, parcel)
             line.row = replace(line.row, at_most=MOST_PDUS)
-            skipped = Skipped(line.name, position, self._clock.now(), error[:500])
+            skipped = Skipped(line.name, position, self._clock.now(), _readable(error))
             self._ledger.note(line.row, skipped=[skipped])
             return
         # What was in it is looked up again: up to where it has everything, has not changed.
@@ -625,7 +651,7 @@ class FederationSender:
 
     def _fail(self, line: _Line, error: str, patience_ms: float | None = None) -> None:
         """Leave the server alone for a while."""
-        health = self._health.failed(line.name, error[:500], patience_ms=patience_ms)
+        health = self._health.failed(line.name, _readable(error), patience_ms=patience_ms)
         self._mark_behind(line)
         line.row = replace(
             line.row,
@@ -665,6 +691,12 @@ def _list_missed(tx: ReadTx, server: ServerName, *, after: int, upto: int, at_mo
             return found, True
     found = outgoing.list_newest_for(tx, server, after=after, upto=upto, limit=at_most + 1)
     return found[:at_most], len(found) <= at_most
+
+
+def _readable(error: str) -> str:
+    """What another server may have written, so that it can be stored and shown."""
+    text = error[:_LONGEST].encode("utf-8", "replace").decode()
+    return "".join(character if character.isprintable() else "�" for character in text)
 
 
 def _edu(edu_type: str, content: bytes) -> bytes:

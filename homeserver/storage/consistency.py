@@ -2,9 +2,10 @@
 
 from sqlalchemy import ColumnElement, Select, Table, bindparam, exists, func, literal, select, union_all
 
-from homeserver.matrix.identifiers import EventId
+from homeserver.matrix.identifiers import EventId, ServerName
 from homeserver.storage.aliases import aliases
 from homeserver.storage.deliveries import staged_pdus
+from homeserver.storage.destinations import destinations
 from homeserver.storage.engine import ReadTx
 from homeserver.storage.event_graph import backward_extremities, pending_redactions, waiting_events
 from homeserver.storage.events import events
@@ -72,12 +73,23 @@ _LOST_RELATIONS = (
     .order_by(relations.c.position)
     .limit(bindparam("limit"))
 )
+_EARLY = (
+    select(destinations.c.server_name, destinations.c.delivered)
+    .where(destinations.c.delivered > _TOP)
+    .order_by(destinations.c.server_name)
+    .limit(bindparam("limit"))
+)
 _SHARED = (
     select(resolutions.c.position)
     .join(events, events.c.position == resolutions.c.position)
     .order_by(resolutions.c.position)
     .limit(bindparam("limit"))
 )
+
+
+def list_early(tx: ReadTx, *, limit: int) -> list[tuple[ServerName, int]]:
+    """Servers that are said to have what there was not yet, with that position."""
+    return [(row.server_name, row.delivered) for row in tx.connection.execute(_EARLY, {"limit": limit})]
 
 
 def list_homeless(tx: ReadTx) -> list[tuple[str, int]]:

@@ -220,6 +220,19 @@ BROKEN: Mapping[str, tuple[str | tuple[str, ...], str]] = {
         "VALUES ({room}, '@eve:localhost', 'join', '@eve:localhost', {first}, {first})",
         "@eve:localhost has a membership, but there is none in the current state. (I7)",
     ),
+    "server without users": (
+        "INSERT INTO room_servers (server_name, room_nid, since) VALUES ('e.example', {room}, {first})",
+        "e.example is said to be in the room, and none of its users is. (I7)",
+    ),
+    "servers are lost": (
+        "UPDATE memberships SET user_id = '@carol:e.example' WHERE user_id = '@bob:localhost'",
+        "Of these servers all but one should be in the room: e.example, localhost. (I7)",
+    ),
+    "server has what was not yet": (
+        "INSERT INTO destinations (server_name, delivered, failures, error, at_most) "
+        "VALUES ('e.example', 999999, 0, '', 50)",
+        "e.example is said to have all up to position 999999, which was not given out yet. (I8)",
+    ),
     "event of a transaction is lost": (
         "UPDATE transactions SET position = 999999 WHERE position = {first}",
         "'t0' is said to have made the event at position 999999, which is not there. (I2)",
@@ -312,7 +325,7 @@ BROKEN: Mapping[str, tuple[str | tuple[str, ...], str]] = {
 }
 
 
-@pytest.mark.trust("I1", "I2", "I4", "I5", "I6", "I7", "I11", "F45")
+@pytest.mark.trust("I1", "I2", "I4", "I5", "I6", "I7", "I8", "I11", "F45")
 @pytest.mark.parametrize("what", BROKEN)
 def test_fsck_names_what_is_broken(what: str, copy: Copy) -> None:
     statement, expected = BROKEN[what]

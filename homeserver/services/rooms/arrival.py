@@ -7,8 +7,9 @@ another one, and what it stored is not stored again.
 """
 
 import asyncio
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 from homeserver.errors import BadAnswer, Conflict, NotFound
 from homeserver.kit.clock import Clock
@@ -73,6 +74,14 @@ class _Given:
     member: tuple[str, UserId] | None
 
 
+@dataclass(slots=True)
+class _Expected:
+    """How many try to get into a room, and when that ends."""
+
+    tries: int = 0
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+
 class Arrivals:
     """Brings this server into rooms.
 
@@ -102,6 +111,25 @@ class Arrivals:
         self._checks = checks
         self._outliers = outliers
         self._server_name = server_name
+        self._expected: dict[RoomId, _Expected] = {}
+
+    @contextmanager
+    def expecting(self, room_id: RoomId) -> Iterator[None]:
+        """While somebody tries to get into the room: what others say in it may come before that is done."""
+        expected = self._expected.setdefault(room_id, _Expected())
+        expected.tries += 1
+        try:
+            yield
+        finally:
+            expected.tries -= 1
+            if not expected.tries:
+                del self._expected[room_id]
+                expected.ended.set()
+
+    def ended(self, room_id: RoomId) -> asyncio.Event | None:
+        """What is set when nobody tries to get into the room any more; None if nobody does."""
+        expected = self._expected.get(room_id)
+        return None if expected is None else expected.ended
 
     async def arrive(
         self,

@@ -64,6 +64,11 @@ def _check_whole(tx: ReadTx) -> list[Finding]:
         report.add(findings.FALSE_POSITION, f"Event {event_id} is at position {position}, which was not given out yet.")
     for position in consistency.list_shared_positions(tx, limit=_MOST):
         report.add(findings.FALSE_POSITION, f"Position {position} is that of an event and of a resolved state.")
+    for server, position in consistency.list_early(tx, limit=_MOST):
+        report.add(
+            findings.FALSE_CURSOR,
+            f"{server} is said to have all up to position {position}, which was not given out yet.",
+        )
     for txn_id, position in consistency.list_undone(tx, limit=_MOST):
         report.add(
             findings.FALSE_TRANSACTION,

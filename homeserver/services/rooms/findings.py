@@ -43,6 +43,8 @@ NOT_ALLOWED = Kind("I6", "Something that was not allowed has an effect. " + _DER
 OTHER_ROOM = Kind("I6", _DERIVED)
 FALSE_AUTH = Kind("I6", _DERIVED)
 FALSE_MEMBER = Kind("I7", "Somebody is shown a room, or is not, against its state. " + _DERIVED)
+FALSE_SERVER = Kind("I7", "A server is sent what is said, or is not, against the room's state. " + _DERIVED)
+FALSE_CURSOR = Kind("I8", "A server would not be sent what is said. " + _DERIVED)
 FALSE_RELATION = Kind("I7", _DERIVED)
 NOT_REDACTED = Kind("I11", "Something that was redacted can still be read. " + _DERIVED)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from homeserver.matrix import auth_graph
 from homeserver.matrix.events import Event, MalformedEvent, event_id_of
-from homeserver.matrix.identifiers import EventId, UserId
+from homeserver.matrix.identifiers import EventId, UserId, domain_of
 from homeserver.matrix.state_tree import StateTreeError
 from homeserver.services.rooms import findings
 from homeserver.services.rooms.ends import Ends
@@ -21,6 +21,7 @@ from homeserver.storage import (
     places,
     relations,
     resolutions,
+    room_servers,
     rooms,
     state,
 )
@@ -361,6 +362,7 @@ class RoomCheck:
     def _check_members(self, current: Mapping[str, int]) -> None:
         """The table of memberships says what the current state says."""
         stored = {member.user_id: member for member in members.list_in_room(self._tx, self._room.room_nid)}
+        joined = {domain_of(user_id) for user_id, member in stored.items() if member.membership == "join"}
         for part in _parts(current):
             rows = events.find_many(self._tx, [position for _, position in part])
             for user_id, position in part:
@@ -368,10 +370,22 @@ class RoomCheck:
                 row = rows.get(position)
                 if row is not None:  # Else it was named as an entry of the state.
                     self._check_member(user_id, member, row)
+        self._check_servers(joined)
         for user_id in sorted(stored):
             self._report.add(
                 findings.FALSE_MEMBER, f"{user_id} has a membership, but there is none in the current state."
             )
+
+    def _check_servers(self, joined: set[str]) -> None:
+        """The table of servers says what the memberships say; this server itself is not in it."""
+        stored = set(map(str, room_servers.list_open(self._tx, self._room.room_nid)))
+        lacking = joined - stored
+        if len(lacking) > 1:
+            names = ", ".join(sorted(lacking)[:_MOST])
+            self._report.add(findings.FALSE_SERVER, f"Of these servers all but one should be in the room: {names}.")
+        is_partial = bool(partial_rooms.find_many(self._tx, [self._room.room_nid]))
+        for server in sorted(stored - joined) if not is_partial else ():
+            self._report.add(findings.FALSE_SERVER, f"{server} is said to be in the room, and none of its users is.")
 
     def _check_member(self, user_id: str, member: Member | None, row: StoredEvent) -> None:
         try:
