@@ -452,7 +452,7 @@ async def _check_federation(config: Config, name: ServerName) -> bool:
     is_good = True
     try:
         async for step in check.steps(name):
-            print(f"{step.outcome:>6}  {step.what}" + (f"\n        What to do: {step.remedy}" if step.remedy else ""))
+            print(step)
             is_good = is_good and step.outcome != "FAILED"
     finally:
         await check.close()

@@ -22,6 +22,7 @@ HomeserverError
 │   └── Conflict                 a name is taken, or a state forbids the change
 ├── RemoteFailure                another server did not do what it was asked
 │   ├── Unreachable              it gave no answer that can be used
+│   │   ├── AnswerTooLarge         it answered with more than was asked for
 │   │   └── BadAnswer              it answered something that does not hold
 │   └── Refused                  it answered with an error
 ├── ConfigError                  the settings are wrong; carries every fault found
@@ -140,6 +141,10 @@ class RemoteFailure(HomeserverError):
 
 class Unreachable(RemoteFailure):
     """The server gave no answer that can be used; the message says, for an operator, which step failed."""
+
+
+class AnswerTooLarge(Unreachable):
+    """The server answered with more than was asked for."""
 
 
 class BadAnswer(Unreachable):

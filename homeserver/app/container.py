@@ -36,6 +36,7 @@ from homeserver.services.auth.sessions import Sessions
 from homeserver.services.federation.destinations import DestinationReports
 from homeserver.services.federation.device_keys import DeviceKeys
 from homeserver.services.federation.device_lists import DeviceListUpdates, RemoteDeviceLists, SigningKeyUpdates
+from homeserver.services.federation.early import Early
 from homeserver.services.federation.edus import Edus
 from homeserver.services.federation.history import History
 from homeserver.services.federation.lines import Lines
@@ -60,6 +61,7 @@ from homeserver.services.rooms.create import RoomCreation
 from homeserver.services.rooms.directories_elsewhere import DirectoriesElsewhere
 from homeserver.services.rooms.directory import Directory
 from homeserver.services.rooms.gaps import Gaps
+from homeserver.services.rooms.glance import Glances
 from homeserver.services.rooms.graph import Graph
 from homeserver.services.rooms.hierarchy import Hierarchy
 from homeserver.services.rooms.hot import HotRooms
@@ -67,6 +69,7 @@ from homeserver.services.rooms.inbox import Inbox
 from homeserver.services.rooms.invitations import Invitations
 from homeserver.services.rooms.members import Members
 from homeserver.services.rooms.merge import Merger
+from homeserver.services.rooms.nearest import NearestEvents
 from homeserver.services.rooms.outliers import Outliers
 from homeserver.services.rooms.partial import PartialRooms
 from homeserver.services.rooms.past import Past
@@ -156,10 +159,12 @@ class Container:
     members: Members
     room_creation: RoomCreation
     room_reader: RoomReader
+    nearest_events: NearestEvents
     room_upgrade: RoomUpgrade
     directory: Directory
     relations: Relations
     hierarchy: Hierarchy
+    glances: Glances
     room_reads: RoomReads
     history: History
     state_events: StateEvents
@@ -230,7 +235,6 @@ async def build(
         writer = EventWriter(database, hot, trees, background, config.server_name)
         resolver = Resolver(database, trees)
         graph = Graph(database, trees, hot, resolver)
-        destinations, ephemeral = Destinations(clock, randomness), Ephemeral()
         if transport is None:
             transport = await stack.enter_async_context(opened(config.federation, clock, randomness))
         destinations, ephemeral = Destinations(clock, randomness), Ephemeral()
@@ -241,10 +245,10 @@ async def build(
         stack.push_async_callback(keys.close)
         server_acls = ServerAcls(hot)
         room_reads = RoomReads(database, trees, server_acls)
-        merger = Merger(clock, hot, writer, graph, author, config.server_name)
+        policies = PolicyServers(client, clock, config.server_name)
+        merger = Merger(clock, hot, writer, graph, author, policies, config.server_name)
         signatures = Signatures(keys)
         checks, outliers = Checks(signatures), Outliers(database, clock, writer)
-        policies = PolicyServers(client, clock, config.server_name)
         inbox = Inbox(database, clock, hot, writer, graph, merger, checks, outliers, policies)
         replay = Replay(database, trees, hot, resolver, config.server_name)
         completion = Completion(
@@ -301,6 +305,7 @@ async def build(
         room_creation = RoomCreation(clock, sender, members, author, default_version=config.default_room_version)
         room_reader = RoomReader(database, clock, trees, known_in_part, backfill)
         summaries = Summaries(trees)
+        spaces_elsewhere = SpacesElsewhere(client, clock)
         elsewhere = DirectoriesElsewhere(client)
         directory = Directory(database, clock, sender, summaries, elsewhere, config.server_name)
 
@@ -337,7 +342,7 @@ async def build(
             database, clock, notifier, counter, ephemeral, config.server_name, is_enabled=config.presence
         )
         receipts = Receipts(database, clock, hot, ephemeral, config.server_name)
-        e2e_keys = E2eKeys(database, config.server_name)
+        e2e_keys = E2eKeys(database, limits, config.server_name)
         device_lists = RemoteDeviceLists(database, clock, client, config.server_name)
         edus = Edus(
             {
@@ -350,6 +355,8 @@ async def build(
             },
             metrics,
         )
+        early = Early(hot, arrivals, lines, background, config.server_name)
+        stack.push_async_callback(early.close)
         invitations = Invitations(database, sender, members, server_acls, signatures, stripper, author)
         transactions = Transactions(
             database,
@@ -359,6 +366,7 @@ async def build(
             invitations,
             server_acls,
             lines,
+            early,
             edus,
             metrics,
             background,
@@ -435,10 +443,12 @@ async def build(
             members=members,
             room_creation=room_creation,
             room_reader=room_reader,
+            nearest_events=NearestEvents(database, room_reader, backfill, client),
             relations=Relations(database, room_reader),
             room_upgrade=RoomUpgrade(database, sender, members, room_creation, author),
             directory=directory,
-            hierarchy=Hierarchy(database, trees, summaries, SpacesElsewhere(client, clock), config.server_name),
+            glances=Glances(database, summaries, spaces_elsewhere, config.server_name),
+            hierarchy=Hierarchy(database, trees, summaries, spaces_elsewhere, config.server_name),
             room_reads=room_reads,
             history=History(database, trees, room_reads),
             state_events=StateEvents(sender, members, directory),

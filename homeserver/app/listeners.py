@@ -18,6 +18,7 @@ from homeserver.errors import ConfigError
 log = structlog.get_logger()
 
 BACKLOG = 4096
+_HANDSHAKE_S = 15
 _LOOK_TICKS = 20
 """A tick is a tenth of a second."""
 
@@ -76,7 +77,14 @@ class Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         for one, certificate in self._listeners.encrypted:
             # What `uvicorn.Server.startup` does for each socket, which knows one kind only.
-            server = await loop.create_server(self._protocol, sock=one, ssl=certificate.context, backlog=BACKLOG)
+            server = await loop.create_server(
+                self._protocol,
+                sock=one,
+                ssl=certificate.context,
+                backlog=BACKLOG,
+                ssl_handshake_timeout=_HANDSHAKE_S,
+                ssl_shutdown_timeout=_HANDSHAKE_S,
+            )
             self.servers.append(server)
         if self._listeners.encrypted:
             loop.add_signal_handler(signal.SIGHUP, self._reload)

@@ -53,15 +53,16 @@ async def finish(work: Coroutine[Any, Any, T]) -> T:
 
 
 class KeyedLocks(Generic[K]):
-    """One mutual exclusion per key; a key costs nothing while nobody holds or awaits it."""
+    """One mutual exclusion per key, or so many at once; a key costs nothing while nobody holds or awaits it."""
 
-    def __init__(self) -> None:
-        self._locks: dict[K, tuple[asyncio.Lock, int]] = {}
+    def __init__(self, at_once: int = 1) -> None:
+        self._locks: dict[K, tuple[asyncio.Semaphore, int]] = {}
+        self._at_once = at_once
 
     @asynccontextmanager
     async def hold(self, key: K) -> AsyncIterator[None]:
         """Hold the key's lock; first come, first served."""
-        lock, users = self._locks.get(key) or (asyncio.Lock(), 0)
+        lock, users = self._locks.get(key) or (asyncio.Semaphore(self._at_once), 0)
         self._locks[key] = (lock, users + 1)
         try:
             async with lock:

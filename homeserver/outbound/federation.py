@@ -331,12 +331,12 @@ class FederationClient:
         return await self._call(destination, "POST", target, MissingEvents, content=body)
 
     async def timestamp_to_event(
-        self, destination: ServerName, room_id: RoomId, ts: int, *, backwards: bool
+        self, destination: ServerName, room_id: RoomId, ts: int, *, backwards: bool, timeout_s: float = _TIMEOUT_S
     ) -> NearestEvent:
         """The event nearest to a time (`getEventByTimestamp`)."""
         query = [("ts", str(ts)), ("dir", "b" if backwards else "f")]
         target = f"{_V1}/timestamp_to_event/{_part(room_id)}"
-        return await self._call(destination, "GET", target, NearestEvent, query=query)
+        return await self._call(destination, "GET", target, NearestEvent, query=query, timeout_s=timeout_s)
 
     async def hierarchy(
         self, destination: ServerName, room_id: RoomId, *, suggested_only: bool, timeout_s: float = _TIMEOUT_S

@@ -19,7 +19,7 @@ import h2.exceptions
 import httpcore2
 
 from homeserver.config.model import Federation
-from homeserver.errors import Unreachable
+from homeserver.errors import AnswerTooLarge, Unreachable
 from homeserver.kit.clock import Clock
 from homeserver.kit.randomness import Randomness
 from homeserver.matrix.identifiers import ServerName
@@ -182,7 +182,7 @@ class _Connection:
         finally:
             await response.aclose()
         if size > largest:
-            raise Unreachable(f"Its answer is larger than {largest} bytes.")
+            raise AnswerTooLarge(f"Its answer is larger than {largest} bytes.")
         if headers.get("content-encoding", "identity").lower() not in ("", "identity"):
             raise Unreachable("Its answer is in an encoding that was not asked for.")
         return Reply(response.status, headers, body.getvalue())
@@ -264,6 +264,8 @@ class HttpTransport:
                         self._release(destination, peer, connection)
         except TimeoutError:
             raise Unreachable(f"{destination} was given up after {timeout_s:g} s, while {doing}.") from None
+        except AnswerTooLarge as error:
+            raise AnswerTooLarge(f"{destination} says too much. {error}") from None
         except Unreachable as error:
             raise Unreachable(f"{destination} cannot be reached. {error}") from None
         finally:
@@ -385,6 +387,9 @@ def new_context(settings: Federation) -> ssl.SSLContext:
     """Whom to trust, and how to speak TLS. Raises `ConfigError`."""
     context = httpcore2.default_ssl_context()
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # A certificate is for its alternative names alone (RFC 9525). On some systems another kind of context sees to that.
+    if type(context) is ssl.SSLContext:
+        context.hostname_checks_common_name = False
     context.set_alpn_protocols(["h2", "http/1.1"] if settings.http2 else ["http/1.1"])
     load_authorities(context, settings.ca_files)
     return context

@@ -34,7 +34,7 @@ class Transport(Protocol):
         """The answer of a server to a request. `target` is the path and the query, as they are to be sent.
 
         Raises `Unreachable` where there is none: no address, no connection, no trust, no answer in time, or one of
-        more than `largest` bytes.
+        more than `largest` bytes (`AnswerTooLarge`).
         """
         ...
 

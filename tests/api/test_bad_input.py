@@ -171,6 +171,7 @@ async def shared_world(world: World) -> Shared:
         identifiers.RoomId: room_id,
         identifiers.EventId: event_id,
         identifiers.RoomAlias: "#den:localhost",
+        identifiers.ServerName: "localhost",
         identifiers.DeviceId: alice.device_id,
         "room_id_or_alias": room_id,
         "server_name": "localhost",

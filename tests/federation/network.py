@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx2
 
-from homeserver.errors import Unreachable
+from homeserver.errors import AnswerTooLarge, Unreachable
 from homeserver.matrix.identifiers import ServerName
 from homeserver.matrix.request_signing import XMatrix, sign_request
 from homeserver.matrix.server_keys import publish
@@ -208,7 +208,7 @@ class Link:
         except TimeoutError:
             raise Unreachable("There was no answer in time.") from None
         if len(reply.body) > largest:
-            raise Unreachable("The answer is too large.")
+            raise AnswerTooLarge("The answer is too large.")
         return reply
 
     async def fetch(
@@ -220,7 +220,7 @@ class Link:
         if reply is None:
             raise Unreachable("There is nothing at this address.")
         if len(reply.body) > largest:
-            raise Unreachable("The answer is too large.")
+            raise AnswerTooLarge("The answer is too large.")
         return reply
 
 

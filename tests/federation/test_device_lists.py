@@ -1,6 +1,7 @@
 """Device lists between servers: kept in step, fetched when something was missed, and told to those who share a room."""
 
 import asyncio
+import json
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
@@ -9,8 +10,9 @@ import pytest
 from sqlalchemy import Engine, event
 
 from homeserver.errors import Unreachable
-from homeserver.matrix.identifiers import DeviceId, RoomId, ServerName
-from homeserver.storage import room_servers, rooms, stream_rows
+from homeserver.matrix.identifiers import DeviceId, RoomId, ServerName, UserId
+from homeserver.outbound.transport import Reply
+from homeserver.storage import devices, e2e_keys, room_servers, rooms, stream_rows
 from homeserver.storage.engine import WriteTx
 from tests.api.client.v3.test_keys import Key, cross_key, cross_signing, device_key, identity, signed, upload
 from tests.federation.network import Network, Seen
@@ -198,6 +200,32 @@ async def test_list_that_cannot_be_fetched_is_fetched_later_even_after_a_restart
 
 
 @pytest.mark.trust("C20")
+@pytest.mark.parametrize("errcode", ["M_UNRECOGNIZED", "M_FORBIDDEN", "M_NOT_FOUND"])
+async def test_list_is_empty_only_if_its_server_says_that_there_is_no_such_user(
+    errcode: str, stage: Stage, bob: Bob
+) -> None:
+    await bob.get_in_step()
+    dave = "@dave:b.example"
+    await stage.scene.join(dave)
+    await query(stage.alice, {dave: []})
+    bob.pass_time()
+    refusal = Reply(404, {}, json.dumps({"errcode": errcode, "error": "x"}).encode())
+    stage.bobs.on("GET", DEVICES + quote(BOB, safe=""), lambda seen: refusal)
+    bob.change("TABLET", "missed")
+    gone = {"user_id": dave, "device_id": "D", "stream_id": 7, "prev_id": [6], "deleted": True}
+    await bob.tell(bob.change("PHONE", "two"), gone)
+    # One who is refused is in nobody's way.
+    await until(lambda: bob.asked(DEVICES + quote(dave, safe="")) >= 1)
+    before = bob.asked(QUERY)
+    found = await query(stage.alice, {BOB: []})
+    if errcode == "M_NOT_FOUND":
+        assert found["device_keys"] == {}
+    else:
+        assert found["device_keys"][BOB].keys() == {"PHONE", "TABLET"}
+        assert bob.asked(QUERY) == before + 1
+
+
+@pytest.mark.trust("C20")
 async def test_flood_of_updates_with_gaps_makes_few_fetches(network: Network, bob: Bob) -> None:
     await bob.get_in_step()
     before = bob.asked(DEVICES)
@@ -220,7 +248,8 @@ async def test_updates_of_strangers_or_about_others_are_dropped(stage: Stage, bo
     good = bob.change("PHONE", "two")
     await bob.tell(good, by="c.example")
     await bob.tell(
-        {**good, "user_id": "@stranger:b.example"},
+        {**good, "user_id": "@stranger:b.example", "keys": keys_of("@stranger:b.example", "PHONE")},
+        {**good, "user_id": "@stranger:b.example", "deleted": True},
         {**good, "user_id": stage.alice.user_id},
         {**good, "keys": keys_of(BOB, "OTHER")},
         {**good, "stream_id": 2**60},
@@ -228,6 +257,9 @@ async def test_updates_of_strangers_or_about_others_are_dropped(stage: Stage, bo
         {**good, "device_id": ""},
     )
     assert await changed(stage, since) == {}
+    # Nothing is kept of those who are nobody here.
+    kept = await stage.scene.world.container.database.read(e2e_keys.list_changed, after=0, upto=2**60)
+    assert kept == {BOB}
     assert await bob.seen() == {"PHONE": "one"}
     assert len(stage.bobs.seen) == asked
 
@@ -381,8 +413,11 @@ async def test_servers_hear_of_cross_signing_keys_and_of_devices_signed_by_them(
     }
     assert (await alice.post("/keys/device_signing/upload", signing)).status_code == 200
     signed_keys = signed(keys, alice.user_id, self_signing)
-    await alice.post("/keys/signatures/upload", {alice.user_id: {alice.device_id: signed_keys}})
-    heard = (await told.hears(told.b, 3))[1:]
+    for _ in range(3):  # The same again is no news.
+        answer = await alice.post("/keys/signatures/upload", {alice.user_id: {alice.device_id: signed_keys}})
+        assert answer.json() == {"failures": {}}
+    await alice.put(f"/devices/{alice.device_id}", {"display_name": "Signed"})
+    heard = (await told.hears(told.b, 4))[1:]
     assert heard[0] == (
         "m.signing_key_update",
         {
@@ -393,6 +428,7 @@ async def test_servers_hear_of_cross_signing_keys_and_of_devices_signed_by_them(
     )
     kind, update = heard[1]
     assert (kind, update["keys"]) == ("m.device_list_update", signed_keys)
+    assert heard[2][1]["device_display_name"] == "Signed"
 
 
 @pytest.mark.behaviours("SS-EDU-04")
@@ -419,14 +455,17 @@ async def test_who_comes_to_a_room_is_introduced_to_servers_that_do_not_know_the
 
 async def test_many_changes_at_once_are_told_by_the_last_alone(told: Told) -> None:
     alice, world = told.alice, told.stage.scene.world
-    for number in range(25):
-        device = await world.user("alice", device_id=f"D{number:02}")
-        await upload(device, device_keys=identity(device, device_key(device)))
-    await told.hears(told.b, 25)
-    await world.container.devices.remove(
-        await world.container.sessions.requester(alice.token), [DeviceId(f"D{number:02}") for number in range(25)]
-    )
-    *_, (_, before), (_, last) = await told.hears(told.b, 26)
+    await upload(alice, device_keys=identity(alice, device_key(alice)))
+    await told.hears(told.b, 1)
+    device_ids = [DeviceId(f"D{number:02}") for number in range(25)]
+
+    def fill(tx: WriteTx) -> None:
+        for device_id in device_ids:
+            devices.ensure(tx, UserId(alice.user_id), device_id, display_name=None, now=0)
+
+    await world.container.database.write(fill)
+    await world.container.devices.remove(await world.container.sessions.requester(alice.token), device_ids)
+    [(_, before), (_, last)] = await told.hears(told.b, 2)
     assert last["deleted"]
     # What it follows nobody was told, so the list is fetched.
     assert last["prev_id"] != [before["stream_id"]]
@@ -439,10 +478,11 @@ async def test_two_thousand_servers_are_told_by_one_statement(told: Told) -> Non
     nid = await database.read(rooms.find_nid, RoomId(told.stage.room))
     assert nid is not None
 
-    def fill(tx: WriteTx) -> None:
+    def put(tx: WriteTx, servers: set[ServerName]) -> None:
         room_servers.replace(tx, nid, servers, stream_rows.advance(tx))
 
-    await database.write(fill)
+    before = await database.read(room_servers.list_open, nid)
+    await database.write(put, servers)
     statements: list[str] = []
 
     def note(*arguments: Any) -> None:
@@ -455,3 +495,4 @@ async def test_two_thousand_servers_are_told_by_one_statement(told: Told) -> Non
     finally:
         event.remove(Engine, "before_cursor_execute", note)
     assert len(statements) <= 2  # On PostgreSQL a statement is sent in pages.
+    await database.write(put, before)

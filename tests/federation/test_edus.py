@@ -173,6 +173,10 @@ async def test_presence_of_others_users_or_of_strangers_is_dropped(stage: Stage)
     good = present(BOB)
     await tell(stage, "m.presence", {"push": [*NONSENSE, *good["push"]]})
     assert await seen(stage.alice) != {}
+    # What was told of a stranger is not kept for later either.
+    await stage.scene.join("@stranger:b.example")
+    status = await stage.alice.get(f"/presence/{quote('@stranger:b.example')}/status")
+    assert status.json() == {"presence": "offline"}
 
 
 @pytest.mark.behaviours("SS-EDU-02")

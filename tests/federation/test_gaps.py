@@ -11,6 +11,7 @@ import pytest
 from homeserver.matrix.events import Event, build_event
 from homeserver.matrix.identifiers import RoomId
 from homeserver.outbound.transport import Reply
+from homeserver.services.rooms import gaps
 from homeserver.storage import event_graph, rooms
 from homeserver.storage.engine import ReadTx
 from tests.federation.network import Network, Peer, Seen
@@ -357,3 +358,23 @@ async def test_what_waits_is_looked_for_again_after_a_restart(stage: Stage) -> N
     scene = Scene(a, stage.scene.alice, stage.room)
     scene.alice.client = a.client
     await eventually(scene.bodies, lambda bodies: bodies == ["0", "1", "2"])
+
+
+@pytest.mark.trust("F31")
+async def test_more_gaps_than_are_filled_at_once_are_filled_one_after_the_other(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gaps, "_SEARCHES_PER_SERVER", 1)
+    scenes = [stage.scene]
+    for _ in range(3):
+        scene = Scene(stage.scene.world, stage.scene.alice, await stage.scene.alice.create_room(preset="public_chat"))
+        await scene.join(BOB)
+        scenes.append(scene)
+    graphs = [await scene.graph() for scene in scenes]
+    said = [talk(graph, 3) for graph in graphs]
+    source = Source(stage.peer, graphs[0])
+    for graph in graphs:
+        source.graph.by_id |= graph.by_id
+    await stage.peer.send("a.test", "1", *(events[-1].pdu for events in said))
+    for scene in scenes:
+        await eventually(scene.bodies, lambda bodies: bodies == ["0", "1", "2"])

@@ -209,3 +209,23 @@ async def test_spaces_without_end_come_to_one(network: Network) -> None:
     assert len(ids(page)) == 10
     assert page["rooms"][1]["children_state"] == [child(f"!{number}", "p.test") for number in (2, 3, 4)]
     assert len(peer.seen) < 40
+
+
+@pytest.mark.behaviours("CS-SUM-01")
+async def test_room_of_another_server_is_shown_in_short_to_those_who_could_come_in(network: Network) -> None:
+    a, b = await network.server("a.test"), await network.server("b.test")
+    alice, bob = await a.user("alice"), await b.user("bob")
+    room_id = await bob.create_room(preset="public_chat", name="Den", room_alias_name="den")
+    secret = await bob.create_room(preset="private_chat")
+    answer = await alice.get(f"/v1/room_summary/{q('#den:b.test')}")
+    assert answer.status_code == 200, answer.text
+    body = answer.json()
+    assert (body["name"], body["join_rule"], body["membership"]) == ("Den", "public", "leave")
+    assert body["room_id"] == room_id
+    network.cut("b.test")
+    assert (await a.client.get(f"/_matrix/client/v1/room_summary/{q(room_id)}?via=b.test")).json()["name"] == "Den"
+    network.heal("b.test")
+    # Without a server to ask there is none, and of one that nobody gets into nothing is told.
+    for path in (q(secret) + "?via=b.test", "%21unknown", "%21unknown?via=nowhere.test&via=not%20a%20name"):
+        refused = await alice.get(f"/v1/room_summary/{path}")
+        assert (refused.status_code, refused.json()["errcode"]) == (404, "M_NOT_FOUND")

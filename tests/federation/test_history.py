@@ -17,7 +17,7 @@ from homeserver.storage import events
 from tests.federation.network import Network, Peer, Seen
 from tests.room_graphs import Graph
 from tests.services.rooms.test_branches import BOB, DAN, Scene
-from tests.world import User, World, eventually
+from tests.world import User, World, until
 
 pytestmark = pytest.mark.anyio
 
@@ -67,7 +67,7 @@ class Hole:
         """Something that follows comes with the state before it, but not what is before it."""
         end = self.graph.say(BOB, "m.room.message", {"msgtype": "m.text", "body": "behind the gap"}, list(prev))
         state = {pair: EventId(event.event_id) for pair, event in self.graph.before(list(prev)).items()}
-        outliers = [one.pdu for one in self.graph.before(list(prev)).values()]
+        outliers = [one.pdu for one in self.graph.events if one.state_key is not None]
         await self.world.container.inbox.receive_outliers(RoomId(self.room), outliers)
         receipt = await self.world.container.inbox.receive_with_state(RoomId(self.room), end.pdu, state)
         assert receipt.outcome == Outcome.ACCEPTED, receipt
@@ -140,7 +140,9 @@ def ids_of(found: Sequence[Any]) -> list[str]:
 async def hole(network: Network) -> Hole:
     a = await network.server("a.test")
     alice = await a.user("alice")
-    peer, _ = network.peer("b.example"), network.peer("c.example")
+    peer, other = network.peer("b.example"), network.peer("c.example")
+    for one in (peer, other):
+        one.on("PUT", f"{V1}/send/", lambda seen: {"pdus": {}})  # Who does not answer is taken to be down.
     scene = Scene(a, alice, await alice.create_room(preset="public_chat"))
     await scene.join(BOB)
     before = await alice.send(scene.room_id, "before the gap")
@@ -180,11 +182,7 @@ async def test_history_comes_while_the_page_before_it_is_read(hole: Hole) -> Non
     page, token = await hole.page(dir="b", limit=5)
     assert ids_of(page) == said[:2:-1]
     assert token is not None
-
-    async def asked() -> int:
-        return len(hole.asked)
-
-    await eventually(asked, lambda count: count == 1)
+    await until(lambda: len(hole.asked) == 1)
     page, _ = await hole.page(dir="b", limit=5, **{"from": token})
     assert ids_of(page) == [*said[2::-1], end.event_id, hole.missing[-1].event_id]
 
@@ -196,6 +194,28 @@ async def test_context_reaches_beyond_the_gap(hole: Hole) -> None:
     assert ids_of(answer["events_before"]) == [event.event_id for event in hole.missing[:1:-1]]
     page, _ = await hole.page(dir="b", limit=3, **{"from": answer["start"]})
     assert ids_of(page) == [hole.missing[1].event_id, hole.missing[0].event_id, hole.before]
+
+
+async def test_a_time_in_the_gap_is_found(hole: Hole) -> None:
+    hole.serve()
+    await hole.close(hole.say(5))
+    middle = hole.missing[2]
+    path = f"/v1/rooms/{quote(hole.room)}/timestamp_to_event"
+    answer = (await hole.alice.get(path, ts=str(middle.origin_server_ts), dir="f")).json()
+    assert answer == {"event_id": middle.event_id, "origin_server_ts": middle.origin_server_ts}
+
+
+async def test_a_time_before_this_server_came_is_found(network: Network) -> None:
+    a, b = await network.server("a.test"), await network.server("b.test")
+    alice, bob = await a.user("alice"), await b.user("bob")
+    room_id = await alice.create_room(preset="public_chat")
+    said = await alice.send(room_id, "hello")
+    network.clock.advance(60)
+    answer = await bob.call("POST", f"/join/{quote(room_id)}", {}, params={"via": "a.test"})
+    assert answer.status_code == 200, answer.text
+    path = f"/v1/rooms/{quote(room_id)}/timestamp_to_event"
+    found = await bob.get(path, ts=str(network.clock.now() - 30_000), dir="b")
+    assert found.json()["event_id"] == said, found.text
 
 
 async def test_branches_of_the_past_stand_behind_what_they_follow(hole: Hole) -> None:
@@ -237,8 +257,8 @@ async def test_the_past_changes_nothing_of_the_present(hole: Hole) -> None:
     assert room["unread_notifications"] == again["unread_notifications"]
     # To have read something of the past is not to have read all that came since.
     await hole.alice.post(f"/rooms/{quote(hole.room)}/receipt/m.read/{quote(call.event_id)}")
-    graph = await hole.scene.graph()
-    said = graph.say(BOB, "m.room.message", {"body": "news"}, [graph.by_id[one] for one in tips])
+    ends = [hole.graph.by_id[one] for one in tips]
+    said = hole.graph.say(BOB, "m.room.message", {"body": "news"}, ends)
     assert await hole.scene.outcomes(said) == [Outcome.ACCEPTED]
     room = (await hole.alice.sync(before["next_batch"]))["rooms"]["join"][hole.room]
     assert (
@@ -249,6 +269,20 @@ async def test_the_past_changes_nothing_of_the_present(hole: Hole) -> None:
     await hole.alice.post(f"/rooms/{quote(hole.room)}/receipt/m.read/{quote(call.event_id)}")
     room = (await hole.alice.sync())["rooms"]["join"][hole.room]
     assert room["unread_notifications"]["notification_count"] == 0
+
+
+async def test_what_is_past_notifies_nobody(hole: Hole) -> None:
+    carol = await hole.world.user("carol")
+    await carol.join(hole.room)
+    hole.graph = await hole.scene.graph()
+    hole.before = hole.graph.events[-1].event_id
+    hole.serve()
+    await hole.close(hole.say(3))
+    assert len(await hole.read_back()) == len(hole.graph.events)
+    room = (await carol.sync())["rooms"]["join"][hole.room]
+    assert room["unread_notifications"]["notification_count"] == 1
+    listed = (await carol.get("/notifications")).json()["notifications"]
+    assert [one["event"]["content"]["body"] for one in listed] == ["behind the gap"]
 
 
 async def test_redactions_and_relations_of_the_past_count(hole: Hole) -> None:
@@ -389,7 +423,8 @@ async def test_what_was_purged_is_not_fetched_again(hole: Hole) -> None:
     await purge.work(is_server=True)
     asked = len(hole.asked)
     page = ids_of(await hole.read_back())
-    assert page == [end.event_id, *(event.event_id for event in hole.missing[:24:-1])]
+    # A forward extremity outlives a purge.
+    assert page == [end.event_id, *(event.event_id for event in hole.missing[:24:-1]), hole.before]
     assert len(hole.asked) == asked
     assert ids_of(await hole.read_on()) == page[::-1]
 

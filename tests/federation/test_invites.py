@@ -298,19 +298,21 @@ async def test_invite_must_be_signed_by_its_server_and_be_the_one_of_the_path(ne
     pdu = json.loads(event.pdu)
     by_another = json.loads(sign_pdu(event.pdu, "11", "q.test", key_of("q.test")).pdu)
     network.peer("q.test")
-    # By a third-party invite a user may be named as the sender whose server has not signed.
-    third = {"membership": "invite", "third_party_invite": {"signed": {"mxid": bob.user_id, "token": "t"}}}
-    unsigned = json.loads(sign_pdu(json.dumps(pdu | {"content": third}).encode(), "11", "p.test", key_of("p.test")).pdu)
     bodies: list[Any] = [
         pdu | {"signatures": {}},
         by_another,
         pdu | {"content": {"membership": "invite", "displayname": "X"}},
         {},
-        unsigned | {"signatures": {}},
     ]
     for bad in bodies:
         answer = await room.send_invite("b.test", event, event=bad)
         assert (answer.status_code, answer.json()["errcode"]) == (400, "M_INVALID_PARAM"), answer.text
+    # By a third-party invite somebody may be named as the sender whose server has not signed: not to us.
+    third = {"membership": "invite", "third_party_invite": {"signed": {"mxid": bob.user_id, "token": "t"}}}
+    by_proof = sign_pdu(json.dumps(pdu | {"content": third}).encode(), "11", "p.test", key_of("p.test"))
+    unsigned = json.loads(by_proof.pdu) | {"signatures": {}}
+    answer = await room.send_invite("b.test", by_proof, event=unsigned)
+    assert (answer.status_code, answer.json()["errcode"]) == (400, "M_INVALID_PARAM"), answer.text
     bodies = [[], 1, "x", None]
     for bad in bodies:
         assert (await room.send_invite("b.test", event, event=bad)).status_code == 400
@@ -519,3 +521,19 @@ async def test_peer_that_is_in_the_room_can_be_brought_in(network: Network) -> N
     room_id = await ann.create_room(preset="public_chat")
     await bring_in(network.peer("p.test"), "a.test", room_id, "@x:p.test")
     assert await members_of(ann, room_id) == {ann.user_id: "join", "@x:p.test": "join"}
+
+
+@pytest.mark.behaviours("CS-INVP-02")
+async def test_invites_that_came_before_are_not_shown_to_who_wants_none(network: Network) -> None:
+    b = await network.server("b.test")
+    bob, ben = await b.user("bob"), await b.user("ben")
+    room = ForeignRoom.begin(network.peer("p.test"))
+    await room.send_invite("b.test", room.invite(bob.user_id))
+    here = await ben.create_room()
+    await ben.invite(here, bob)
+    assert set(await invites(bob)) == {here, room.room_id}
+    permission = f"/user/{bob.user_id}/account_data/m.invite_permission_config"
+    await bob.put(permission, {"default_action": "block"})
+    assert await invites(bob) == {}
+    await bob.put(permission, {})
+    assert set(await invites(bob)) == {here, room.room_id}

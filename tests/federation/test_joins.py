@@ -8,6 +8,7 @@ import pytest
 
 from homeserver.matrix.events import Event
 from homeserver.matrix.room_versions import ROOM_VERSIONS
+from homeserver.matrix.signing import sign_event
 from homeserver.outbound.transport import Reply
 from tests.federation.foreign import FEDERATION, ForeignRoom, bring_in, complete, hand_over, make, refusal
 from tests.federation.network import Network
@@ -377,6 +378,19 @@ async def test_join_must_be_signed_and_be_the_one_of_the_path(network: Network) 
     # Whose answer was lost asks again.
     assert (await p.call("a.test", "PUT", target, pdu)).status_code == 200
     assert await members_of(ann, room_id) == {ann.user_id: "join", "@x:p.test": "join"}
+
+
+@pytest.mark.behaviours("SS-JOIN-03")
+async def test_join_must_come_from_the_server_of_the_user(network: Network) -> None:
+    a = await network.server("a.test")
+    ann = await a.user("ann")
+    p, q = network.peer("p.test"), network.peer("q.test")
+    room_id = await ann.create_room(preset="public_chat")
+    made = (await make(q, "a.test", "join", room_id, "@x:q.test", *VERSIONS)).json()
+    event = sign_event(complete(q, made), "p.test", key_of("p.test"))
+    answer = await hand_over(p, "a.test", "join", room_id, event)
+    assert (answer.status_code, answer.json()["errcode"]) == (400, "M_INVALID_PARAM")
+    assert await members_of(ann, room_id) == {ann.user_id: "join"}
 
 
 @pytest.mark.behaviours("SS-JOIN-03")

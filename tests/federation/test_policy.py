@@ -215,3 +215,24 @@ async def test_this_server_is_no_policy_server(stage: Stage) -> None:
     await stage.alice.set_state(stage.room, "m.room.policy", policy)
     path = f"/rooms/{q(stage.room)}/send/m.room.message/t"
     assert (await stage.alice.put(path, {"msgtype": "m.text", "body": "x"})).status_code == 502
+
+
+async def test_end_of_an_upgraded_room_is_signed(policed: Policed) -> None:
+    answer = await policed.stage.alice.post(f"/rooms/{q(policed.stage.room)}/upgrade", {"new_version": "12"})
+    assert answer.status_code == 200, answer.text
+    [tombstone] = [event for event in await policed.stage.events() if event.type == "m.room.tombstone"]
+    assert is_signed(tombstone)
+
+
+async def test_event_that_ties_branches_together_is_signed(policed: Policed) -> None:
+    graph = await policed.stage.scene.graph()
+    start = graph.events[-1]
+    branches = [graph.say(DAN, "m.room.message", {"body": f"{number}"}, [start]) for number in range(25)]
+    assert set(await policed.stage.scene.outcomes(*branches)) == {Outcome.ACCEPTED}
+    assert (await policed.say("here")).status_code == 200
+    events = await policed.stage.events()
+    assert len(await policed.stage.scene.tips()) == 1
+    after = events[[event.event_id for event in events].index(start.event_id) + 1 :]
+    own = [event for event in after if event.sender == policed.stage.alice.user_id]
+    assert len(own) >= 2
+    assert all(is_signed(event) for event in own)

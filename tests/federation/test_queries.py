@@ -251,3 +251,13 @@ async def test_version_is_told_to_everybody(network: Network) -> None:
     a = await network.server("a.test")
     answer = await a.client.get(f"{V1}/version")
     assert answer.json()["server"]["name"]
+
+
+async def test_room_is_joined_by_its_alias_on_another_server(network: Network) -> None:
+    a, b = await network.server("a.test"), await network.server("b.test")
+    alice, bob = await a.user("alice"), await b.user("bob")
+    room = await bob.create_room(preset="public_chat", room_alias_name="there")
+    answer = await alice.post(f"/join/{q('#there:b.test')}")
+    assert (answer.status_code, answer.json()) == (200, {"room_id": room})
+    body = (await bob.get(f"/directory/room/{q('#there:b.test')}")).json()
+    assert body["servers"] == ["b.test", "a.test"]

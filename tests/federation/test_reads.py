@@ -10,6 +10,8 @@ import pytest
 from homeserver.matrix.events import Event
 from homeserver.services.rooms.inbox import Outcome
 from tests.federation.network import Network, Peer
+from tests.federation.test_partial_joins import arrive
+from tests.room_graphs import CREATOR
 from tests.services.rooms.test_branches import BOB, DAN, Scene
 from tests.world import User
 
@@ -208,3 +210,75 @@ async def test_event_nearest_to_a_time_is_one_that_the_server_may_see(stage: Sta
     assert await nearest(stage.bobs, clock.now(), "f") == (404, "M_NOT_FOUND")
     assert await nearest(stage.bobs, 0, "b") == (404, "M_NOT_FOUND")
     assert await nearest(stage.bobs, 0, "x") == (400, "M_INVALID_PARAM")
+
+
+STRANGE = [
+    "%00",
+    "%24%00",
+    "%ED%A0%80",
+    "%FF",
+    "x" * 300,
+    "%24" + "%F0%9F%98%80" * 100,
+    "%21",
+    "9" * 40,
+    "-1",
+    "..%2F..",
+    "%E2%80%AE",
+]
+
+
+@pytest.mark.trust("C24", "C26", "R8")
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/event/{x}",
+        "/event_auth/{x}/{x}",
+        "/event_auth/{room}/{x}",
+        "/state/{x}?event_id={x}",
+        "/state/{room}?event_id={x}",
+        "/state_ids/{room}?event_id={x}",
+        "/timestamp_to_event/{x}?ts=1&dir=f",
+        "/timestamp_to_event/{room}?ts={x}&dir={x}",
+        "/hierarchy/{x}?suggested_only={x}",
+        "/publicRooms?limit={x}&since={x}",
+        "/query/directory?room_alias={x}",
+        "/query/directory?room_alias=%23{x}:a.test",
+        "/query/profile?user_id={x}",
+        "/query/profile?user_id=%40{x}:a.test&field={x}",
+        "/query/{x}",
+        "/media/download/{x}?timeout_ms={x}",
+        "/media/thumbnail/{x}?width={x}&height={x}&method={x}&animated={x}",
+        "/openid/userinfo?access_token={x}",
+    ],
+)
+async def test_no_input_of_a_server_makes_this_one_fail(stage: Stage, path: str) -> None:
+    for strange in STRANGE:
+        status, body = await stage.get(stage.bobs, path.format(x=strange, room=q(stage.room)))
+        assert status < 500, body
+        if status != 200:
+            assert body["errcode"].startswith("M_")
+
+
+@pytest.mark.trust("S3")
+@pytest.mark.behaviours("SS-BF-03", "SS-BF-04")
+async def test_what_is_known_in_part_is_not_told_as_if_it_were_all(network: Network) -> None:
+    scene = await arrive(network)
+    others = network.peer("c.example")
+    said = await scene.alice.send(scene.room, "Hello.")
+    visibility = {"history_visibility": "joined"}
+    hidden = scene.graph.say(CREATOR, "m.room.history_visibility", visibility, [scene.join], state_key="")
+    secret = scene.graph.say(CREATOR, "m.room.message", {"body": "for those here"}, [hidden])
+    assert await scene.receive(hidden, secret) == ["accepted", "accepted"]
+
+    async def status(path: str) -> int:
+        return (await others.call("localhost", "GET", V1 + path)).status_code
+
+    state = f"/state_ids/{q(scene.room)}?event_id={q(said)}"
+    assert await status(state) == 404
+    assert await status(f"/event_auth/{q(scene.room)}/{q(said)}") == 200
+    assert await status(f"/event/{q(said)}") == 200
+    # Nobody of theirs is known to have been there, and nobody is known not to have.
+    assert await status(f"/event/{q(secret.event_id)}") == 404
+    await scene.become_whole()
+    assert await status(state) == 200
+    assert await status(f"/event/{q(secret.event_id)}") == 200

@@ -10,7 +10,7 @@ from homeserver.matrix.room_versions import ROOM_VERSIONS
 from tests.federation.foreign import FEDERATION, ForeignRoom, bring_in, complete, hand_over, make
 from tests.federation.network import Network
 from tests.federation.test_joins import join_by, members_of
-from tests.world import User
+from tests.world import User, eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -133,6 +133,7 @@ async def test_user_is_let_in_by_another_server_of_the_room(network: Network) ->
     for user in (bob, ben):
         assert (await join_by(user, other, "a.test")).status_code == 200
     assert (await join_by(bob, room_id, "a.test")).status_code == 200
+    await eventually(lambda: members_of(ann, other), lambda found: ben.user_id in found)
     # Nobody on this server may let others in.
     answer = await join_by(ben, room_id)
     assert answer.status_code == 200, answer.text
@@ -141,6 +142,7 @@ async def test_user_is_let_in_by_another_server_of_the_room(network: Network) ->
     # Where nobody else is reached, that is all there is to say.
     bea = await b.user("bea")
     await join_by(bea, other, "a.test")
+    await eventually(lambda: members_of(ann, other), lambda found: bea.user_id in found)
     network.cut("a.test")
     assert (await join_by(bea, room_id)).status_code == 502
 

@@ -233,6 +233,37 @@ async def test_event_of_odd_shape_is_dropped_and_nothing_else(stage: Stage, chan
     assert await stage.scene.bodies() == ["hello"]
 
 
+@pytest.mark.behaviours("SS-PDU-09")
+async def test_what_is_not_signed_is_not_passed_on(stage: Stage) -> None:
+    odd = json.loads((await stage.say("hello")).pdu)
+    unsigned = {
+        "age": 7,
+        "transaction_id": "mine",
+        "prev_content": {},
+        "redacted_because": {"type": "m.room.redaction"},
+    }
+    odd["unsigned"] = unsigned
+    odd["age_ts"] = 5
+    results = await stage.peer.send("a.test", "1", json.dumps(odd).encode())
+    [event_id] = results
+    event = (await stage.scene.alice.get(f"/rooms/{stage.room}/event/{event_id}")).json()
+    assert not event.get("unsigned", {}).keys() & {"transaction_id", "prev_content", "redacted_because"}
+    assert event["unsigned"]["age"] != 7
+
+
+@pytest.mark.trust("C30")
+@pytest.mark.behaviours("SS-PDU-02")
+async def test_event_in_the_form_of_another_room_version_is_dropped(stage: Stage) -> None:
+    odd = json.loads((await stage.say("odd")).pdu)
+    old = {**odd, "event_id": "$old:b.example"}
+    for name in ("prev_events", "auth_events"):
+        old[name] = [[event_id, {"sha256": "A"}] for event_id in odd[name]]
+    without_room = {name: value for name, value in odd.items() if name != "room_id"}
+    results = await stage.peer.send("a.test", "1", json.dumps(old).encode(), json.dumps(without_room).encode())
+    assert results == {}
+    assert await stage.scene.bodies() == []
+
+
 @pytest.mark.trust("C22")
 async def test_event_that_names_too_many_others_is_dropped(stage: Stage) -> None:
     said = json.loads((await stage.say("hello")).pdu)
@@ -426,10 +457,9 @@ async def test_what_is_staged_is_taken_in_after_a_restart(held: Held) -> None:
     assert await held.put("first", held.body()) == (200, {"pdus": {dans.event_id: {}}})
 
 
+@pytest.mark.parametrize("new_database", ["sqlite"], indirect=True)  # A copy is made by copying its file.
 @pytest.mark.trust("F22", "R1")
 async def test_what_was_staged_by_a_process_that_died_is_taken_in(held: Held, tmp_path: Path) -> None:
-    if held.scene.world.container.database.is_postgres:
-        pytest.skip("A copy of the database is made by copying its file.")
     _, bobs = await held.wait_for_keys()
     url = held.scene.world.container.database.url.database
     assert url is not None

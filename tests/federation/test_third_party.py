@@ -12,7 +12,7 @@ from tests.federation.foreign import FEDERATION, bring_in, refusal
 from tests.federation.network import Network
 from tests.federation.test_invites import invites
 from tests.federation.test_joins import join_by, members_of
-from tests.world import User
+from tests.world import User, eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -81,6 +81,7 @@ async def test_binding_of_an_address_brings_the_invite(network: Network) -> None
     assert await members_of(ann, room_id) == {ann.user_id: "join", bob.user_id: "join"}
     # The offer is used up.
     await bob.leave(room_id)
+    await eventually(lambda: members_of(ann, room_id), lambda found: found[bob.user_id] == "leave")
     await bind(b.client, bob.user_id, (room_id, ann.user_id, proof(bob.user_id)))
     assert await invites(bob) == {}
 

@@ -18,10 +18,12 @@ from homeserver.matrix.events import (
     build_event,
     build_template,
     event_id_of,
+    receive_events,
     redact_pdu,
 )
 from homeserver.matrix.room_versions import ROOM_VERSIONS, RoomVersion
 from homeserver.matrix.signing import SigningKey
+from tests import room_graphs
 
 KEY = SigningKey.generate("1", bytes(32))
 VERSIONS = list(ROOM_VERSIONS.values())
@@ -364,3 +366,16 @@ def test_events_cannot_be_changed() -> None:
     with pytest.raises(TypeError):
         Event()
     assert event.event_id in repr(event)
+
+
+def test_many_events_from_elsewhere_are_told_apart_by_whether_they_are_as_they_were_made() -> None:
+    graph = room_graphs.begin("10")
+    good = graph.events[0].pdu
+    fields = json.loads(good)
+    changed = json.dumps({**fields, "content": {**fields["content"], "more": 1}}).encode()
+    noted = json.dumps({**fields, "unsigned": {"age": 7}}).encode()
+    received = receive_events([good, changed, noted, b"{}", b"nonsense"], "10")
+    whole = [one for one in received if not isinstance(one, str)]
+    assert [matches for _, matches in whole] == [True, False, True]
+    assert [event.event_id for event, _ in whole] == [graph.events[0].event_id] * 3
+    assert all(isinstance(one, str) for one in received[3:])

@@ -46,19 +46,25 @@ class Authority:
         self.file.write_bytes(certificate.public_bytes(Encoding.PEM))
 
     def issue(
-        self, *names: str, lifetime: timedelta = 10 * _DAY, is_self_signed: bool = False, to: str | None = None
+        self,
+        *names: str,
+        lifetime: timedelta = 10 * _DAY,
+        is_self_signed: bool = False,
+        is_of_old: bool = False,
+        to: str | None = None,
     ) -> Certificate:
         """A certificate for host names and addresses; with a lifetime below zero it has expired.
 
-        `to` names its files, which are written anew if they are there.
+        One as of old has the first name as its common name alone. `to` names its files, which are written anew if they
+        are there.
         """
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
         issuer = (subject, key) if is_self_signed else (self._name, self._key)
         builder = _builder(subject, key, lifetime, issuer=issuer)
-        builder = builder.add_extension(
-            x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False
-        )
+        if not is_of_old:
+            alternatives = x509.SubjectAlternativeName([_general_name(name) for name in names])
+            builder = builder.add_extension(alternatives, critical=False)
         certificate = builder.sign(issuer[1], SHA256())
         stem = to or names[0].replace("*", "any")
         issued = Certificate(self._folder / f"{stem}.pem", self._folder / f"{stem}.key")

@@ -6,7 +6,6 @@ Its server name is an address, because Synapse finds servers by the DNS alone.
 
 import http.client
 import os
-import ssl
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,7 +29,8 @@ media_store_path: {folder}/media
 tls_certificate_path: {certificate}
 tls_private_key_path: {private_key}
 listeners:
-  - {{port: {port}, tls: true, type: http, bind_addresses: ["{host}"], resources: [{{names: [client, federation]}}]}}
+  - {{port: {port}, tls: true, type: http, bind_addresses: ["{host}"], resources: [{{names: [federation]}}]}}
+  - {{port: {client_port}, tls: false, type: http, bind_addresses: ["{host}"], resources: [{{names: [client]}}]}}
 database: {{name: sqlite3, args: {{database: {folder}/homeserver.db}}}}
 federation_custom_ca_list: ["{authority}"]
 ip_range_blacklist: []
@@ -42,6 +42,7 @@ macaroon_secret_key: "for tests"
 registration_shared_secret: "for tests"
 rc_registration: {{per_second: 1000, burst_count: 1000}}
 rc_login: {{address: {{per_second: 1000, burst_count: 1000}}, account: {{per_second: 1000, burst_count: 1000}}}}
+rc_room_creation: {{per_second: 1000, burst_count: 1000}}
 rc_message: {{per_second: 1000, burst_count: 1000}}
 rc_joins: {{local: {{per_second: 1000, burst_count: 1000}}, remote: {{per_second: 1000, burst_count: 1000}}}}
 rc_invites: {{per_room: {{per_second: 1000, burst_count: 1000}}, per_user: {{per_second: 1000, burst_count: 1000}}}}
@@ -55,17 +56,11 @@ class Synapse:
 
     name: str
     port: int
-    authority: Authority
+    """Where its clients find it, without TLS."""
     process: running.Process
 
-    @property
-    def url(self) -> str:
-        """Where its clients find it, by TLS."""
-        return f"https://{self.name}"
-
     def is_healthy(self) -> bool:
-        context = ssl.create_default_context(cafile=str(self.authority.file))
-        connection = http.client.HTTPSConnection(HOST, self.port, timeout=2, context=context)
+        connection = http.client.HTTPConnection(HOST, self.port, timeout=2)
         try:
             connection.request("GET", "/_matrix/client/versions")
             return connection.getresponse().status == 200
@@ -82,13 +77,14 @@ def running_synapse(folder: Path, authority: Authority, more: str = "") -> Itera
     if program is None:
         pytest.skip("SYNAPSE_PYTHON names no Python that has Synapse.")
     folder.mkdir(parents=True, exist_ok=True)
-    port = free_port()
+    port, client_port = free_port(), free_port()
     certificate = authority.issue(HOST, to="synapse")
     settings = _SETTINGS.format(
         name=f"{HOST}:{port}",
         folder=folder,
         host=HOST,
         port=port,
+        client_port=client_port,
         certificate=certificate.certificate,
         private_key=certificate.private_key,
         authority=authority.file,
@@ -97,7 +93,7 @@ def running_synapse(folder: Path, authority: Authority, more: str = "") -> Itera
     command = [program, *_MODULE, "-c", str(folder / "homeserver.yaml")]
     subprocess.run([*command, "--generate-keys"], check=True, capture_output=True, timeout=60)
     process = running.start("synapse", command, log=folder / "synapse.log", cwd=folder)
-    synapse = Synapse(f"{HOST}:{port}", port, authority, process)
+    synapse = Synapse(f"{HOST}:{port}", client_port, process)
     try:
         process.wait_until(synapse.is_healthy, 60)
         yield synapse

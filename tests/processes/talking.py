@@ -33,7 +33,9 @@ class Connection:
         """The status and the answer."""
         if self.open is None:
             self.open = http.client.HTTPConnection(self.host, self.port, timeout=60)
-        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self.token}"}
+        headers = {"Content-Type": "application/json"}
+        if self.token:
+            headers["Authorization"] = f"Bearer {self.token}"
         try:
             self.open.request(
                 method, f"/_matrix/client/v3{path}", None if body is None else json.dumps(body).encode(), headers

@@ -1,5 +1,6 @@
 """The command that goes the way to another server: it says what is good, what is wrong, and what to do."""
 
+import asyncio
 import json
 import subprocess
 from collections.abc import Iterator
@@ -9,9 +10,19 @@ from pathlib import Path
 
 import pytest
 
+from homeserver.config.model import Config
+from homeserver.config.model import Federation as Settings
+from homeserver.kit.clock import Clock
+from homeserver.kit.randomness import Randomness
+from homeserver.matrix.identifiers import ServerName
+from homeserver.matrix.signing import SigningKey
+from homeserver.services.federation.check import FederationCheck
+from tests.outbound.names import Names
+from tests.processes.certificates import Authority
 from tests.processes.federating import Federation, new_federation
 from tests.processes.server import PROGRAM, free_port
 from tests.processes.synapse import running_synapse
+from tests.processes.tls_peers import Heard, ok, tls_peer
 
 pytestmark = pytest.mark.timeout(90)  # Each test starts processes, and waits for them.
 
@@ -132,3 +143,38 @@ def test_check_without_good_settings_ends_with_two(tmp_path: Path) -> None:
     result = federation.check("a.test", "b.test")
     assert result.returncode == 2
     assert "federation.ca_files: " in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("version", "said"),
+    [
+        (b'{"server": {"name": "\\u001b[31mEvil\\r", "version": "1"}}', "ok  It says that it is �[31mEvil� 1."),
+        (b'{"server": {"name": [{}], "version": 7}}', "ok  It says that it is [{}] 7."),
+        (b'{"server": "text"}', "ok  It says that it is something without a name."),
+        (b"{}", "ok  It says that it is something without a name."),
+        (b"[]", "FAILED  It does not say its version"),
+        (b"<html>", "FAILED  It does not say its version"),
+        (b"", "FAILED  It does not say its version"),
+    ],
+)
+@pytest.mark.trust("F25")
+async def test_check_of_a_server_that_answers_nonsense_says_so_and_no_more(
+    tmp_path: Path, version: bytes, said: str
+) -> None:
+    authority = Authority(tmp_path)
+    key = SigningKey.from_seed("a", "A" * 43)
+
+    async def answer(heard: Heard, writer: asyncio.StreamWriter) -> None:
+        body = version if "version" in heard.line else b'{"errcode": "M_\\u0007", "error": "\\u001b[2J"}'
+        await ok(body, "200 OK" if "version" in heard.line else "401 No")(heard, writer)
+
+    async with tls_peer(authority.issue("b.test").server_context(), answer) as peer:
+        settings = Settings(addresses={"b.test": peer.address}, ca_files=(str(authority.file),))
+        config = Config(server_name="a.test", federation=settings)
+        check = FederationCheck(config, key, Clock(), Randomness(), Names())
+        shown = "\n".join([str(step) async for step in check.steps(ServerName("b.test"))])
+        await check.close()
+    assert said in shown
+    assert "FAILED  It does not give its keys" in shown
+    assert "FAILED  It does not believe this server's signature: �[2J" in shown
+    assert all(character.isprintable() or character == "\n" for character in shown)

@@ -3,28 +3,18 @@
 import asyncio
 import ssl
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from homeserver.config.model import Federation
 from homeserver.errors import Unreachable
-from homeserver.kit.clock import Clock
-from homeserver.kit.randomness import Randomness
-from homeserver.matrix.identifiers import ServerName
-from homeserver.outbound.http import HttpTransport, opened
 from homeserver.outbound.resolver import Service
-from homeserver.outbound.transport import Reply
 from tests.outbound.names import Names
+from tests.processes.asking import BODY, LOCAL, ask, transport_to
 from tests.processes.certificates import Authority
-from tests.processes.tls_peers import Answer, Heard, TlsPeer, dripping, endless, never, ok, raw, tls_peer
-
-BODY = b'{"secret": "what only the right server may read"}'
-LOCAL = ("127.0.0.0/8",)
+from tests.processes.tls_peers import Answer, Heard, dripping, endless, never, ok, raw, tls_peer
 
 
 @pytest.fixture(scope="module")
@@ -35,34 +25,6 @@ def anyio_backend() -> tuple[str, dict[str, bool]]:
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return Authority(tmp_path_factory.mktemp("authority"))
-
-
-@asynccontextmanager
-async def transport_to(
-    authority: Authority, *peers: tuple[str, TlsPeer], names: Names | None = None, idle_s: float = 60, **more: Any
-) -> AsyncIterator[HttpTransport]:
-    """The transport under test, which is told where the peers are."""
-    settings = Federation(
-        addresses={name: peer.address for name, peer in peers}, ca_files=(str(authority.file),), **more
-    )
-    async with opened(settings, Clock(), Randomness(), names or Names(), idle_s=idle_s) as transport:
-        yield transport
-
-
-async def ask(
-    transport: HttpTransport,
-    name: str,
-    *,
-    method: str = "PUT",
-    target: str = "/",
-    headers: Mapping[str, str] | None = None,
-    body: bytes | None = BODY,
-    timeout_s: float = 5,
-    largest: int = 100_000,
-) -> Reply:
-    return await transport.exchange(
-        ServerName(name), method, target, headers or {}, body, timeout_s=timeout_s, largest=largest
-    )
 
 
 async def test_a_request_comes_as_it_was_signed_and_its_answer_comes_back(authority: Authority) -> None:
@@ -79,7 +41,9 @@ async def test_a_request_comes_as_it_was_signed_and_its_answer_comes_back(author
     assert peer.names == ["a.test"]
 
 
-@pytest.mark.parametrize("kind", ["expired", "self-signed", "wrong name", "another authority", "only an address"])
+@pytest.mark.parametrize(
+    "kind", ["expired", "self-signed", "wrong name", "another authority", "only an address", "only a common name"]
+)
 @pytest.mark.trust("C34")
 async def test_a_server_that_does_not_prove_its_name_is_sent_nothing(
     authority: Authority, tmp_path: Path, kind: str
@@ -90,6 +54,7 @@ async def test_a_server_that_does_not_prove_its_name_is_sent_nothing(
         "wrong name": lambda: authority.issue("b.test", "*.a.test", "xa.test"),
         "another authority": lambda: Authority(tmp_path).issue("a.test"),
         "only an address": lambda: authority.issue("127.0.0.2"),
+        "only a common name": lambda: authority.issue("a.test", is_of_old=True),
     }[kind]()
     async with tls_peer(certificate.server_context(), ok()) as peer:
         async with transport_to(authority, ("a.test", peer)) as transport:

@@ -23,8 +23,8 @@ import pytest
 from homeserver.errors import Unreachable
 from homeserver.outbound.resolver import DnsResolver, Service
 from tests.outbound.names import Names
+from tests.processes.asking import LOCAL, ask, transport_to
 from tests.processes.certificates import Authority
-from tests.processes.test_transport import LOCAL, ask, transport_to
 from tests.processes.tls_peers import TlsPeer, ok, tls_peer
 
 

@@ -16,7 +16,7 @@ from urllib.parse import quote, unquote
 
 from homeserver.app.application import Application
 from homeserver.app.container import Container
-from homeserver.errors import Unreachable
+from homeserver.errors import AnswerTooLarge, Unreachable
 from homeserver.matrix.identifiers import ServerName
 from homeserver.outbound.transport import Reply
 from homeserver.services.users.accounts import NewDevice
@@ -273,7 +273,7 @@ class _Line:
             raise Unreachable("There was no answer in time.")
         reply = work.result()
         if len(reply.body) > largest:
-            raise Unreachable("The answer is too large.")
+            raise AnswerTooLarge("The answer is too large.")
         return reply
 
     async def fetch(

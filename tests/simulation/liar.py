@@ -32,6 +32,7 @@ class Liar:
         self._version = ""
         self._room_id = ""
         self._numbers = 0
+        self.is_silent = False
         city.strangers[name] = self.answer
 
     def answer(self, origin: str, method: str, target: str, body: bytes | None) -> Reply:
@@ -45,6 +46,8 @@ class Liar:
             for pdu in json.loads(body).get("pdus", []):
                 self._see(json.dumps(pdu).encode())
             return Reply(200, {}, b'{"pdus": {}}')
+        if self.is_silent:
+            return self._nothing(path)
         return self._chance.choice([self._nothing, self._garbage, self._wrong_events, self._right_events])(path)
 
     async def join(self, room_id: str, version: str, through: str) -> bool:

@@ -5,6 +5,7 @@ The order of sets of text depends on a seed of the interpreter, which is fixed f
 
 import argparse
 import asyncio
+import gc
 import hashlib
 import logging
 import os
@@ -70,6 +71,7 @@ def _run_all(seeds: Sequence[int], folder: Path, *, is_told: bool) -> int:
 
 def _be_child(seed: int, folder: Path, *, is_told: bool) -> NoReturn:
     """Never returns."""
+    gc.disable()  # It would throw away what the dead were waiting for, and they would be surprised.
     try:
         lines = _run(seed, folder)
     except BaseException:  # noqa: BLE001 - whatever it was, the process ends here

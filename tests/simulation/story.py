@@ -21,7 +21,7 @@ from tests.simulation.liar import Liar
 from tests.simulation.loop import LIFE, SimulationLoop
 
 _QUARRELS_S = 60.0
-_QUIET_S = 300.0
+_QUIET_S = 130.0
 _STEPS = 30
 
 
@@ -179,11 +179,13 @@ async def _heal(story: Story) -> None:
     for house in story.honest:
         if house.application is None:
             await city.start(house)
-    await asyncio.sleep(_QUIET_S)
-    for house in story.honest:
-        await _speak(story, house)
-        await asyncio.sleep(60.0)
-    await asyncio.sleep(_QUIET_S)
+    if story.liar is not None:
+        story.liar.is_silent = True
+    for _ in range(2):
+        await asyncio.sleep(_QUIET_S)
+        for house in story.honest:
+            await _speak(story, house)
+            await asyncio.sleep(20.0)
 
 
 async def _speak(story: Story, house: House) -> None:

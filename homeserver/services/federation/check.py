@@ -36,6 +36,11 @@ class Step:
     what: str
     remedy: str = ""
 
+    def __str__(self) -> str:
+        """As it is shown. Some of the words are the other server's, so nothing in them moves the cursor."""
+        shown = f"{self.outcome:>6}  {_printable(self.what)}"
+        return f"{shown}\n        What to do: {_printable(self.remedy)}" if self.remedy else shown
+
 
 class FederationCheck:
     """Goes the way to another server step by step, on connections of its own."""
@@ -151,10 +156,11 @@ class FederationCheck:
         """What the server answers to requests."""
         client = FederationClient(self._transport, self._destinations, self._config.server_name, self._key or _NO_KEY)
         try:
-            version = (await client.version(name)).get("server", {})
-            described = [str(version.get(part, ""))[:100] for part in ("name", "version")]
-            yield Step("ok", f"It says that it is {' '.join(filter(None, described)) or 'something without a name'}.")
-        except (RemoteFailure, AttributeError) as error:
+            version = (await client.version(name)).get("server")
+            described = [version.get(part) for part in ("name", "version")] if isinstance(version, dict) else []
+            words = " ".join(str(one)[:100] for one in described if one)
+            yield Step("ok", f"It says that it is {words or 'something without a name'}.")
+        except RemoteFailure as error:
             yield _failed(error, "It does not say its version (/_matrix/federation/v1/version).")
         document: KeyDocument | None = None
         try:
@@ -220,6 +226,10 @@ def _failed(error: Exception, what: str) -> Step:
     else:
         remedy = "See the log of that server, and of the proxy before it."
     return Step("FAILED", f"{what} {str(error)[:500]}", remedy)
+
+
+def _printable(text: str) -> str:
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
 def _place(address: Address, port: int) -> str:

@@ -165,17 +165,23 @@ class RemoteDeviceLists:
                 asked = await self._database.write(self._begin, [one.user_id])
                 try:
                     answer = await self._client.user_devices(server, one.user_id)
-                except RemoteFailure as failure:
-                    if not isinstance(failure, Refused) or failure.status != 404:
-                        await self._put_off(server, one.failures)
-                        return
+                except Refused as refusal:
+                    if refusal.errcode != "M_NOT_FOUND":
+                        await self._database.write(_put_off_one, one, until=self._until(one.failures))
+                        continue
                     answer = UserDevices(one.user_id, one.seen[-1] if one.seen else 0, [])
+                except RemoteFailure:
+                    await self._put_off(server, one.failures)
+                    return
                 found = {one.user_id: remote_keys.of_list(answer, one.user_id)}
                 await self._database.write(self._fill, found, asked, answer.stream_id)
 
     async def _put_off(self, server: ServerName, failures: int) -> None:
-        until = self._clock.now() + min(_FIRST_PAUSE_MS << min(failures, 20), _LONGEST_PAUSE_MS)
-        await self._database.write(_put_off, server, failures=failures + 1, until=until)
+        await self._database.write(_put_off, server, failures=failures + 1, until=self._until(failures))
+
+    def _until(self, failures: int) -> int:
+        """When to try again after so many failures in a row, and one more."""
+        return self._clock.now() + min(_FIRST_PAUSE_MS << min(failures, 20), _LONGEST_PAUSE_MS)
 
     def _update(self, tx: WriteTx, user_id: UserId, device_id: DeviceId, update: Update, body: str | None) -> None:
         known = remote_device_lists.lock_many(tx, [user_id]).get(user_id)
@@ -320,6 +326,11 @@ def _is_in_step(known: RemoteDeviceList | None) -> bool:
 def _put_off(tx: WriteTx, server: ServerName, *, failures: int, until: int) -> None:
     remote_device_lists.put_off(tx, server, failures=failures, until=until)
     tx.wake([RESYNC])
+
+
+def _put_off_one(tx: WriteTx, refused: RemoteDeviceList, *, until: int) -> None:
+    for known in remote_device_lists.lock_many(tx, [refused.user_id]).values():
+        remote_device_lists.set_many(tx, [replace(known, failures=refused.failures + 1, retry_ts=until)])
 
 
 def _put_device(tx: WriteTx, user_id: UserId, device_id: DeviceId, body: str | None) -> bool:

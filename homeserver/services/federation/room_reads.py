@@ -110,7 +110,7 @@ class RoomReads:
         if row.state_before is None and row.state_after is None:
             raise NotFound(_NO_EVENT)
         if partial_rooms.find_many(tx, [room.room_nid]):
-            raise NotFound("This server knows the state of the room in part only. Ask another one.")
+            raise NotFound("This server does not know the state there yet.")
         positions = self._trees.positions(tx, row.state_before)
         return StateBefore(positions, auth_chain(tx, room, positions))
 

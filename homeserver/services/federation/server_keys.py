@@ -11,7 +11,8 @@ from homeserver.storage import server_keys
 from homeserver.storage.engine import Database
 from homeserver.storage.server_keys import StoredDocument
 
-_VALID_MS = 24 * 60 * 60 * 1000
+_VALID_MS = 2 * 24 * 60 * 60 * 1000
+"""So that who is a day ahead of this server still has a day."""
 _MOST_SERVERS = 100
 
 

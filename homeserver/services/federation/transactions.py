@@ -24,6 +24,7 @@ from homeserver.kit.clock import Clock
 from homeserver.kit.concurrency import Background, KeyedLocks
 from homeserver.kit.metrics import Metrics
 from homeserver.matrix.identifiers import EventId, RoomId, ServerName
+from homeserver.services.federation.early import Early
 from homeserver.services.federation.edus import Edus
 from homeserver.services.federation.lines import Lines, Place
 from homeserver.services.rooms.hot import HotRoom, HotRooms
@@ -101,6 +102,7 @@ class Transactions:
         invitations: Invitations,
         acls: ServerAcls,
         lines: Lines,
+        early: Early,
         edus: Edus,
         metrics: Metrics,
         background: Background,
@@ -113,6 +115,7 @@ class Transactions:
         self._invitations = invitations
         self._acls = acls
         self._lines = lines
+        self._early = early
         self._edus = edus
         self._metrics = metrics
         self._background = background
@@ -215,9 +218,12 @@ class Transactions:
             if room is None or self._server_name not in room.servers:
                 of_room = await self._end_invites(origin, room_id, of_room, found)
             if room is None:
-                found.outcomes["unknown_room"] += len(of_room)
+                is_kept = self._early.keep(origin, room_id, of_room)
+                found.outcomes["early" if is_kept else "unknown_room"] += len(of_room)
             elif self._server_name not in room.servers:
-                _refuse(room, of_room, "This server is not in the room.", "unknown_room", found)
+                is_kept = self._early.keep(origin, room_id, of_room)
+                reason = "This server is not in the room" + (" yet." if is_kept else ".")
+                _refuse(room, of_room, reason, "early" if is_kept else "unknown_room", found)
             elif not self._acls.allows(room, origin):
                 _refuse(room, of_room, "The room does not let this server take part.", "forbidden", found)
             else:

@@ -4,10 +4,18 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from homeserver.errors import HomeserverError, NotFound, Refused, RemoteFailure, Unreachable, Unsupported
+from homeserver.errors import (
+    AnswerTooLarge,
+    HomeserverError,
+    NotFound,
+    Refused,
+    RemoteFailure,
+    Unreachable,
+    Unsupported,
+)
 from homeserver.kit.caching import Lru
 from homeserver.kit.clock import Clock
-from homeserver.kit.concurrency import SingleFlight
+from homeserver.kit.concurrency import KeyedLocks, SingleFlight
 from homeserver.kit.randomness import Randomness
 from homeserver.matrix import multipart
 from homeserver.matrix.identifiers import ServerName, UserId
@@ -24,8 +32,13 @@ from homeserver.storage.remote_media import RemoteMedia
 _ENVELOPE = 64 << 10
 """So many bytes an answer may have besides the file."""
 _LARGEST_THUMBNAIL = 10 << 20
-_AT_ONCE = 8
-"""So many files are fetched at once: they are in memory until they are on the disk."""
+_SMALL = 4 << 20
+_AT_ONCE = 64
+"""So many files are fetched at once, as long as they are small: they are in memory until they are on the disk."""
+_AT_ONCE_EACH = 8
+"""So many of one server, which may be slow, or wait for what is yet to be uploaded."""
+_LARGE_AT_ONCE = 4
+"""A file that turns out to be large is asked for again, when it is its turn among others: one of each server."""
 _FAILED = 5000
 _FAILURE_FOR_S = 60
 _MOST_REMOVED = 1000
@@ -66,6 +79,9 @@ class MediaElsewhere:
         self._room = room
         self._fetching: SingleFlight[Key, RemoteMedia] = SingleFlight()
         self._turns = asyncio.Semaphore(_AT_ONCE)
+        self._turns_each: KeyedLocks[ServerName] = KeyedLocks(_AT_ONCE_EACH)
+        self._large_turns_each: KeyedLocks[ServerName] = KeyedLocks()
+        self._large_turns = asyncio.Semaphore(_LARGE_AT_ONCE)
         self._failed: Lru[Key, _Failure] = Lru(_FAILED)
 
     async def find(self, server_name: ServerName, media_id: str, *, timeout_ms: int) -> Media:
@@ -87,7 +103,7 @@ class MediaElsewhere:
         query = [("width", str(wish.width)), ("height", str(wish.height)), ("method", wish.method)]
         if wish.animated:
             query.append(("animated", "true"))
-        async with self._turns:
+        async with self._turns_each.hold(server_name), self._turns:
             try:
                 reply = await self._federation.thumbnail(server_name, media_id, query, largest=_LARGEST_THUMBNAIL)
                 part = await self._file(reply, _LARGEST_THUMBNAIL)
@@ -99,32 +115,34 @@ class MediaElsewhere:
     async def _fetch(self, key: Key, lost: RemoteMedia | None, timeout_ms: int) -> RemoteMedia:
         server_name, media_id = key
         try:
-            async with self._turns:
-                part = await self._ask(server_name, media_id, timeout_ms)
-                return await self._keep(key, lost, part)
+            try:
+                async with self._turns_each.hold(server_name), self._turns:
+                    part = await self._ask(server_name, media_id, timeout_ms, min(_SMALL, self._largest))
+                    return await self._keep(key, lost, part)
+            except AnswerTooLarge:
+                async with self._large_turns_each.hold(server_name), self._large_turns:
+                    part = await self._ask(server_name, media_id, 0, self._largest)
+                    return await self._keep(key, lost, part)
         except RemoteFailure as error:
             failure = _in_own_words(error)
             if not (isinstance(failure, Unsupported) and failure.errcode == "M_NOT_YET_UPLOADED"):
                 self._failed.put(key, _Failure(self._clock.monotonic() + _FAILURE_FOR_S, failure))
             raise failure from None
-        except Unsupported as error:
-            self._failed.put(key, _Failure(self._clock.monotonic() + _FAILURE_FOR_S, error))
-            raise
 
-    async def _ask(self, server_name: ServerName, media_id: str, timeout_ms: int) -> Part:
-        """The file, from the server that it is of. Raises `RemoteFailure`, `M_TOO_LARGE`."""
-        largest = self._largest + _ENVELOPE
+    async def _ask(self, server_name: ServerName, media_id: str, timeout_ms: int, size: int) -> Part:
+        """The file, from the server that it is of. Raises `RemoteFailure`, of it `AnswerTooLarge`."""
+        largest = size + _ENVELOPE
         try:
             reply = await self._federation.media(server_name, media_id, largest=largest, wait_ms=timeout_ms)
-            part = await self._file(reply, self._largest)
+            part = await self._file(reply, size)
         except Refused as refusal:
             if (refusal.status, refusal.errcode) != (404, "M_UNRECOGNIZED"):
                 raise
             # A server that only knows the way without authentication.
             reply = await self._federation.media_of_old(server_name, server_name, media_id, largest=largest)
             part = Part(reply.headers, reply.body)
-        if len(part.body) > self._largest:
-            raise Unsupported("M_TOO_LARGE", "The file is too large to be served here.", status=502)
+        if len(part.body) > size:
+            raise AnswerTooLarge(f"The file has more than {size} bytes.")
         return part
 
     async def _file(self, reply: Reply, largest: int) -> Part:
@@ -189,6 +207,8 @@ class MediaElsewhere:
 
 def _in_own_words(error: RemoteFailure) -> HomeserverError:
     match error:
+        case AnswerTooLarge():
+            return Unsupported("M_TOO_LARGE", "The file is too large to be served here.", status=502)
         case Refused(errcode="M_TOO_LARGE"):
             return Unsupported("M_TOO_LARGE", "The file is too large for its server to serve.", status=502)
         case Refused(errcode="M_NOT_YET_UPLOADED"):

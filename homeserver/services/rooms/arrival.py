@@ -7,23 +7,24 @@ another one, and what it stored is not stored again.
 """
 
 import asyncio
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 from homeserver.errors import BadAnswer, Conflict, NotFound
 from homeserver.kit.clock import Clock
 from homeserver.matrix import event_auth
 from homeserver.matrix.event_auth import AuthError
 from homeserver.matrix.events import Event
-from homeserver.matrix.identifiers import EventId, RoomId, ServerName, UserId
+from homeserver.matrix.identifiers import EventId, RoomId, ServerName, UserId, domain_of
 from homeserver.matrix.room_versions import ROOM_VERSIONS, RoomVersion
 from homeserver.services.rooms.checks import Checks, Unfit
 from homeserver.services.rooms.graph import auth_keys
 from homeserver.services.rooms.hot import HotRoom, HotRooms, parse
-from homeserver.services.rooms.inbox import Inbox
+from homeserver.services.rooms.inbox import Inbox, Outcome
 from homeserver.services.rooms.landing import Landing, Standing, land
 from homeserver.services.rooms.outliers import Outliers, by_auth
-from homeserver.services.rooms.persist import EventWriter
+from homeserver.services.rooms.persist import EventWriter, Superseded
 from homeserver.services.rooms.placement import Batch, NewEvent, Placement
 from homeserver.services.rooms.state import StateTrees
 from homeserver.storage import events
@@ -39,6 +40,7 @@ _PART = 1000
 MOST_STATE = 200_000
 MOST_CHAIN = 400_000
 """So many events a server may name as the state of a room, and as what that rests on."""
+MOST_SERVERS = 50_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,14 @@ class _Given:
     member: tuple[str, UserId] | None
 
 
+@dataclass(slots=True)
+class _Expected:
+    """How many try to get into a room, and when that ends."""
+
+    tries: int = 0
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+
 class Arrivals:
     """Brings this server into rooms.
 
@@ -101,6 +111,25 @@ class Arrivals:
         self._checks = checks
         self._outliers = outliers
         self._server_name = server_name
+        self._expected: dict[RoomId, _Expected] = {}
+
+    @contextmanager
+    def expecting(self, room_id: RoomId) -> Iterator[None]:
+        """While somebody tries to get into the room: what others say in it may come before that is done."""
+        expected = self._expected.setdefault(room_id, _Expected())
+        expected.tries += 1
+        try:
+            yield
+        finally:
+            expected.tries -= 1
+            if not expected.tries:
+                del self._expected[room_id]
+                expected.ended.set()
+
+    def ended(self, room_id: RoomId) -> asyncio.Event | None:
+        """What is set when nobody tries to get into the room any more; None if nobody does."""
+        expected = self._expected.get(room_id)
+        return None if expected is None else expected.ended
 
     async def arrive(
         self,
@@ -119,16 +148,34 @@ class Arrivals:
         Raises `BadAnswer` where nothing can be made of it: another server may be tried then.
         """
         facts = ROOM_VERSIONS[version]
-        if len(state) > MOST_STATE or len(auth_chain) > MOST_CHAIN:
+        if len(state) > MOST_STATE or len(auth_chain) > MOST_CHAIN or len(partial or ()) > MOST_SERVERS:
             raise BadAnswer("The room is too large.")
         answer = await self._verify(room_id, facts, pdu, state, auth_chain)
+        event_id = EventId(answer.join.event_id)
+        if await self._is_in(room_id):
+            # Somebody else of this server has come meanwhile: what the room is, is known here.
+            [receipt] = await self._inbox.receive(room_id, [answer.join.pdu])
+            if receipt.outcome in (Outcome.ACCEPTED, Outcome.WAITING):
+                return event_id
+            raise BadAnswer(f"The join is not allowed in the room as it is known here: {receipt.reason}")
         async with self._inbox.turn(room_id):
             for _ in range(_ATTEMPTS):
-                room = await self._room(room_id, facts, answer)
-                await self._take(room, answer)
+                try:
+                    room = await self._room(room_id, facts, answer)
+                    await self._take(room, answer)
+                except Superseded:
+                    continue
                 if await self._land(room, answer, partial, via):
-                    return EventId(answer.join.event_id)
+                    return event_id
         raise Conflict("The room changes too quickly. Try again.")
+
+    async def _is_in(self, room_id: RoomId) -> bool:
+        """Whether users of this server are in the room."""
+        try:
+            room = await self._hot.find(room_id)
+        except NotFound:
+            return False
+        return any(domain_of(user_id) == self._server_name for user_id in room.joined)
 
     async def _verify(
         self,

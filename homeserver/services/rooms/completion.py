@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from homeserver.errors import BadAnswer, NotFound, RemoteFailure
+from homeserver.errors import BadAnswer, NotFound, RemoteFailure, Unavailable
 from homeserver.kit.clock import Clock
 from homeserver.kit.metrics import Metrics
 from homeserver.matrix.events import Event, receive_events
@@ -22,6 +22,7 @@ from homeserver.services.rooms.hot import HotRoom, HotRooms, parse
 from homeserver.services.rooms.inbox import Inbox
 from homeserver.services.rooms.landing import Standing
 from homeserver.services.rooms.outliers import Outliers, by_auth
+from homeserver.services.rooms.persist import Superseded
 from homeserver.services.rooms.replay import Replay
 from homeserver.services.rooms.state import StateTrees
 from homeserver.storage import events, partial_rooms, room_servers, stream_rows
@@ -102,13 +103,14 @@ class Completion:
             return None  # It was purged.
         try:
             await self._complete(room, partial)
-        except RemoteFailure as error:
+        except (RemoteFailure, Superseded, Unavailable) as error:
             retry_ts = self._clock.now() + pause
-            await self._database.write(partial_rooms.set_failed, partial.room_nid, str(error), retry_ts=retry_ts)
+            reason = str(error) or "The room was changing."
+            await self._database.write(partial_rooms.set_failed, partial.room_nid, reason, retry_ts=retry_ts)
             log.warning(
                 f"the rest of room {room.room_id} could not be had; it goes on, and is tried again",
                 room_id=room.room_id,
-                reason=str(error),
+                reason=reason,
                 in_s=pause // 1000,
             )
             return None

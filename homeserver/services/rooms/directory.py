@@ -146,10 +146,6 @@ class Directory:
             return await self._elsewhere.list_public(server, page.search_json)
         return await self._database.snapshot(self._list_public, page)
 
-    async def summary(self, who: Requester | None, room_id: RoomId) -> Json:
-        """A room in short, for those who are in it or could come in. Raises `NotFound` to all others."""
-        return await self._database.snapshot(self._summary, who, room_id)
-
     async def check_canonical(self, room_id: RoomId, content: Json) -> None:
         """Check the aliases that a canonical alias event adds (`M_INVALID_PARAM`, `M_BAD_ALIAS`)."""
         before = (await self._sender.room(room_id)).state.get((_CANONICAL, ""))
@@ -192,19 +188,6 @@ class Directory:
         if 0 < start < end:
             answer["prev_batch"] = _token("p", keys[start])
         return answer
-
-    def _summary(self, tx: ReadTx, who: Requester | None, room_id: RoomId) -> Json:
-        room = rooms.find(tx, room_id)
-        if room is None:
-            raise NotFound("There is no such room, or you may not see it.")
-        summary = self._summaries.read(tx, [room])[room.room_nid]
-        viewer = self._summaries.viewer(tx, None if who is None else who.user_id)
-        if not viewer.may_see(room, summary):
-            raise NotFound("There is no such room, or you may not see it.")
-        entry = summary.full_json(room, members.count_joined(tx, [room.room_nid]).get(room.room_nid, 0))
-        if who is not None:
-            entry["membership"] = viewer.memberships.get(room.room_nid, "leave")
-        return entry
 
     async def _drop_from_state(self, user_id: UserId, room_id: RoomId, alias: RoomAlias) -> None:
         """Take a removed alias out of the room's canonical alias event, if the user may."""

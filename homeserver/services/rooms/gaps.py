@@ -46,10 +46,13 @@ _JUMPS = 20
 _ROUNDS = 3
 _SERVERS = 4
 _SEARCHES_PER_SERVER = 10
+_MOST_QUEUED = 10_000
 _SEARCHES_AGAIN = 50
 _REST_MS = 10_000
 _PAUSE_MS = 30_000
 _LONGEST_PAUSE_MS = 60 * 60 * 1000
+_PATIENCE = 4
+"""So often all servers are asked for a state of which something is missing, before the rest of it has to do."""
 _REMEMBERED = 10_000
 
 
@@ -118,6 +121,8 @@ class Gaps:
         self._server_name = ServerName(server_name)
         self._under_way: dict[RoomId, asyncio.Task[None]] = {}
         self._busy: Counter[ServerName] = Counter()
+        self._queued: dict[ServerName, dict[RoomId, None]] = {}
+        """Rooms for which servers are to be asked that are busy with others, in order."""
         self._told_by: Lru[RoomId, dict[ServerName, None]] = Lru(_REMEMBERED)
         self._pauses: Lru[RoomId, _Pause] = Lru(_REMEMBERED)
         self._is_closing = False
@@ -180,7 +185,12 @@ class Gaps:
             await asyncio.wait(tasks)
 
     def _begin(self, room_id: RoomId, server: ServerName) -> None:
-        if self._is_closing or room_id in self._under_way or self._busy[server] >= _SEARCHES_PER_SERVER:
+        if self._is_closing or room_id in self._under_way:
+            return
+        if self._busy[server] >= _SEARCHES_PER_SERVER:
+            queued = self._queued.setdefault(server, {})
+            if len(queued) < _MOST_QUEUED:
+                queued[room_id] = None
             return
         self._busy[server] += 1
         self._under_way[room_id] = self._background.start(self._search(room_id, server))
@@ -196,6 +206,16 @@ class Gaps:
             self._busy[server] -= 1
             if not self._busy[server]:
                 del self._busy[server]
+            self._begin_next(server)
+
+    def _begin_next(self, server: ServerName) -> None:
+        queued = self._queued.get(server)
+        while queued and self._busy[server] < _SEARCHES_PER_SERVER:
+            room_id = next(iter(queued))
+            del queued[room_id]
+            self._begin(room_id, server)
+        if not queued:
+            self._queued.pop(server, None)
 
     def _candidates(self, room: HotRoom) -> list[ServerName]:
         """Whom to ask: who delivered what waits, the last one first, then those with the most users in the room."""
@@ -261,7 +281,10 @@ class Gaps:
             return
         if room.partial is not None:
             return  # The state of the whole room comes anyway; then this one differs from it by a little.
-        if state := await self._elsewhere.before(room, server, stuck.event_id):
+        pause = self._pauses.get(room.room_id)
+        # What cannot be verified now may be later; but nobody can keep a room waiting for ever.
+        is_whole = pause is None or pause.failures < _PATIENCE
+        if state := await self._elsewhere.before(room, server, stuck.event_id, is_whole=is_whole):
             await self._inbox.receive_with_state(room.room_id, stuck.pdu, state)
 
     async def _stuck(self, room: HotRoom) -> list[_Stuck]:

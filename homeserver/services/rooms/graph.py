@@ -156,6 +156,8 @@ class Graph:
             before = await self._resolver.resolve(room, _first(room.root, [row.state_after for row in around.prev]))
         else:
             before = Resolved(State(None))  # The room begins here.
+        if room.partial is not None:
+            before = (await self._database.snapshot(self._fill_in, room, room.partial, event, around, before)).before
         outlier = None if around.own is None else around.own.position
         reason = await self._refusal_before(room, event, around, before)
         if reason:
@@ -265,12 +267,23 @@ class Graph:
         reason = await self._refusal_before(room, event, around, before)
         if reason:
             return events.REJECTED, reason
+        if await self._is_current(room, event):
+            return events.OK, ""
         current = await self._current(room, auth_keys(event), before if beyond_gap else None)
         try:
             event_auth.check_state_auth(event, list({**current, **told}.values()), create=room.create)
         except AuthError as error:
             return events.SOFT_FAILED, str(error)
         return events.OK, ""
+
+    async def _is_current(self, room: HotRoom, event: Event) -> bool:
+        """Whether the current state has the event already, from before the room was known here."""
+        if event.state_key is None:
+            return False
+        pair = (event.type, event.state_key)
+        await self._hot.load(room, [pair])
+        found = room.state.get(pair)
+        return found is not None and found.event_id == event.event_id
 
     async def _refusal_before(self, room: HotRoom, event: Event, around: _Around, before: Resolved) -> str:
         """Why the event is not allowed by its auth events, or by the state before it; nothing if it is."""

@@ -4,7 +4,7 @@ An event may follow twenty events at most. Where a room has more ends than that,
 together, so that whoever builds upon the room next builds upon all of it, and fewer branches have to be resolved.
 """
 
-from homeserver.errors import Conflict, Forbidden
+from homeserver.errors import Conflict, Forbidden, RemoteFailure, RequestError
 from homeserver.kit.clock import Clock
 from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import domain_of
@@ -13,6 +13,7 @@ from homeserver.services.rooms.graph import Graph
 from homeserver.services.rooms.hot import HotRoom, HotRooms
 from homeserver.services.rooms.persist import EventWriter, Superseded
 from homeserver.services.rooms.placement import Batch
+from homeserver.services.rooms.policy import PolicyServers
 from homeserver.storage.state import Pair
 
 MAX_TIPS = 20
@@ -27,13 +28,21 @@ class Merger:
     """Ties branches together."""
 
     def __init__(
-        self, clock: Clock, hot: HotRooms, writer: EventWriter, graph: Graph, author: Author, server_name: str
+        self,
+        clock: Clock,
+        hot: HotRooms,
+        writer: EventWriter,
+        graph: Graph,
+        author: Author,
+        policies: PolicyServers,
+        server_name: str,
     ) -> None:
         self._clock = clock
         self._hot = hot
         self._writer = writer
         self._graph = graph
         self._author = author
+        self._policies = policies
         self._server_name = server_name
 
     def is_needed(self, room: HotRoom) -> bool:
@@ -47,6 +56,10 @@ class Merger:
                 if room.is_stale:
                     raise Superseded
                 event = await self._tie(room)
+                try:
+                    event = await self._policies.sign(room, event)
+                except (RequestError, RemoteFailure):
+                    raise Conflict("The policy server of the room does not let its branches be tied.") from None
                 placed = await self._graph.place(room, event)
                 if placed.new is None or not placed.new.is_accepted:
                     raise Conflict("The branches of the room cannot be brought together.")

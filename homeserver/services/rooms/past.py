@@ -102,10 +102,12 @@ def _plan(tx: ReadTx, room: HotRoom, found: Mapping[EventId, Event]) -> list[_Pl
     """
     assert room.room_nid is not None
     standings = events.find_standings_by_id(tx, found)
+    in_graph = events.find_in_graph(tx, room.room_nid, found)
     new = {
         event_id: event
         for event_id, event in found.items()
-        if (one := standings.get(event_id)) is None or (one.room_nid == room.room_nid and one.status == events.OUTLIER)
+        # What was rejected as an outlier has no state yet that others could stand upon.
+        if event_id not in in_graph and ((one := standings.get(event_id)) is None or one.room_nid == room.room_nid)
     }
     followers = event_graph.find_behind_missing(tx, room.room_nid, new)
     known = events.find_places(tx, {position for positions in followers.values() for position in positions})

@@ -12,7 +12,6 @@ import msgspec
 
 from homeserver.errors import Forbidden, NotFound
 from homeserver.kit.clock import Clock
-from homeserver.matrix.events import Event
 from homeserver.matrix.filters import RoomEventFilter
 from homeserver.matrix.identifiers import EventId, RoomId
 from homeserver.services.auth.sessions import Requester
@@ -140,10 +139,6 @@ class RoomReader:
         """Names and avatars of those who are in the room; for those who are in it too."""
         return await self._known_in_part.read(lambda tx: self._joined_members(tx, who, room_id))
 
-    async def at_time(self, who: Requester, room_id: RoomId, ts: int, *, forwards: bool) -> Event:
-        """The event nearest to a time, on one side of it."""
-        return await self._database.snapshot(self._at_time, who, room_id, ts, forwards)
-
     def onlooker(self, tx: ReadTx, who: Requester, room_id: RoomId) -> Onlooker:
         """The requester, looking at the room. An unknown room is like one that the requester may not read."""
         room = rooms.find(tx, room_id)
@@ -185,7 +180,7 @@ class RoomReader:
         after = places.FIRST if oldest is None else oldest.after
         upto = last if newest is None else min(newest.upto, last)
         start, bound = (after, upto) if window.forwards else (upto, after)
-        gap = None if window.forwards else _gap_below(tx, eye.room, start, bound)
+        gap = None if window.forwards else gap_below(tx, eye.room, start, bound)
         if gap is not None and stops:
             bound = min(gap - 1, start)
         seen, end = self._page(tx, eye, window, start, bound)
@@ -229,7 +224,7 @@ class RoomReader:
     ) -> _Page:
         eye, seen = self.seen_event(tx, who, room_id, event_id)
         place = seen.stored.timeline_place
-        gap = _gap_below(tx, eye.room, place - 1, places.FIRST)
+        gap = gap_below(tx, eye.room, place - 1, places.FIRST)
         oldest = places.FIRST if gap is None else min(gap, place) - 1
         before = self._around(tx, eye, wanted, limit // 2, forwards=False, start=place - 1, bound=oldest)
         after = self._around(tx, eye, wanted, limit - limit // 2, forwards=True, start=place, bound=places.LAST)
@@ -339,29 +334,22 @@ class RoomReader:
             shown[joined[position]] = {key: value for key, value in profile.items() if isinstance(value, str)}
         return shown
 
-    def _at_time(self, tx: ReadTx, who: Requester, room_id: RoomId, ts: int, forwards: bool) -> Event:
-        eye = self.onlooker(tx, who, room_id)
-        upto = self.readable(eye).upto
-        for limit in (_PAGE, _PAGE * _PAGES):
-            rows = events.list_by_time(tx, eye.room.room_nid, ts=ts, forwards=forwards, limit=limit)
-            seen = eye.seen([row for row in rows if row.timeline_place <= upto])
-            if seen:
-                return seen[0].event
-            if len(rows) < limit:
-                break
-        raise NotFound("There is no event on that side of the time.")
 
-
-def _gap_below(tx: ReadTx, room: Room, start: int, bound: int) -> int | None:
+def gap_below(tx: ReadTx, room: Room, start: int, bound: int) -> int | None:
     """The place of the first event, from this point back, before which events are missing; None if there is none."""
-    if not room.gapped_at:
-        return None
-    ends = event_graph.list_backward_extremities(tx, room.room_nid)
-    stand = set(events.find_places(tx, {position for _, position in ends}).values())
+    stand = _gaps(tx, room)
     behind = min((place for place in stand if place > start), default=None)
     if behind is not None and not _rows(tx, room, forwards=True, start=start, bound=behind - 1, limit=1):
         return behind
     return max((place for place in stand if bound < place <= start), default=None)
+
+
+def _gaps(tx: ReadTx, room: Room) -> set[int]:
+    """The places of the events before which others are missing."""
+    if not room.gapped_at:
+        return set()
+    ends = event_graph.list_backward_extremities(tx, room.room_nid)
+    return set(events.find_places(tx, {position for _, position in ends}).values())
 
 
 def _rows(tx: ReadTx, room: Room, *, forwards: bool, start: int, bound: int, limit: int) -> list[StoredEvent]:

@@ -115,7 +115,8 @@ class RemoteMembers:
             await self._database.write(out_of_room.remove, user_id, room_id)
             return arrived
 
-        return await self._ask(servers, attempt)
+        with self._arrivals.expecting(room_id):
+            return await self._ask(servers, attempt)
 
     async def propose_join(
         self, user_id: UserId, room_id: RoomId, servers: Iterable[str], content: Json

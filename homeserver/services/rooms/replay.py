@@ -159,7 +159,7 @@ class Replay:
         placed = None
         while placed is None:
             try:
-                placed = graph.follow(room, event)
+                placed = None if row.status == events.SOFT_FAILED else graph.follow(room, event)
             except NotLoaded as missing:
                 await self._hot.load(room, missing.pairs)
                 continue
@@ -177,14 +177,14 @@ class Replay:
         self._take_over(shadow, row, event, new.placement, roots, new.status)
 
     async def _place(self, shadow: _Shadow, graph: Graph, row: StoredEvent, event: Event) -> Placed:
-        if row.position in shadow.gapped:
-            placed = await graph.place(shadow.room, event)
-            if placed.new is not None:
-                return placed
+        # What was soft-failed may have been so by the word of a policy server, and stays as it is.
+        is_recommended = row.status != events.SOFT_FAILED
+        placed = await graph.place(shadow.room, event, is_recommended=is_recommended)
+        if placed.new is None and row.position in shadow.gapped:
             # What was before it is known from elsewhere.
             given = await self._database.snapshot(self._trees.items, row.state_before)
-            return await graph.place(shadow.room, event, given=given)
-        return await graph.place(shadow.room, event)
+            placed = await graph.place(shadow.room, event, given=given, is_recommended=is_recommended)
+        return placed
 
     def _write_roots(
         self, tx: WriteTx, room: HotRoom, row: StoredEvent, event: Event, placement: Placement | None, status: int

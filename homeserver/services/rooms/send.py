@@ -118,8 +118,7 @@ class Sender:
             build(drafts)
             if not drafts.events:
                 return []
-            if self._policies.of(drafts.room) is not None:
-                await self._have_signed(drafts)
+            await self.have_signed(drafts)
             return await self.write(drafts, transaction, also)
 
         if self._policies.of(await self.room(room_id)) is None:
@@ -128,8 +127,13 @@ class Sender:
         async with self._signing.hold(room_id):
             return await self._upon(room_id, act)
 
-    async def _have_signed(self, drafts: Drafts) -> None:
-        """Have the drafts signed by the room's policy server. Raises `Superseded` if the room has gone on meanwhile."""
+    async def have_signed(self, drafts: Drafts) -> None:
+        """Have the drafts signed by the room's policy server, if it has one.
+
+        Raises `Superseded` if the room has gone on meanwhile, and what `PolicyServers.sign` does.
+        """
+        if self._policies.of(drafts.room) is None:
+            return
         ends = [event.event_id for event in drafts.room.latest]
         for index, new in enumerate(drafts.events):
             drafts.replace(index, await self._policies.sign(drafts.room, new.event))

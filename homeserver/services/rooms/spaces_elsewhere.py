@@ -19,6 +19,7 @@ from homeserver.services.rooms.directories_elsewhere import PublicRoom
 
 _KEPT = 5000
 _GOOD_FOR_S = 300
+_FAILURE_FOR_S = 60
 _MOST_CHILDREN = 2000
 _MOST_SERVERS = 3
 _TIMEOUT_S = 10.0
@@ -103,7 +104,8 @@ class SpacesElsewhere:
 
     async def _find(self, room_id: RoomId, servers: Sequence[ServerName]) -> None:
         space = await self._asking.run(room_id, lambda: self._ask(room_id, servers))
-        self._kept.put(room_id, _Kept(self._clock.monotonic() + _GOOD_FOR_S, space))
+        good_for_s = _FAILURE_FOR_S if space is None else _GOOD_FOR_S
+        self._kept.put(room_id, _Kept(self._clock.monotonic() + good_for_s, space))
 
     async def _ask(self, room_id: RoomId, servers: Sequence[ServerName]) -> SpaceElsewhere | None:
         for server in servers[:_MOST_SERVERS]:

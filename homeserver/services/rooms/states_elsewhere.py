@@ -25,6 +25,8 @@ _SINGLY = 20
 """Up to so many events are asked for one by one; for more, the whole state is."""
 _MOST_STATE = 200_000
 _MOST_CHAIN = 400_000
+_MOST_IN_PART = 500
+"""More is not asked for while all that is missing of a room is on its way; its states then lack members as well."""
 _LARGEST_IDS = 64 << 20
 _LARGEST_STATE = 512 << 20
 
@@ -38,15 +40,24 @@ class StatesElsewhere:
         self._inbox = inbox
         self._client = client
 
-    async def before(self, room: HotRoom, server: ServerName, event_id: EventId) -> dict[Pair, EventId]:
-        """The state before an event, as far as it can be had; nothing if it is too large or has no create event."""
+    async def before(
+        self, room: HotRoom, server: ServerName, event_id: EventId, *, is_whole: bool = False
+    ) -> dict[Pair, EventId]:
+        """The state before an event, as far as it can be had; nothing if it is too large or has no create event.
+
+        With `is_whole`, nothing as well if events of it cannot be had, or cannot be verified for want of keys.
+        """
         ids = await self._client.state_ids(server, room.room_id, event_id, largest=_LARGEST_IDS)
         if len(ids.pdu_ids) > _MOST_STATE or len(ids.auth_chain_ids) > _MOST_CHAIN:
             return {}
         of_state = [EventId(one) for one in ids.pdu_ids if _is_id(one)]
         wanted = list(dict.fromkeys([*of_state, *(EventId(one) for one in ids.auth_chain_ids if _is_id(one))]))
         known = await self._database.read(events.find_standings_by_id, wanted)
-        await self._fetch(room, server, event_id, [one for one in wanted if one not in known])
+        missing = [one for one in wanted if one not in known]
+        if room.partial is None or len(missing) <= _MOST_IN_PART:
+            await self._fetch(room, server, event_id, missing)
+        if is_whole and len(await self._database.read(events.find_standings_by_id, of_state)) < len(set(of_state)):
+            return {}
         state = await self._database.snapshot(self._state, room, of_state)
         return state if ("m.room.create", "") in state else {}
 

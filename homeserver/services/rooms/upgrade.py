@@ -112,6 +112,7 @@ class RoomUpgrade:
                 rooms.set_public(tx, new_nid, True)
             inherit(tx, user_id, old_id, new_id)
 
+        await self._sender.have_signed(old)
         await self._sender.write_both(old, new, also=also)
         return new_id
 

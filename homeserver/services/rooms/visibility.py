@@ -13,7 +13,7 @@ from homeserver.matrix.visibility import Moment
 from homeserver.services.rooms.hot import parse
 from homeserver.services.rooms.state import StateTrees
 from homeserver.services.rooms.stays import last_end
-from homeserver.storage import events, members, places, room_servers, users
+from homeserver.storage import events, members, partial_rooms, places, room_servers, users
 from homeserver.storage.engine import ReadTx
 from homeserver.storage.events import StoredEvent
 from homeserver.storage.members import Member
@@ -195,6 +195,9 @@ class OnlookingServer:
     A server that nobody of is in the room is shown nothing. To one that is in it, an event is whole if the history
     visibility where it was sent lets any of its users see it; and so is the present state, which it has anyway, and
     state of which nothing is known but that others cite it.
+
+    Of a room whose members are not all known yet, an event of which it is not known whether they may see it is not
+    shown at all: a redacted copy would be kept.
     """
 
     def __init__(self, tx: ReadTx, trees: StateTrees, room: Room, server_name: ServerName) -> None:
@@ -209,6 +212,10 @@ class OnlookingServer:
     def is_in_room(self) -> bool:
         """Whether a user of the server is in the room now."""
         return bool(room_servers.find_rooms(self._tx, self.server_name, [self.room.room_nid]))
+
+    @cached_property
+    def _is_partial(self) -> bool:
+        return bool(partial_rooms.find_many(self._tx, [self.room.room_nid]))
 
     def shown(self, stored: Sequence[StoredEvent]) -> list[Shown]:
         """Those of the room's events that were not rejected, as the server may have them, in the order given."""
@@ -236,7 +243,8 @@ class OnlookingServer:
             if event.sender in erased and row.position not in present:
                 # What was said by somebody who is erased is for those servers that heard it.
                 is_whole = is_whole and any("join" in self._memberships[root] for root in roots)
-            shown.append(Shown(row, row.pdu if is_whole else event.redacted().pdu, is_whole))
+            if is_whole or not self._is_partial:
+                shown.append(Shown(row, row.pdu if is_whole else event.redacted().pdu, is_whole))
         return shown
 
     def _considered(self, row: StoredEvent, event: Event) -> list[int]:

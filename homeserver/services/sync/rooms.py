@@ -77,7 +77,7 @@ def joined_room(
     if base is not None and not view.full_state and timeline.is_empty and not became_whole:
         return None
     state, members_changed = _state(tx, trees, view, room, timeline, base=base, end=room.state_root)
-    if base is not None and not view.full_state and not timeline.seen and not state:
+    if base is not None and not view.full_state and not timeline.seen and not state and not became_whole:
         return None
     entry = _entry(tx, eye, view, timeline)
     heroes: Sequence[UserId] = ()

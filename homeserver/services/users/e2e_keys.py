@@ -10,6 +10,7 @@ from homeserver.errors import BadJson, Forbidden, InvalidParam, MissingParam, No
 from homeserver.matrix.canonical import CanonicalJsonError, canonical_json
 from homeserver.matrix.identifiers import DeviceId, UserId, domain_of
 from homeserver.matrix.signing import SignatureError, verify_json
+from homeserver.services.auth.limits import Limits
 from homeserver.services.auth.sessions import Requester
 from homeserver.services.users import device_lists, shown_keys
 from homeserver.services.users.shown_keys import NOBODY
@@ -44,8 +45,9 @@ class _MemberEvent(msgspec.Struct):
 class E2eKeys:
     """The public keys of this server's users."""
 
-    def __init__(self, database: Database, server_name: str) -> None:
+    def __init__(self, database: Database, limits: Limits, server_name: str) -> None:
         self._database = database
+        self._limits = limits
         self._server_name = server_name
 
     async def upload(
@@ -54,6 +56,10 @@ class E2eKeys:
         """Keep keys of the caller's device; the number of one-time keys by algorithm."""
         if identity is not None:
             check_identity(who.user_id, who.device_id, identity)
+            before = await self._database.read(e2e_keys.find_device, (who.user_id, who.device_id))
+            if before is not None and before != _identity_text(identity):
+                # No client does that often, and perhaps thousands of servers are told.
+                self._limits.take("devices", who.user_id)
         keys, fallbacks = _one_time(one_time), _fallbacks(fallback)
         return await self._database.write(_upload, (who.user_id, who.device_id), identity, keys, fallbacks)
 
@@ -150,7 +156,7 @@ def _upload(
     if not devices.exists(tx, *device):
         raise UnknownToken
     if identity is not None:
-        body = _text({key: value for key, value in identity.items() if key != "unsigned"})
+        body = _identity_text(identity)
         before = e2e_keys.find_device(tx, device)
         if before != body:
             if before is not None and _core(msgspec.json.decode(before)) != _core(identity):
@@ -268,6 +274,8 @@ def _upload_signatures(tx: WriteTx, requester: UserId, given: Mapping[str, Mappi
             if bad:
                 error_text = f"The signature by {min(bad)} is wrong, or not for this key."
                 failures.setdefault(user_id, {})[target] = {"errcode": "M_INVALID_SIGNATURE", "error": error_text}
+    known = set(e2e_keys.list_signatures(tx, {one.user_id for one in good}, requester=requester)) if good else set()
+    good = [signature for signature in good if signature not in known]
     if good:
         e2e_keys.put_signatures(tx, good)
         _note_signatures(tx, requester, {one.target for one in good if one.user_id == requester}, cross)
@@ -434,6 +442,10 @@ def _is_signed(body: str, signer: UserId, public_key: str, key_id: str) -> bool:
     except (SignatureError, CanonicalJsonError):
         return False
     return True
+
+
+def _identity_text(identity: Json) -> str:
+    return _text({key: value for key, value in identity.items() if key != "unsigned"})
 
 
 def _core(key: Json) -> Json:

@@ -1,5 +1,6 @@
 """Coming into rooms through another server: what it says of the room is verified, and becomes the room."""
 
+import asyncio
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from homeserver.matrix.events import Event, build_event
 from homeserver.matrix.identifiers import EventId, RoomId
 from homeserver.matrix.room_versions import ROOM_VERSIONS
 from homeserver.matrix.signing import sign_event
+from homeserver.services.rooms.arrival import MOST_STATE
 from homeserver.storage import event_graph, events, rooms, server_keys
 from homeserver.storage.engine import ReadTx
 from tests import room_graphs
@@ -368,6 +370,35 @@ async def test_an_attempt_that_ended_half_way_is_no_obstacle(world: World) -> No
     assert await state_of(alice, graph.room_id) == ids(graph.after[join.event_id])
 
 
+@pytest.mark.trust("C22", "F41")
+async def test_an_answer_of_absurd_size_is_not_looked_at(world: World) -> None:
+    await know_keys(world)
+    alice = await world.user("alice")
+    graph = room_graphs.begin("12")
+    answer = answer_of(graph, join_event(world, graph, alice.user_id))
+    answer.state = [b"{}"] * (MOST_STATE + 1)
+    with pytest.raises(BadAnswer):
+        await arrive(world, graph, answer)
+    assert await world.container.database.read(rooms.find_nid, RoomId(graph.room_id)) is None
+
+
+async def test_somebody_who_does_not_wait_for_the_answer_can_come_again(world: World) -> None:
+    await know_keys(world)
+    alice = await world.user("alice")
+    graph = room_graphs.begin("10")
+    join = join_event(world, graph, alice.user_id)
+    answer = answer_of(graph, join)
+    for steps in range(0, 40, 3):
+        coming = asyncio.ensure_future(arrive(world, graph, answer))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        coming.cancel()
+        await asyncio.wait({coming})
+        await world.fsck()
+    assert await arrive(world, graph, answer) == join.event_id
+    assert await state_of(alice, graph.room_id) == ids(graph.after[join.event_id])
+
+
 async def test_arriving_twice_by_one_event_is_arriving_once(world: World) -> None:
     await know_keys(world)
     alice = await world.user("alice")
@@ -381,6 +412,24 @@ async def test_arriving_twice_by_one_event_is_arriving_once(world: World) -> Non
     assert [event["event_id"] for event in timeline] == [join.event_id, said]
 
 
+async def test_whoever_comes_second_finds_the_room_as_the_first_has_it(world: World) -> None:
+    await know_keys(world)
+    alice, bea = await world.user("alice"), await world.user("bea")
+    graph = room_graphs.begin("10")
+    before = [graph.events[-1]]
+    first = join_event(world, graph, alice.user_id)
+    await arrive(world, graph, answer_of(graph, first))
+    said = await alice.send(graph.room_id, "Where are you?")
+    second = join_event(world, graph, bea.user_id)
+    assert second.prev_events != [before[0].event_id]
+    await arrive(world, graph, answer_of(graph, second))
+    members = await members_of(alice, graph.room_id)
+    assert (members[alice.user_id], members[bea.user_id]) == ("join", "join")
+    timeline = (await alice.sync())["rooms"]["join"][graph.room_id]["timeline"]["events"]
+    assert [event["event_id"] for event in timeline] == [first.event_id, said, second.event_id]
+
+
+@pytest.mark.timeout(120)  # Twelve hundred events are signed first.
 async def test_a_room_of_some_thousand_members_is_taken_in_groups(world: World) -> None:
     await know_keys(world)
     alice = await world.user("alice")

@@ -12,6 +12,7 @@ from homeserver.matrix import identifiers
 from homeserver.matrix.identifiers import RoomAlias, RoomId, ServerName
 from homeserver.services.auth.sessions import Requester
 from homeserver.services.rooms.directory import Directory, DirectoryPage
+from homeserver.services.rooms.glance import Glances
 
 
 class Target(Body, frozen=True):
@@ -24,6 +25,10 @@ class Visibility(Body, frozen=True):
 
 class ServerQuery(Query, frozen=True):
     server: str | None = None
+
+
+class ViaQuery(Query, frozen=True):
+    via: list[str] = msgspec.field(default_factory=list)
 
 
 class ListQuery(Query, frozen=True):
@@ -92,8 +97,11 @@ async def found(body: Search, directory: Directory, server: ServerName | None = 
     return await directory.list_public(page, server)
 
 
-async def summary(room_id_or_alias: str, who: Requester | None, directory: Directory) -> dict[str, Any]:
-    return await directory.summary(who, await directory.room_of(room_id_or_alias))
+async def summary(
+    room_id_or_alias: str, query: ViaQuery, who: Requester | None, directory: Directory, glances: Glances
+) -> dict[str, Any]:
+    room_id, servers = await directory.locate(room_id_or_alias)
+    return await glances.find(who, room_id, [*query.via, *servers])
 
 
 def _server(name: str | None) -> ServerName | None:
@@ -112,5 +120,5 @@ ENDPOINTS = [
 ]
 
 ENDPOINTS_V1 = [
-    Endpoint("GET", "/room_summary/{room_id_or_alias}", summary, auth=ANYBODY, limit=None, body=None),
+    Endpoint("GET", "/room_summary/{room_id_or_alias}", summary, auth=ANYBODY, limit="lookup", body=None),
 ]

@@ -10,6 +10,7 @@ from homeserver.http.endpoint import USER_OR_GUEST, Endpoint
 from homeserver.matrix.filters import RoomEventFilter, parse_room_event_filter
 from homeserver.matrix.identifiers import EventId, RoomId
 from homeserver.services.auth.sessions import Requester
+from homeserver.services.rooms.nearest import NearestEvents
 from homeserver.services.rooms.read import RoomReader, Window
 from homeserver.streams.positions import RoomToken
 
@@ -53,8 +54,8 @@ async def event(room_id: RoomId, event_id: EventId, who: Requester, reader: Room
     return await reader.event(who, room_id, event_id)
 
 
-async def at_time(room_id: RoomId, query: TimeQuery, who: Requester, reader: RoomReader) -> dict[str, Any]:
-    found = await reader.at_time(who, room_id, query.ts, forwards=query.dir == "f")
+async def at_time(room_id: RoomId, query: TimeQuery, who: Requester, nearest: NearestEvents) -> dict[str, Any]:
+    found = await nearest.find(who, room_id, query.ts, forwards=query.dir == "f")
     return {"event_id": found.event_id, "origin_server_ts": found.origin_server_ts}
 
 

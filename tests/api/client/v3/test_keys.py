@@ -2,17 +2,20 @@
 
 import asyncio
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from homeserver.config.model import Limits
 from homeserver.errors import Forbidden
 from homeserver.kit.randomness import Randomness
 from homeserver.matrix.canonical import canonical_json
 from homeserver.matrix.signing import SigningKey
 from homeserver.services.users.accounts import NewDevice
 from tests.api.client.v3.test_account import confirmed
-from tests.world import User, World, until
+from tests.world import User, World, running, settings, until
 
 Json = dict[str, Any]
 
@@ -514,3 +517,20 @@ async def test_a_device_gets_one_message_of_a_transaction_its_own_before_that_fo
 async def test_bad_messages_to_devices_are_refused(world: World, body: Json) -> None:
     alice = await world.user("alice")
     assert (await alice.put("/sendToDevice/m.test/t", body)).status_code == 400
+
+
+@pytest.mark.trust("C20")
+async def test_a_device_that_changes_its_keys_again_and_again_meets_a_limit(database_url: str, tmp_path: Path) -> None:
+    config = msgspec.structs.replace(settings(database_url, str(tmp_path)), limits=Limits(rate_limits=True))
+    async with running(config) as world:
+        alice = await world.user("alice")
+        keys = identity(alice, device_key(alice))
+        for _ in range(50):  # The same again is no change.
+            await upload(alice, device_keys=keys)
+        answers = [
+            (await alice.post("/keys/upload", {"device_keys": identity(alice, device_key(alice))})).status_code
+            for _ in range(50)
+        ]
+        assert answers[0] == 200
+        assert answers[-1] == 429
+        await upload(alice, one_time_keys=one_time("a"))

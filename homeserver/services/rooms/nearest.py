@@ -1,0 +1,111 @@
+"""The event nearest to a time (client-server API, `GET /rooms/{roomId}/timestamp_to_event`).
+
+Where history is missing around that time, other servers are asked whether they know a nearer one, and if so, what is
+missing is fetched for a while.
+"""
+
+from dataclasses import dataclass
+
+from homeserver.errors import NotFound, RemoteFailure
+from homeserver.matrix import identifiers
+from homeserver.matrix.events import Event
+from homeserver.matrix.identifiers import InvalidIdentifier, RoomId
+from homeserver.outbound.federation import FederationClient, NearestEvent
+from homeserver.services.auth.sessions import Requester
+from homeserver.services.rooms.backfill import Backfill
+from homeserver.services.rooms.read import RoomReader, gap_below
+from homeserver.services.rooms.visibility import Onlooker
+from homeserver.storage import events, places, room_servers
+from homeserver.storage.engine import Database, ReadTx
+
+_LOOKS = (100, 1000)
+_FETCHES = 5
+_FETCHED = 100
+_SERVERS = 3
+_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Near:
+    """The nearest event that is known, and the place of one before which others are missing that may be nearer."""
+
+    event: Event | None
+    gap: int | None
+    room_nid: int
+
+
+class NearestEvents:
+    """Finds events by time. Raises `Forbidden` where the requester may not look, `NotFound` where there is none."""
+
+    def __init__(
+        self, database: Database, reader: RoomReader, backfill: Backfill, federation: FederationClient
+    ) -> None:
+        self._database = database
+        self._reader = reader
+        self._backfill = backfill
+        self._federation = federation
+
+    async def find(self, who: Requester, room_id: RoomId, ts: int, *, forwards: bool) -> Event:
+        """The event nearest to a time, on one side of it."""
+        near = await self._database.snapshot(self._near, who, room_id, ts, forwards)
+        gap = near.gap
+        if gap is not None and await self._is_nearer_elsewhere(room_id, near, ts, forwards):
+            fetches = 0
+            while gap is not None and fetches < _FETCHES:
+                if not await self._backfill.ensure(room_id, before=gap, wanted=_FETCHED):
+                    break
+                fetches += 1
+                near = await self._database.snapshot(self._near, who, room_id, ts, forwards)
+                gap = near.gap
+        if near.event is None:
+            raise NotFound("There is no event on that side of the time.")
+        return near.event
+
+    async def _is_nearer_elsewhere(self, room_id: RoomId, near: _Near, ts: int, forwards: bool) -> bool:
+        """Whether a server that has been in the room for long knows a nearer event."""
+        for server in await self._database.read(room_servers.list_longest, near.room_nid, limit=_SERVERS):
+            try:
+                found = await self._federation.timestamp_to_event(
+                    server, room_id, ts, backwards=not forwards, timeout_s=_TIMEOUT_S
+                )
+            except RemoteFailure:
+                continue
+            if _is_on_that_side(found, ts, forwards) and (
+                near.event is None or abs(found.origin_server_ts - ts) < abs(near.event.origin_server_ts - ts)
+            ):
+                return True
+        return False
+
+    def _near(self, tx: ReadTx, who: Requester, room_id: RoomId, ts: int, forwards: bool) -> _Near:
+        eye = self._reader.onlooker(tx, who, room_id)
+        upto = self._reader.readable(eye).upto
+        return _Near(_nearest(tx, eye, upto, ts, forwards), _gap_at(tx, eye, upto, ts), eye.room.room_nid)
+
+
+def _nearest(tx: ReadTx, eye: Onlooker, upto: int, ts: int, forwards: bool) -> Event | None:
+    for limit in _LOOKS:
+        rows = events.list_by_time(tx, eye.room.room_nid, ts=ts, forwards=forwards, limit=limit)
+        seen = eye.seen([row for row in rows if row.timeline_place <= upto])
+        if seen:
+            return seen[0].event
+        if len(rows) < limit:
+            return None
+    return None
+
+
+def _gap_at(tx: ReadTx, eye: Onlooker, upto: int, ts: int) -> int | None:
+    """Where events are missing between the last that is known from before a time and the first from after it."""
+    after = events.list_by_time(tx, eye.room.room_nid, ts=ts, forwards=True, limit=1)
+    if not after or after[0].timeline_place > upto:
+        return None
+    before = events.list_by_time(tx, eye.room.room_nid, ts=ts - 1, forwards=False, limit=1)
+    bound = before[0].timeline_place if before else places.FIRST
+    return gap_below(tx, eye.room, after[0].timeline_place, bound)
+
+
+def _is_on_that_side(found: NearestEvent, ts: int, forwards: bool) -> bool:
+    try:
+        identifiers.event_id(found.event_id)
+    except InvalidIdentifier:
+        return False
+    return found.origin_server_ts >= ts if forwards else found.origin_server_ts <= ts

@@ -1,0 +1,61 @@
+"""What others say in a room while somebody is only just joining it."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from homeserver.matrix.events import Event
+from tests import room_graphs
+from tests.federation.network import Network, Seen
+from tests.room_graphs import CREATOR
+from tests.services.rooms.test_arrival import chain
+from tests.services.rooms.test_branches import Scene
+from tests.world import eventually
+
+pytestmark = pytest.mark.anyio
+
+V1, V2 = "/_matrix/federation/v1", "/_matrix/federation/v2"
+
+
+@pytest.mark.trust("F30", "R4", "F47")
+async def test_what_comes_while_somebody_joins_is_taken_in_when_the_room_is_known(network: Network) -> None:
+    here = await network.server("here.test")
+    alice = await here.user("alice")
+    peer = network.peer("a.example")
+    network.peer("b.example")
+    network.peer("c.example")
+    graph = room_graphs.begin("10")
+    deliveries: list[asyncio.Future[Any]] = []
+
+    def make_join(seen: Seen) -> Any:
+        tip = graph.events[-1]
+        template = graph.build(alice.user_id, "m.room.member", {"membership": "join"}, [tip], state_key=alice.user_id)
+        event = json.loads(template.pdu)
+        return {"room_version": "10", "event": {name: event[name] for name in event if name != "signatures"}}
+
+    def send_join(seen: Seen) -> Any:
+        join = Event.parse(json.dumps(seen.content).encode(), "10")
+        before = graph.before([graph.events[-1]])
+        graph.add(join, [graph.events[-1]])
+        said = graph.say(CREATOR, "m.room.message", {"body": "welcome"}, [join])
+        for txn, pdu in enumerate([said.pdu, said.pdu]):
+            deliveries.append(asyncio.ensure_future(peer.send("here.test", f"{txn}", pdu)))
+        return {
+            "event": seen.content,
+            "state": [json.loads(event.pdu) for event in before.values()],
+            "auth_chain": [json.loads(event.pdu) for event in chain(graph, [join, *before.values()])],
+            "members_omitted": False,
+        }
+
+    peer.on("GET", f"{V1}/make_join", make_join)
+    peer.on("PUT", f"{V2}/send_join", send_join)
+    answer = await alice.post(f"/join/{graph.room_id}?via=a.example")
+    assert answer.status_code == 200, answer.text
+    await asyncio.gather(*deliveries)
+    scene = Scene(here, alice, graph.room_id)
+    await eventually(scene.bodies, lambda bodies: bodies == ["welcome"])
+    # Nobody joins now: what is said elsewhere is none of ours.
+    other = room_graphs.begin("10", 7)
+    assert await peer.send("here.test", "last", other.events[-1].pdu) == {}
