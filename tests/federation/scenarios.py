@@ -204,10 +204,8 @@ async def restricted(alice: User, bob: User) -> None:
     inner = await alice.create_room(initial_state=[rule])
     await join(bob, inner, alice)
     await has_membership(alice, inner, bob.user_id, "join")
-    closed = {
-        "join_rule": "restricted",
-        "allow": [{"type": "m.room_membership", "room_id": "!nowhere:" + server_of(alice)}],
-    }
+    elsewhere = await alice.create_room()
+    closed = {"join_rule": "restricted", "allow": [{"type": "m.room_membership", "room_id": elsewhere}]}
     rule = {"type": "m.room.join_rules", "state_key": "", "content": closed}
     other = await alice.create_room(initial_state=[rule])
     via = part(server_of(alice))
