@@ -478,10 +478,11 @@ async def test_two_thousand_servers_are_told_by_one_statement(told: Told) -> Non
     nid = await database.read(rooms.find_nid, RoomId(told.stage.room))
     assert nid is not None
 
-    def fill(tx: WriteTx) -> None:
+    def put(tx: WriteTx, servers: set[ServerName]) -> None:
         room_servers.replace(tx, nid, servers, stream_rows.advance(tx))
 
-    await database.write(fill)
+    before = await database.read(room_servers.list_open, nid)
+    await database.write(put, servers)
     statements: list[str] = []
 
     def note(*arguments: Any) -> None:
@@ -494,3 +495,4 @@ async def test_two_thousand_servers_are_told_by_one_statement(told: Told) -> Non
     finally:
         event.remove(Engine, "before_cursor_execute", note)
     assert len(statements) <= 2  # On PostgreSQL a statement is sent in pages.
+    await database.write(put, before)

@@ -521,3 +521,19 @@ async def test_peer_that_is_in_the_room_can_be_brought_in(network: Network) -> N
     room_id = await ann.create_room(preset="public_chat")
     await bring_in(network.peer("p.test"), "a.test", room_id, "@x:p.test")
     assert await members_of(ann, room_id) == {ann.user_id: "join", "@x:p.test": "join"}
+
+
+@pytest.mark.behaviours("CS-INVP-02")
+async def test_invites_that_came_before_are_not_shown_to_who_wants_none(network: Network) -> None:
+    b = await network.server("b.test")
+    bob, ben = await b.user("bob"), await b.user("ben")
+    room = ForeignRoom.begin(network.peer("p.test"))
+    await room.send_invite("b.test", room.invite(bob.user_id))
+    here = await ben.create_room()
+    await ben.invite(here, bob)
+    assert set(await invites(bob)) == {here, room.room_id}
+    permission = f"/user/{bob.user_id}/account_data/m.invite_permission_config"
+    await bob.put(permission, {"default_action": "block"})
+    assert await invites(bob) == {}
+    await bob.put(permission, {})
+    assert set(await invites(bob)) == {here, room.room_id}

@@ -34,7 +34,7 @@ def tell(hole: Hole, index: int) -> None:
 @pytest.mark.parametrize("direction", ["f", "b"])
 async def test_nearer_event_is_fetched_from_whoever_knows_it(hole: Hole, direction: str) -> None:
     hole.serve()
-    end = await hole.close(hole.say(150))
+    end = await hole.close(hole.say(30))
     tell(hole, 10)
     wanted = hole.missing[10]
     assert await nearest(hole, wanted.origin_server_ts, direction) == wanted.event_id

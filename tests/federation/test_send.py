@@ -457,10 +457,9 @@ async def test_what_is_staged_is_taken_in_after_a_restart(held: Held) -> None:
     assert await held.put("first", held.body()) == (200, {"pdus": {dans.event_id: {}}})
 
 
+@pytest.mark.parametrize("new_database", ["sqlite"], indirect=True)  # A copy is made by copying its file.
 @pytest.mark.trust("F22", "R1")
 async def test_what_was_staged_by_a_process_that_died_is_taken_in(held: Held, tmp_path: Path) -> None:
-    if held.scene.world.container.database.is_postgres:
-        pytest.skip("A copy of the database is made by copying its file.")
     _, bobs = await held.wait_for_keys()
     url = held.scene.world.container.database.url.database
     assert url is not None

@@ -105,6 +105,9 @@ class Lines:
         while True:
             await self._gaps.look_again()
             await self._clock.sleep(_LOOK_AGAIN_S)
+            for room_id, line in list(self._lines.items()):
+                if line.places or line.is_behind:
+                    self._move(room_id, line)  # It may have stopped because the database was gone.
 
     async def close(self) -> None:
         """Let the lines stand still."""

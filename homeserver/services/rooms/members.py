@@ -41,6 +41,7 @@ from homeserver.services.rooms.remote_members import RemoteMembers
 from homeserver.services.rooms.send import Build, Sender, is_local
 from homeserver.services.rooms.stripped import stripped_state
 from homeserver.services.rooms.succession import Succession
+from homeserver.services.users.account_data import INVITE_PERMISSION
 from homeserver.storage import account_data, members, out_of_room, profiles, rooms, users
 from homeserver.storage.account_data import GLOBAL
 from homeserver.storage.engine import Database, ReadTx
@@ -49,7 +50,6 @@ MOST_INVITEES = 1000
 _AT_ONCE = 50
 _FROM_PROFILE = ("displayname", "avatar_url")
 _NOT_KEPT = {*_FROM_PROFILE, AUTHORISED, "reason"}
-_INVITE_PERMISSION = "m.invite_permission_config"
 
 Json = dict[str, Any]
 
@@ -474,7 +474,7 @@ def _find_invitees(tx: ReadTx, targets: Sequence[UserId]) -> dict[UserId, Json]:
     accounts = users.find_many(tx, targets)
     if any(target not in accounts or accounts[target].is_deactivated for target in targets):
         raise NotFound("There is no such user on this server.")
-    for content in account_data.find_of_users(tx, targets, GLOBAL, _INVITE_PERMISSION).values():
+    for content in account_data.find_of_users(tx, targets, GLOBAL, INVITE_PERMISSION).values():
         if msgspec.json.decode(content).get("default_action") == "block":
             raise Unsupported("M_INVITE_BLOCKED", "The user accepts no invites.", status=403)
     found = profiles.find_many(tx, targets)

@@ -1,4 +1,4 @@
-"""Waiting for what is not known yet of rooms that are known in part (docs/decisions/0014-rooms-known-in-part.md)."""
+"""Waiting for what is not known yet of rooms that are known in part (docs/decisions/0016-rooms-known-in-part.md)."""
 
 import asyncio
 from collections.abc import Callable

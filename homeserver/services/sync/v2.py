@@ -29,7 +29,7 @@ from homeserver.services.sync import extensions
 from homeserver.services.sync import rooms as room_sync
 from homeserver.services.sync.rooms import View
 from homeserver.services.sync.unread import Unread
-from homeserver.services.users.account_data import ignored_users
+from homeserver.services.users.account_data import blocks_invites, ignored_users
 from homeserver.services.users.push_rules import PushRules
 from homeserver.storage import departures, members, out_of_room, rooms, stream_rows, to_device
 from homeserver.storage.engine import Database, ReadTx
@@ -341,7 +341,7 @@ class Sync:
                     entry = room_sync.joined_room(tx, self._trees, view, room, member, since=since, upto=upto)
                     if entry is not None:
                         sections["join"][room.room_id] = entry
-                case "invite" if member.sender in view.ignored:
+                case "invite" if member.sender in view.ignored or blocks_invites(tx, view.who.user_id):
                     continue
                 case "invite" | "knock" as kind:
                     events = room_sync.stripped_room(tx, self._trees, room, member)
@@ -371,7 +371,9 @@ class Sync:
             found = out_of_room.list_of_user_since(tx, user_id, after=since, upto=upto)
         for outsider in found:
             room_id, kind = outsider.room_id, outsider.membership
-            if not view.filter.admits_room(room_id) or (kind == "invite" and outsider.sender in view.ignored):
+            if not view.filter.admits_room(room_id):
+                continue
+            if kind == "invite" and (outsider.sender in view.ignored or blocks_invites(tx, user_id)):
                 continue
             # The user may have been in the room before, when this server was.
             sections["leave"].pop(room_id, None)

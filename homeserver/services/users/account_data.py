@@ -18,6 +18,7 @@ from homeserver.storage.engine import Database, ReadTx, WriteTx
 FULLY_READ = "m.fully_read"
 PUSH_RULES = "m.push_rules"
 _TAGS = "m.tag"
+INVITE_PERMISSION = "m.invite_permission_config"
 _IGNORED = "m.ignored_user_list"
 _LONGEST_TAG = 255
 _LONGEST_TYPE = 255
@@ -112,6 +113,12 @@ def ignored_users(tx: ReadTx, user_id: UserId) -> frozenset[UserId]:
     value = {} if content is None else msgspec.json.decode(content)
     users = value.get("ignored_users")
     return frozenset(UserId(user) for user in users if user != user_id) if isinstance(users, dict) else frozenset()
+
+
+def blocks_invites(tx: ReadTx, user_id: UserId) -> bool:
+    """Whether the user wants no invites at all (client-server API, Invite permission)."""
+    content = account_data.find(tx, user_id, GLOBAL, INVITE_PERMISSION)
+    return content is not None and msgspec.json.decode(content).get("default_action") == "block"
 
 
 def put(tx: WriteTx, user_id: UserId, room_id: str, type_: str, content: str) -> None:
