@@ -7,7 +7,7 @@ from sqlalchemy import BigInteger, Column, Table, bindparam, delete, insert, sel
 
 from homeserver.matrix.identifiers import UserId
 from homeserver.storage.engine import ReadTx, WriteTx
-from homeserver.storage.tables import Text, metadata
+from homeserver.storage.tables import Text, metadata, some_of_room
 
 INTRODUCTIONS = "introductions"
 """Whoever makes them waits for this key."""
@@ -37,6 +37,7 @@ _REMOVE = delete(introductions).where(
     introductions.c.user_id == bindparam("who"),
     introductions.c.room_nid == bindparam("nid"),
 )
+_REMOVE_SOME = some_of_room(introductions)
 
 
 def add_many(tx: WriteTx, new: Iterable[Introduction]) -> None:
@@ -55,3 +56,8 @@ def list_first(tx: ReadTx, *, limit: int) -> list[Introduction]:
 def remove_many(tx: WriteTx, done: Sequence[Introduction]) -> None:
     """They are made."""
     tx.connection.execute(_REMOVE, [{"at": one.position, "who": one.user_id, "nid": one.room_nid} for one in done])
+
+
+def remove_some(tx: WriteTx, room_nid: int, *, limit: int) -> int:
+    """Remove some of those for a room that is not known any more; how many."""
+    return tx.connection.execute(_REMOVE_SOME, {"nid": room_nid, "limit": limit}).rowcount

@@ -97,6 +97,7 @@ _FORGET = (
 _REMOVE = delete(out_of_room).where(
     out_of_room.c.user_id == bindparam("who"), out_of_room.c.room_id == bindparam("of_room")
 )
+_REMOVE_OF_ROOM = delete(out_of_room).where(out_of_room.c.room_id == bindparam("of_room"))
 
 
 def put(tx: WriteTx, outsider: Outsider) -> None:
@@ -134,6 +135,11 @@ def list_of_user_since(tx: ReadTx, user_id: UserId, *, after: int, upto: int) ->
     """What the user became to rooms in (after, upto], the oldest first."""
     values = {"user_id": user_id, "after": after, "upto": upto}
     return [_outsider(row) for row in tx.connection.execute(_OF_USER_SINCE, values)]
+
+
+def remove_of_room(tx: WriteTx, room_id: RoomId) -> None:
+    """Forget what anybody was to the room."""
+    tx.connection.execute(_REMOVE_OF_ROOM, {"of_room": room_id})
 
 
 def forget(tx: WriteTx, user_id: UserId, room_id: RoomId) -> bool:

@@ -7,6 +7,7 @@ from urllib.parse import quote
 import pytest
 
 from homeserver.matrix.events import Event
+from homeserver.matrix.identifiers import RoomId
 from homeserver.matrix.signing import sign_pdu
 from tests.federation.foreign import FEDERATION, ForeignRoom, bring_in, refusal
 from tests.federation.network import Network, Seen
@@ -537,3 +538,15 @@ async def test_invites_that_came_before_are_not_shown_to_who_wants_none(network:
     assert await invites(bob) == {}
     await bob.put(permission, {})
     assert set(await invites(bob)) == {here, room.room_id}
+
+
+async def test_purged_room_leaves_no_invite_behind(network: Network) -> None:
+    a, b = await network.server("a.test"), await network.server("b.test")
+    alice, bob = await a.user("alice"), await b.user("bob")
+    room_id = await alice.create_room(preset="private_chat")
+    await alice.invite(room_id, bob)
+    await bob.join(room_id)
+    purge = b.container.purge
+    purge_id = await purge.start(RoomId(room_id), is_forced=True)
+    await eventually(lambda: purge.find(purge_id), lambda job: job.ended_ts is not None)
+    assert room_id not in await invites(bob)

@@ -17,7 +17,9 @@ from homeserver.storage import (
     departures,
     event_graph,
     events,
+    introductions,
     members,
+    out_of_room,
     outgoing,
     partial_rooms,
     purges,
@@ -66,6 +68,7 @@ class RoomPurge:
         stream_rows.advance(tx)
         tx.wake([job.room_id, *members.remove_local(tx, job.room_nid, self._server_name)])
         aliases.remove_of_room(tx, job.room_nid)
+        out_of_room.remove_of_room(tx, job.room_id)
         partial_rooms.remove(tx, job.room_nid)
         rooms.remove(tx, job.room_nid)
         total = events.count_below(tx, job.room_nid, _FOR_EVER)
@@ -103,4 +106,5 @@ _REST: tuple[Callable[..., int], ...] = (
     outgoing.remove_some,
     room_servers.remove_some,
     deliveries.remove_some,
+    introductions.remove_some,
 )
