@@ -278,7 +278,7 @@ async def test_many_servers_that_cannot_be_found_do_not_stand_in_each_others_way
 async def test_an_answer_that_is_garbage_or_too_large_is_none(authority: Authority, answer: Answer) -> None:
     async with tls_peer(authority.issue("a.test").server_context(), answer) as peer:
         async with transport_to(authority, ("a.test", peer)) as transport:
-            with pytest.raises(Unreachable, match=r"a\.test cannot be reached"):
+            with pytest.raises(Unreachable, match=r"a\.test (cannot be reached|says too much)"):
                 await ask(transport, "a.test", timeout_s=10)
 
 
