@@ -11,6 +11,7 @@ import logging
 import os
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import traceback
@@ -25,6 +26,7 @@ from tests.simulation import story
 from tests.simulation.loop import SimulationLoop
 
 _AT_ONCE = 2
+_LONGEST_S = 300
 
 
 def main() -> int:
@@ -71,6 +73,7 @@ def _run_all(seeds: Sequence[int], folder: Path, *, is_told: bool) -> int:
 
 def _be_child(seed: int, folder: Path, *, is_told: bool) -> NoReturn:
     """Never returns."""
+    signal.alarm(_LONGEST_S)  # Which kills: a simulation that never ends has failed.
     gc.disable()  # It would throw away what the dead were waiting for, and they would be surprised.
     try:
         lines = _run(seed, folder)
