@@ -52,6 +52,7 @@ from homeserver.services.live.typing import Typing
 from homeserver.services.media.elsewhere import MediaElsewhere
 from homeserver.services.media.store import MediaStore
 from homeserver.services.media.thumbnails import Thumbnails
+from homeserver.services.rooms.admission import Admission
 from homeserver.services.rooms.arrival import Arrivals
 from homeserver.services.rooms.author import Author
 from homeserver.services.rooms.backfill import Backfill
@@ -60,6 +61,7 @@ from homeserver.services.rooms.completion import Completion
 from homeserver.services.rooms.create import RoomCreation
 from homeserver.services.rooms.directories_elsewhere import DirectoriesElsewhere
 from homeserver.services.rooms.directory import Directory
+from homeserver.services.rooms.founding import Founding
 from homeserver.services.rooms.gaps import Gaps
 from homeserver.services.rooms.glance import Glances
 from homeserver.services.rooms.graph import Graph
@@ -94,6 +96,7 @@ from homeserver.services.rooms.succession import Succession
 from homeserver.services.rooms.summaries import Summaries
 from homeserver.services.rooms.third_party import ThirdPartyInvites
 from homeserver.services.rooms.upgrade import RoomUpgrade
+from homeserver.services.rooms.waiting import WaitingEvents
 from homeserver.services.sync.notifications import Notifications
 from homeserver.services.sync.unread import Unread
 from homeserver.services.sync.v2 import Sync
@@ -249,7 +252,10 @@ async def build(
         merger = Merger(clock, hot, writer, graph, author, policies, config.server_name)
         signatures = Signatures(keys)
         checks, outliers = Checks(signatures), Outliers(database, clock, writer)
-        inbox = Inbox(database, clock, hot, writer, graph, merger, checks, outliers, policies)
+        waiting = WaitingEvents(database)
+        admission = Admission(clock, hot, writer, graph, merger, policies, waiting)
+        founding = Founding(database, clock, writer, checks)
+        inbox = Inbox(database, hot, checks, founding, outliers, admission, waiting)
         replay = Replay(database, trees, hot, resolver, config.server_name)
         completion = Completion(
             database,
