@@ -62,8 +62,6 @@ class Intake:
 def begin(tx: ReadTx, coming: Mapping[HotRoom, Mapping[EventId, Event]]) -> dict[HotRoom, Intake]:
     """What is known of events that passed the first checks, and what earlier ones wait for."""
     ids = [event_id for checked in coming.values() for event_id in checked]
-    if not ids:
-        return {room: Intake({}, {}) for room in coming}
     standings = events.find_standings_by_id(tx, ids)
     waiting = event_graph.find_waiting(tx, ids)
     missing = event_graph.list_missing_in_rooms(tx, [_nid(room) for room in coming])
