@@ -60,12 +60,8 @@ def build_live(
 
 
 def _media(foundation: Foundation, outside: Outside, stack: AsyncExitStack) -> MediaStore:
-    config, database, clock, randomness = (
-        foundation.config,
-        foundation.database,
-        foundation.clock,
-        foundation.randomness,
-    )
+    config, database = foundation.config, foundation.database
+    clock, randomness = foundation.clock, foundation.randomness
     largest, room = config.limits.upload_bytes, config.limits.remote_media_bytes
     blobs = DiskBlobs(Path(config.data_dir) / "media")
     thumbnails = Thumbnails(blobs)

@@ -41,12 +41,8 @@ class People:
 
 def build_people(foundation: Foundation, stack: AsyncExitStack) -> People:
     """Build the part."""
-    config, database, clock, randomness = (
-        foundation.config,
-        foundation.database,
-        foundation.clock,
-        foundation.randomness,
-    )
+    config, database = foundation.config, foundation.database
+    clock, randomness = foundation.clock, foundation.randomness
     name = config.server_name
     lifetime_s = config.limits.access_token_lifetime_s
     sessions = Sessions(database, clock, randomness, lifetime_ms=lifetime_s * 1000 if lifetime_s else None)
