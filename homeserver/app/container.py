@@ -1,32 +1,23 @@
-"""Every long-lived object, built in the order of this file and closed in reverse."""
+"""Every long-lived object, built part by part in the order of this file and closed in reverse."""
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
-from homeserver.app import signing_key
+from homeserver.app.parts.foundation import Foundation, open_foundation
+from homeserver.app.parts.graph import RoomGraph, build_graph
+from homeserver.app.parts.live import Live, build_live
+from homeserver.app.parts.outside import Outside, open_outside
+from homeserver.app.parts.people import People, build_people
+from homeserver.app.parts.rooms import Rooms, build_rooms
+from homeserver.app.parts.servers import Servers, build_servers
+from homeserver.app.parts.work import list_works
 from homeserver.config.model import Config
-from homeserver.consumers.device_lists import Introductions, Resyncs
-from homeserver.consumers.effects import RoomEffects
-from homeserver.consumers.federation_sender import FederationSender
-from homeserver.consumers.housekeeping import Housekeeping, Purging
 from homeserver.consumers.loop import running
-from homeserver.consumers.partial_rooms import RoomCompletion
 from homeserver.kit import crash
 from homeserver.kit.clock import Clock
-from homeserver.kit.concurrency import Background
-from homeserver.kit.logs import report
 from homeserver.kit.metrics import Metrics
 from homeserver.kit.randomness import Randomness
-from homeserver.matrix.server_keys import PublishedKey
-from homeserver.outbound.blobs import DiskBlobs
-from homeserver.outbound.destinations import Destinations
-from homeserver.outbound.ephemeral import Ephemeral
-from homeserver.outbound.federation import FederationClient
-from homeserver.outbound.http import opened
-from homeserver.outbound.keyring import KeyRing
-from homeserver.outbound.partners import Partners
 from homeserver.outbound.transport import Transport
 from homeserver.services.auth.interactive import InteractiveAuth
 from homeserver.services.auth.limits import Limits
@@ -117,66 +108,8 @@ from homeserver.streams.notifier import Notifier
 
 
 @dataclass(frozen=True)
-class Container:
-    """What handlers may ask for, by type."""
-
-    config: Config
-    clock: Clock
-    randomness: Randomness
-    metrics: Metrics
-    database: Database
-    notifier: Notifier
-    destinations: Destinations
-    ephemeral: Ephemeral
-    destination_reports: DestinationReports
-    federation: FederationClient
-    server_auth: ServerAuth
-    published_keys: PublishedKeys
-    transactions: Transactions
-    sessions: Sessions
-    passwords: Passwords
-    limits: Limits
-    interactive: InteractiveAuth
-    devices: Devices
-    accounts: Accounts
-    confirmation: Confirmation
-    registration: Registration
-    profiles: Profiles
-    user_data: UserData
-    push_rules: PushRules
-    pushers: Pushers
-    notifications: Notifications
-    e2e_keys: E2eKeys
-    device_keys: DeviceKeys
-    device_lists: RemoteDeviceLists
-    to_device: ToDevice
-    key_backups: KeyBackups
-    server_acls: ServerAcls
-    resident: Resident
-    invitations: Invitations
-    third_party: ThirdPartyInvites
-    inbox: Inbox
-    arrivals: Arrivals
-    completion: Completion
-    sender: Sender
-    members: Members
-    room_creation: RoomCreation
-    room_reader: RoomReader
-    nearest_events: NearestEvents
-    room_upgrade: RoomUpgrade
-    directory: Directory
-    relations: Relations
-    hierarchy: Hierarchy
-    glances: Glances
-    room_reads: RoomReads
-    history: History
-    state_events: StateEvents
-    purge: Purge
-    receipts: Receipts
-    typing: Typing
-    presence: Presence
-    media: MediaStore
-    sync: Sync
+class Container(Servers, Live, Rooms, RoomGraph, Outside, People, Foundation):
+    """All parts as one: what handlers may ask for, by type."""
 
 
 @asynccontextmanager
@@ -391,77 +324,15 @@ async def build(
             database, clock, randomness, notifier, client, destinations, ephemeral, metrics, config.server_name
         )
         rest = RoomCompletion(notifier, completion, gaps)
+        foundation = await open_foundation(config, clock, randomness, metrics, stack)
+        people = build_people(foundation, stack)
+        outside = await open_outside(foundation, transport, stack)
+        graph = build_graph(foundation, outside, stack)
+        rooms = build_rooms(foundation, outside, graph)
+        live = build_live(foundation, people, outside, graph, stack)
+        servers = build_servers(foundation, people, outside, graph, rooms, live, stack)
+        works = list_works(foundation, people, outside, graph, rooms, live, servers, stack)
         if is_server:
-            works = [
-                housekeeping.run,
-                effects.run,
-                purging.run,
-                lines.run,
-                rest.run,
-                Introductions(database, notifier).run,
-                Resyncs(clock, notifier, device_lists).run,
-            ]
-            if config.federation.enabled:
-                works.append(federation_sender.run)
             await stack.enter_async_context(running(works, clock))
-        yield Container(
-            config=config,
-            clock=clock,
-            randomness=randomness,
-            metrics=metrics,
-            database=database,
-            notifier=notifier,
-            destinations=destinations,
-            ephemeral=ephemeral,
-            destination_reports=DestinationReports(database, clock, destinations),
-            federation=client,
-            server_auth=ServerAuth(keys, destinations, clock, Partners(config.federation), config.server_name),
-            published_keys=PublishedKeys(database, clock, keys, config.server_name, author.key, old_keys),
-            transactions=transactions,
-            sessions=sessions,
-            passwords=passwords,
-            limits=limits,
-            interactive=interactive,
-            devices=devices,
-            accounts=accounts,
-            confirmation=Confirmation(interactive, accounts),
-            registration=registration,
-            profiles=Profiles(database, ProfilesElsewhere(client, clock), config.server_name),
-            user_data=UserData(database),
-            push_rules=push_rules,
-            pushers=Pushers(database, clock),
-            notifications=Notifications(database, clock, trees, push_rules, unread),
-            e2e_keys=e2e_keys,
-            device_keys=DeviceKeys(database, e2e_keys, device_lists, client, config.server_name),
-            device_lists=device_lists,
-            to_device=ToDevice(database, clock, randomness, config.server_name),
-            key_backups=KeyBackups(database),
-            third_party=ThirdPartyInvites(
-                database, sender, members, server_acls, client, transport, config.server_name
-            ),
-            invitations=invitations,
-            resident=Resident(database, sender, inbox, server_acls, signatures, author, trees),
-            server_acls=server_acls,
-            inbox=inbox,
-            arrivals=arrivals,
-            completion=completion,
-            sender=sender,
-            members=members,
-            room_creation=room_creation,
-            room_reader=room_reader,
-            nearest_events=NearestEvents(database, room_reader, backfill, client),
-            relations=Relations(database, room_reader),
-            room_upgrade=RoomUpgrade(database, sender, members, room_creation, author),
-            directory=directory,
-            glances=Glances(database, summaries, spaces_elsewhere, config.server_name),
-            hierarchy=Hierarchy(database, trees, summaries, spaces_elsewhere, config.server_name),
-            room_reads=room_reads,
-            history=History(database, trees, room_reads),
-            state_events=StateEvents(sender, members, directory),
-            purge=purge,
-            receipts=receipts,
-            typing=typing,
-            presence=presence,
-            media=media,
-            sync=sync,
-        )
+        parts = (foundation, people, outside, graph, rooms, live, servers)
+        yield Container(**{name: field for part in parts for name, field in vars(part).items()})
