@@ -5,37 +5,36 @@ for what lies between, as far back as the bounds go. Where that does not reach w
 lowest event is asked for, and the gap stays: what is missing before an event that was accepted is a backward extremity,
 from which history can be fetched later. Missing auth events are asked for by themselves.
 
-A room has one such search at a time, and rooms do not wait for each other. Each search has bounds in requests, events,
-bytes and time, and after one that did not succeed the room is left alone for a while, longer each time: no peer
-can keep this server busy by chains that do not end.
+A room has one such search at a time (`services/rooms/searches.py`), and rooms do not wait for each other, but for those
+of which the same server told. Each search has bounds in requests, events, bytes and time: no peer can keep this server
+busy by chains that do not end.
 """
 
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
-from homeserver.errors import NotFound, RemoteFailure, Unavailable
+from homeserver.errors import NotFound, RemoteFailure
 from homeserver.kit.caching import Lru
-from homeserver.kit.clock import Clock
-from homeserver.kit.concurrency import Background
 from homeserver.kit.metrics import Metrics
 from homeserver.matrix.events import Event
-from homeserver.matrix.identifiers import EventId, RoomId, ServerName, domain_of
+from homeserver.matrix.identifiers import EventId, RoomId, ServerName
 from homeserver.outbound.federation import FederationClient
+from homeserver.services.rooms.askable import Askable
 from homeserver.services.rooms.hot import HotRoom, HotRooms
 from homeserver.services.rooms.inbox import Inbox
 from homeserver.services.rooms.receipts import Outcome
-from homeserver.services.rooms.server_acl import ServerAcls
+from homeserver.services.rooms.searches import Searches
 from homeserver.services.rooms.states_elsewhere import StatesElsewhere
 from homeserver.storage import event_graph, events, rooms
 from homeserver.storage.engine import Database, ReadTx
 
 log = structlog.get_logger()
 
-_LONGEST_S = 180.0
 _WALKS = 10
 _AT_ONCE = 100
 """So many events are asked for at a time, going back."""
@@ -45,13 +44,10 @@ _STUCK = 100
 _LATEST = 20
 _JUMPS = 20
 _ROUNDS = 3
-_SERVERS = 4
-_SEARCHES_PER_SERVER = 10
+_TOLD_BY = 4
 _MOST_QUEUED = 10_000
 _SEARCHES_AGAIN = 50
 _REST_MS = 10_000
-_PAUSE_MS = 30_000
-_LONGEST_PAUSE_MS = 60 * 60 * 1000
 _PATIENCE = 4
 """So often all servers are asked for a state of which something is missing, before the rest of it has to do."""
 _REMEMBERED = 10_000
@@ -85,153 +81,125 @@ class _Budget:
         return self.walks > 0 and self.events > 0 and self.size > 0
 
 
-@dataclass(slots=True)
-class _Pause:
-    """Until when a room is left alone, how often nothing came of it, and who was asked."""
-
-    until: int
-    failures: int
-    asked: set[ServerName] = field(default_factory=set)
-
-
 class Gaps:
     """Fills gaps."""
 
     def __init__(
         self,
         database: Database,
-        clock: Clock,
         hot: HotRooms,
         inbox: Inbox,
         elsewhere: StatesElsewhere,
-        acls: ServerAcls,
         client: FederationClient,
         metrics: Metrics,
-        background: Background,
-        server_name: str,
+        askable: Askable,
+        searches: Searches,
+        *,
+        searches_per_server: int,
     ) -> None:
         self._database = database
-        self._clock = clock
         self._hot = hot
         self._inbox = inbox
         self._elsewhere = elsewhere
-        self._acls = acls
         self._client = client
         self._metrics = metrics
-        self._background = background
-        self._server_name = ServerName(server_name)
-        self._under_way: dict[RoomId, asyncio.Task[None]] = {}
-        self._busy: Counter[ServerName] = Counter()
-        self._queued: dict[ServerName, dict[RoomId, None]] = {}
+        self._askable = askable
+        self._searches = searches
+        self._per_server = searches_per_server
+        self._busy: Counter[ServerName | None] = Counter()
+        self._queued: dict[ServerName | None, dict[RoomId, None]] = {}
         """Rooms for which servers are to be asked that are busy with others, in order."""
         self._told_by: Lru[RoomId, dict[ServerName, None]] = Lru(_REMEMBERED)
-        self._pauses: Lru[RoomId, _Pause] = Lru(_REMEMBERED)
-        self._is_closing = False
+        """Who has delivered what waits, the last one last."""
+        self._asked: Lru[RoomId, set[ServerName]] = Lru(_REMEMBERED)
+        """Who was asked in vain."""
 
     def notice(self, room_id: RoomId, server: ServerName) -> None:
         """Events wait that this server has delivered: look for what is missing, now or when the room's pause ends."""
         told_by = self._told_by.get(room_id) or {}
         told_by.pop(server, None)
         told_by[server] = None
-        while len(told_by) > _SERVERS:
+        while len(told_by) > _TOLD_BY:
             del told_by[next(iter(told_by))]
         self._told_by.put(room_id, told_by)
-        pause = self._pauses.get(room_id)
-        is_new = pause is not None and pause.failures > 0 and server not in pause.asked
-        if pause is None or pause.until <= self._clock.now() or is_new:
+        is_new = self._searches.failures(room_id) > 0 and server not in (self._asked.get(room_id) or ())
+        if is_new or not self._searches.is_resting(room_id):
             self._begin(room_id, server)
 
     def begin_anew(self, room_id: RoomId) -> None:
         """Look for what is missing in a room without a pause: more can be made of it than before."""
-        self._pauses.drop(room_id)
-        self._begin(room_id, next(reversed(self._told_by.get(room_id) or {}), self._server_name))
+        self._searches.wake(room_id)
+        self._begin(room_id, self._last_told_by(room_id))
 
     async def look_again(self) -> None:
         """Look for what is missing in rooms that were left alone for long enough."""
-        now = self._clock.now()
         for room_id in await self._database.read(_rooms_waiting):
-            pause = self._pauses.get(room_id)
-            if len(self._under_way) >= _SEARCHES_AGAIN:
+            if self._searches.count >= _SEARCHES_AGAIN:
                 break
-            if pause is None or pause.until <= now:
-                self._begin(room_id, next(reversed(self._told_by.get(room_id) or {}), self._server_name))
+            if not self._searches.is_resting(room_id):
+                self._begin(room_id, self._last_told_by(room_id))
 
-    async def fill(self, room_id: RoomId) -> bool:
-        """Look for what the room's events wait for; whether none waits any more. Raises `NotFound`."""
-        room = await self._hot.find(room_id)
-        asked: set[ServerName] = set()
-        try:
-            async with asyncio.timeout(_LONGEST_S):
-                for server in self._candidates(room):
-                    asked.add(server)
-                    if await self._fill_from(room, server):
-                        return True
-        except TimeoutError:
-            pass
-        pause = self._pauses.get(room_id) or _Pause(0, 0)
-        pause.until = self._clock.now() + min(_PAUSE_MS * 2**pause.failures, _LONGEST_PAUSE_MS)
-        pause.failures = min(pause.failures + 1, 20)
-        pause.asked |= asked
-        self._pauses.put(room_id, pause)
-        log.info("what is missing in a room could not be had", room_id=room_id, asked=sorted(asked))
-        return False
+    async def fill(self, room_id: RoomId) -> None:
+        """Look for what the room's events wait for, and wait until that has ended."""
+        task = self._searches.under_way(room_id) or self._searches.begin(room_id, partial(self._search, room_id))
+        if task is not None:
+            await asyncio.wait([task])
 
-    async def close(self) -> None:
-        """Stop looking; what waits is in the database."""
-        self._is_closing = True
-        tasks = list(self._under_way.values())
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+    def _last_told_by(self, room_id: RoomId) -> ServerName | None:
+        return next(reversed(self._told_by.get(room_id) or {}), None)
 
-    def _begin(self, room_id: RoomId, server: ServerName) -> None:
-        if self._is_closing or room_id in self._under_way:
+    def _begin(self, room_id: RoomId, server: ServerName | None) -> None:
+        """Look for what is missing, of which this server told, unless it is busy already."""
+        if self._searches.under_way(room_id) is not None:
             return
-        if self._busy[server] >= _SEARCHES_PER_SERVER:
+        if self._busy[server] >= self._per_server:
             queued = self._queued.setdefault(server, {})
             if len(queued) < _MOST_QUEUED:
                 queued[room_id] = None
-            return
-        self._busy[server] += 1
-        self._under_way[room_id] = self._background.start(self._search(room_id, server))
+        elif self._searches.begin(room_id, partial(self._search_at, server, room_id)) is not None:
+            self._busy[server] += 1
 
-    async def _search(self, room_id: RoomId, server: ServerName) -> None:
+    async def _search_at(self, server: ServerName | None, room_id: RoomId) -> bool:
         try:
-            is_filled = await self.fill(room_id)
-            self._metrics.gaps.labels("filled" if is_filled else "left").inc()
-        except (NotFound, Unavailable):
-            pass  # The room is gone, or changes too quickly: the next event will tell.
+            return await self._search(room_id)
         finally:
-            del self._under_way[room_id]
             self._busy[server] -= 1
             if not self._busy[server]:
                 del self._busy[server]
             self._begin_next(server)
 
-    def _begin_next(self, server: ServerName) -> None:
+    def _begin_next(self, server: ServerName | None) -> None:
         queued = self._queued.get(server)
-        while queued and self._busy[server] < _SEARCHES_PER_SERVER:
+        while queued and self._busy[server] < self._per_server:
             room_id = next(iter(queued))
             del queued[room_id]
             self._begin(room_id, server)
         if not queued:
             self._queued.pop(server, None)
 
-    def _candidates(self, room: HotRoom) -> list[ServerName]:
-        """Whom to ask: who delivered what waits, the last one first, then those with the most users in the room."""
-        told_by = [*reversed(self._told_by.get(room.room_id) or {})]
-        members = Counter(ServerName(domain_of(user_id)) for user_id in room.joined)
-        others = [server for server, _ in members.most_common(2 * _SERVERS)]
-        found = [one for one in dict.fromkeys([*told_by, *others]) if one != self._server_name]
-        return [one for one in found if self._acls.allows(room, one)][:_SERVERS]
+    async def _search(self, room_id: RoomId) -> bool:
+        """Ask servers one after the other; whether nothing waits any more."""
+        room = await self._hot.find(room_id)
+        asked = self._asked.get(room_id) or set()
+        self._asked.put(room_id, asked)
+        is_filled = False
+        try:
+            for server in self._askable.servers(room, reversed(self._told_by.get(room_id) or {})):
+                asked.add(server)
+                if is_filled := await self._fill_from(room, server):
+                    self._asked.drop(room_id)
+                    return True
+        finally:
+            self._metrics.gaps.labels("filled" if is_filled else "left").inc()
+        log.info("what is missing in a room could not be had", room_id=room_id, asked=sorted(asked))
+        return False
 
     async def _fill_from(self, room: HotRoom, server: ServerName) -> bool:
         """Ask one server; whether nothing waits any more."""
         stuck = await self._walk(room, server)
         for _ in range(_ROUNDS):
             if not stuck:
-                self._pauses.drop(room.room_id)
+                self._searches.wake(room.room_id)
                 return True
             before = {one.event_id for one in stuck}
             for one in stuck[:_JUMPS]:
@@ -244,7 +212,7 @@ class Gaps:
                 return False
         if not stuck:
             # It took more than going back: whoever wants to can make that happen with every event.
-            self._pauses.put(room.room_id, _Pause(self._clock.now() + _REST_MS, 0))
+            self._searches.rest(room.room_id, _REST_MS)
         return not stuck
 
     async def _walk(self, room: HotRoom, server: ServerName) -> list[_Stuck]:
@@ -282,9 +250,8 @@ class Gaps:
             return
         if room.partial is not None:
             return  # The state of the whole room comes anyway; then this one differs from it by a little.
-        pause = self._pauses.get(room.room_id)
         # What cannot be verified now may be later; but nobody can keep a room waiting for ever.
-        is_whole = pause is None or pause.failures < _PATIENCE
+        is_whole = self._searches.failures(room.room_id) < _PATIENCE
         if state := await self._elsewhere.before(room, server, stuck.event_id, is_whole=is_whole):
             await self._inbox.receive_with_state(room.room_id, stuck.pdu, state)
 
