@@ -9,7 +9,7 @@ from homeserver.app import signing_key
 from homeserver.config.model import Config
 from homeserver.consumers.device_lists import Introductions, Resyncs
 from homeserver.consumers.effects import RoomEffects
-from homeserver.consumers.federation_sender import FederationSender
+from homeserver.consumers.federation.sender import FederationSender
 from homeserver.consumers.housekeeping import Housekeeping, Purging
 from homeserver.consumers.loop import running
 from homeserver.consumers.partial_rooms import RoomCompletion
