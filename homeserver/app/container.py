@@ -13,10 +13,6 @@ from homeserver.app.parts.rooms import Rooms, build_rooms
 from homeserver.app.parts.servers import Servers, build_servers
 from homeserver.app.parts.work import list_works
 from homeserver.config.model import Config
-from homeserver.consumers.device_lists import Introductions, Resyncs
-from homeserver.consumers.effects import RoomEffects
-from homeserver.consumers.federation.sender import FederationSender
-from homeserver.consumers.housekeeping import Housekeeping, Purging
 from homeserver.consumers.loop import running
 from homeserver.kit import crash
 from homeserver.kit.clock import Clock
