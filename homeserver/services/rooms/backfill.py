@@ -24,7 +24,7 @@ from homeserver.services.rooms.inbox import Inbox
 from homeserver.services.rooms.past import Past
 from homeserver.services.rooms.searches import Searches
 from homeserver.services.rooms.states_elsewhere import StatesElsewhere
-from homeserver.storage import event_graph, events, places, purges
+from homeserver.storage import event_graph, events, places, purges, timelines
 from homeserver.storage.engine import Database, ReadTx
 from homeserver.storage.state import Pair
 
@@ -187,7 +187,7 @@ def _look(tx: ReadTx, room: HotRoom, before: int) -> _Gap:
     purge = purges.find_last(tx, room.room_nid)
     purged_at = 0 if purge is None else purge.purge_id
     ends = [(one, at) for one, at in event_graph.list_backward_extremities(tx, room.room_nid) if at > purged_at]
-    stand = events.find_places(tx, {at for _, at in ends})
+    stand = timelines.find_places(tx, {at for _, at in ends})
     start = places.start_of_gap(before)
     end = max(before, places.upto(places.position_of(start)) + 1)
     inside = sorted(
