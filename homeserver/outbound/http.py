@@ -216,7 +216,7 @@ class HttpTransport:
         self._idle_s = idle_s
         found = resolver or CachingResolver(DnsResolver(), clock)
         self.discovery = Discovery(found, self._ask_well_known, clock, settings.addresses)
-        self.connector = Connector(settings, found, randomness, new_context(settings))
+        self.connector = Connector(settings, found, randomness, new_context(settings), new_proxy_context(settings))
         self._partners = Partners(settings)
         self._turns = asyncio.Semaphore(settings.connections)
         # Requests wait for well-known files while it is their turn, so these need turns of their own.
@@ -382,12 +382,22 @@ class HttpTransport:
 
 def new_context(settings: Federation) -> ssl.SSLContext:
     """Whom to trust, and how to speak TLS. Raises `ConfigError`."""
+    return _context(settings, ["h2", "http/1.1"] if settings.http2 else ["http/1.1"])
+
+
+def new_proxy_context(settings: Federation) -> ssl.SSLContext | None:
+    """The same for the proxy; None where there is none that speaks TLS. Raises `ConfigError`."""
+    is_tls = (settings.proxy or "").startswith("https:")
+    return _context(settings, ["http/1.1"]) if is_tls else None
+
+
+def _context(settings: Federation, protocols: list[str]) -> ssl.SSLContext:
     context = httpcore2.default_ssl_context()
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     # A certificate is for its alternative names alone (RFC 9525). On some systems another kind of context sees to that.
     if type(context) is ssl.SSLContext:
         context.hostname_checks_common_name = False
-    context.set_alpn_protocols(["h2", "http/1.1"] if settings.http2 else ["http/1.1"])
+    context.set_alpn_protocols(protocols)
     load_authorities(context, settings.ca_files)
     return context
 

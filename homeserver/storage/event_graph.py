@@ -176,13 +176,8 @@ def list_followers(tx: ReadTx, room_nid: int) -> dict[EventId, set[EventId]]:
     return found
 
 
-def list_missing(tx: ReadTx, room_nid: int) -> set[EventId]:
-    """What the room's waiting events wait for; some of it may wait itself."""
-    return list_missing_in_rooms(tx, [room_nid]).get(room_nid, set())
-
-
 def list_missing_in_rooms(tx: ReadTx, room_nids: Iterable[int]) -> dict[int, set[EventId]]:
-    """What the waiting events of these rooms wait for, by room; a room where none wait is left out."""
+    """What the waiting events of these rooms wait for, by room; some of it may wait itself. Others are left out."""
     found: dict[int, set[EventId]] = {}
     for part in chunks(room_nids):
         for row in tx.connection.execute(_MISSING_IN_ROOMS, {"room_nids": part}):

@@ -24,7 +24,8 @@ from homeserver.matrix.identifiers import EventId, RoomId, ServerName
 from homeserver.services.federation.faults import WRONG
 from homeserver.services.rooms.gaps import Gaps
 from homeserver.services.rooms.hot import HotRoom, HotRooms
-from homeserver.services.rooms.inbox import Delivery, Inbox, Outcome, Receipt, id_of
+from homeserver.services.rooms.inbox import Delivery, Inbox, id_of
+from homeserver.services.rooms.receipts import Outcome, Receipt
 from homeserver.storage import deliveries
 from homeserver.storage.deliveries import Staged
 from homeserver.storage.engine import Database

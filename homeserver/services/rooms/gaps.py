@@ -26,7 +26,8 @@ from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import EventId, RoomId, ServerName, domain_of
 from homeserver.outbound.federation import FederationClient
 from homeserver.services.rooms.hot import HotRoom, HotRooms
-from homeserver.services.rooms.inbox import Inbox, Outcome
+from homeserver.services.rooms.inbox import Inbox
+from homeserver.services.rooms.receipts import Outcome
 from homeserver.services.rooms.server_acl import ServerAcls
 from homeserver.services.rooms.states_elsewhere import StatesElsewhere
 from homeserver.storage import event_graph, events, rooms

@@ -35,8 +35,9 @@ from homeserver.services.rooms.conditions import (
 )
 from homeserver.services.rooms.gaps import Gaps
 from homeserver.services.rooms.hot import HotRoom
-from homeserver.services.rooms.inbox import Inbox, Outcome
+from homeserver.services.rooms.inbox import Inbox
 from homeserver.services.rooms.partial import PartialRooms
+from homeserver.services.rooms.receipts import Outcome
 from homeserver.services.rooms.remote_members import RemoteMembers
 from homeserver.services.rooms.send import Build, Sender, is_local
 from homeserver.services.rooms.stripped import stripped_state
