@@ -204,7 +204,7 @@ async def build(
         passwords = Passwords(config.passwords)
         stack.callback(passwords.close)
         devices = Devices(database, sessions)
-        limits = Limits(clock, enabled=config.limits.rate_limits)
+        limits = Limits(clock, enabled=config.limits.rate_limits, of_servers=config.limits.server_rates)
         accounts = Accounts(
             database,
             clock,
