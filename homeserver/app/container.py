@@ -1,179 +1,29 @@
-"""Every long-lived object, built in the order of this file and closed in reverse."""
+"""Every long-lived object, built part by part in the order of this file and closed in reverse."""
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
-from homeserver.app import signing_key
+from homeserver.app.parts.foundation import Foundation, open_foundation
+from homeserver.app.parts.graph import RoomGraph, build_graph
+from homeserver.app.parts.live import Live, build_live
+from homeserver.app.parts.outside import Outside, open_outside
+from homeserver.app.parts.people import People, build_people
+from homeserver.app.parts.rooms import Rooms, build_rooms
+from homeserver.app.parts.servers import Servers, build_servers
+from homeserver.app.parts.work import list_works
 from homeserver.config.model import Config
-from homeserver.consumers.device_lists import Introductions, Resyncs
-from homeserver.consumers.effects import RoomEffects
-from homeserver.consumers.federation_sender import FederationSender
-from homeserver.consumers.housekeeping import Housekeeping, Purging
 from homeserver.consumers.loop import running
-from homeserver.consumers.partial_rooms import RoomCompletion
 from homeserver.kit import crash
 from homeserver.kit.clock import Clock
-from homeserver.kit.concurrency import Background
-from homeserver.kit.logs import report
 from homeserver.kit.metrics import Metrics
 from homeserver.kit.randomness import Randomness
-from homeserver.matrix.server_keys import PublishedKey
-from homeserver.outbound.blobs import DiskBlobs
-from homeserver.outbound.destinations import Destinations
-from homeserver.outbound.ephemeral import Ephemeral
-from homeserver.outbound.federation import FederationClient
-from homeserver.outbound.http import opened
-from homeserver.outbound.keyring import KeyRing
-from homeserver.outbound.partners import Partners
 from homeserver.outbound.transport import Transport
-from homeserver.services.auth.interactive import InteractiveAuth
-from homeserver.services.auth.limits import Limits
-from homeserver.services.auth.passwords import Passwords
-from homeserver.services.auth.servers import ServerAuth
-from homeserver.services.auth.sessions import Sessions
-from homeserver.services.federation.destinations import DestinationReports
-from homeserver.services.federation.device_keys import DeviceKeys
-from homeserver.services.federation.device_lists import DeviceListUpdates, RemoteDeviceLists, SigningKeyUpdates
-from homeserver.services.federation.early import Early
-from homeserver.services.federation.edus import Edus
-from homeserver.services.federation.history import History
-from homeserver.services.federation.lines import Lines
-from homeserver.services.federation.live import PresenceEdus, ReceiptEdus, TypingEdus
-from homeserver.services.federation.room_reads import RoomReads
-from homeserver.services.federation.server_keys import PublishedKeys
-from homeserver.services.federation.to_device import DirectToDevice
-from homeserver.services.federation.transactions import Transactions
-from homeserver.services.live.counter import LiveCounter
-from homeserver.services.live.presence import Presence
-from homeserver.services.live.receipts import Receipts
-from homeserver.services.live.typing import Typing
-from homeserver.services.media.elsewhere import MediaElsewhere
-from homeserver.services.media.store import MediaStore
-from homeserver.services.media.thumbnails import Thumbnails
-from homeserver.services.rooms.arrival import Arrivals
-from homeserver.services.rooms.author import Author
-from homeserver.services.rooms.backfill import Backfill
-from homeserver.services.rooms.checks import Checks
-from homeserver.services.rooms.completion import Completion
-from homeserver.services.rooms.create import RoomCreation
-from homeserver.services.rooms.directories_elsewhere import DirectoriesElsewhere
-from homeserver.services.rooms.directory import Directory
-from homeserver.services.rooms.gaps import Gaps
-from homeserver.services.rooms.glance import Glances
-from homeserver.services.rooms.graph import Graph
-from homeserver.services.rooms.hierarchy import Hierarchy
-from homeserver.services.rooms.hot import HotRooms
-from homeserver.services.rooms.inbox import Inbox
-from homeserver.services.rooms.invitations import Invitations
-from homeserver.services.rooms.members import Members
-from homeserver.services.rooms.merge import Merger
-from homeserver.services.rooms.nearest import NearestEvents
-from homeserver.services.rooms.outliers import Outliers
-from homeserver.services.rooms.partial import PartialRooms
-from homeserver.services.rooms.past import Past
-from homeserver.services.rooms.persist import EventWriter
-from homeserver.services.rooms.policy import PolicyServers
-from homeserver.services.rooms.purge import Purge
-from homeserver.services.rooms.read import RoomReader
-from homeserver.services.rooms.relations import Relations
-from homeserver.services.rooms.remote_members import RemoteMembers
-from homeserver.services.rooms.replay import Replay
-from homeserver.services.rooms.resident import Resident
-from homeserver.services.rooms.resolution import Resolver
-from homeserver.services.rooms.send import Sender
-from homeserver.services.rooms.server_acl import ServerAcls
-from homeserver.services.rooms.signatures import Signatures
-from homeserver.services.rooms.spaces_elsewhere import SpacesElsewhere
-from homeserver.services.rooms.state import StateTrees
-from homeserver.services.rooms.state_events import StateEvents
-from homeserver.services.rooms.states_elsewhere import StatesElsewhere
-from homeserver.services.rooms.stripped import Stripper
-from homeserver.services.rooms.succession import Succession
-from homeserver.services.rooms.summaries import Summaries
-from homeserver.services.rooms.third_party import ThirdPartyInvites
-from homeserver.services.rooms.upgrade import RoomUpgrade
-from homeserver.services.sync.notifications import Notifications
-from homeserver.services.sync.unread import Unread
-from homeserver.services.sync.v2 import Sync
-from homeserver.services.users.account_data import UserData
-from homeserver.services.users.accounts import Accounts
-from homeserver.services.users.confirmation import Confirmation
-from homeserver.services.users.devices import Devices
-from homeserver.services.users.e2e_keys import E2eKeys
-from homeserver.services.users.key_backups import KeyBackups
-from homeserver.services.users.profiles import Profiles
-from homeserver.services.users.profiles_elsewhere import ProfilesElsewhere
-from homeserver.services.users.push_rules import Pushers, PushRules
-from homeserver.services.users.registration import Registration
-from homeserver.services.users.to_device import ToDevice
-from homeserver.storage import stream_rows
-from homeserver.storage.engine import Database
-from homeserver.streams.notifier import Notifier
 
 
 @dataclass(frozen=True)
-class Container:
-    """What handlers may ask for, by type."""
-
-    config: Config
-    clock: Clock
-    randomness: Randomness
-    metrics: Metrics
-    database: Database
-    notifier: Notifier
-    destinations: Destinations
-    ephemeral: Ephemeral
-    destination_reports: DestinationReports
-    federation: FederationClient
-    server_auth: ServerAuth
-    published_keys: PublishedKeys
-    transactions: Transactions
-    sessions: Sessions
-    passwords: Passwords
-    limits: Limits
-    interactive: InteractiveAuth
-    devices: Devices
-    accounts: Accounts
-    confirmation: Confirmation
-    registration: Registration
-    profiles: Profiles
-    user_data: UserData
-    push_rules: PushRules
-    pushers: Pushers
-    notifications: Notifications
-    e2e_keys: E2eKeys
-    device_keys: DeviceKeys
-    device_lists: RemoteDeviceLists
-    to_device: ToDevice
-    key_backups: KeyBackups
-    server_acls: ServerAcls
-    resident: Resident
-    invitations: Invitations
-    third_party: ThirdPartyInvites
-    inbox: Inbox
-    arrivals: Arrivals
-    completion: Completion
-    sender: Sender
-    members: Members
-    room_creation: RoomCreation
-    room_reader: RoomReader
-    nearest_events: NearestEvents
-    room_upgrade: RoomUpgrade
-    directory: Directory
-    relations: Relations
-    hierarchy: Hierarchy
-    glances: Glances
-    room_reads: RoomReads
-    history: History
-    state_events: StateEvents
-    purge: Purge
-    receipts: Receipts
-    typing: Typing
-    presence: Presence
-    media: MediaStore
-    sync: Sync
+class Container(Servers, Live, Rooms, RoomGraph, Outside, People, Foundation):
+    """All parts as one: what handlers may ask for, by type."""
 
 
 @asynccontextmanager
@@ -385,77 +235,15 @@ async def build(
             database, clock, randomness, notifier, client, destinations, ephemeral, metrics, config.server_name
         )
         rest = RoomCompletion(notifier, completion, gaps)
+        foundation = await open_foundation(config, clock, randomness, metrics, stack)
+        people = build_people(foundation, stack)
+        outside = await open_outside(foundation, transport, stack)
+        graph = build_graph(foundation, outside, stack)
+        rooms = build_rooms(foundation, outside, graph)
+        live = build_live(foundation, people, outside, graph, stack)
+        servers = build_servers(foundation, people, outside, graph, rooms, live, stack)
+        works = list_works(foundation, people, outside, graph, rooms, live, servers, stack)
         if is_server:
-            works = [
-                housekeeping.run,
-                effects.run,
-                purging.run,
-                lines.run,
-                rest.run,
-                Introductions(database, notifier).run,
-                Resyncs(clock, notifier, device_lists).run,
-            ]
-            if config.federation.enabled:
-                works.append(federation_sender.run)
             await stack.enter_async_context(running(works, clock))
-        yield Container(
-            config=config,
-            clock=clock,
-            randomness=randomness,
-            metrics=metrics,
-            database=database,
-            notifier=notifier,
-            destinations=destinations,
-            ephemeral=ephemeral,
-            destination_reports=DestinationReports(database, clock, destinations),
-            federation=client,
-            server_auth=ServerAuth(keys, destinations, clock, Partners(config.federation), config.server_name),
-            published_keys=PublishedKeys(database, clock, keys, config.server_name, author.key, old_keys),
-            transactions=transactions,
-            sessions=sessions,
-            passwords=passwords,
-            limits=limits,
-            interactive=interactive,
-            devices=devices,
-            accounts=accounts,
-            confirmation=Confirmation(interactive, accounts),
-            registration=registration,
-            profiles=Profiles(database, ProfilesElsewhere(client, clock), config.server_name),
-            user_data=UserData(database),
-            push_rules=push_rules,
-            pushers=Pushers(database, clock),
-            notifications=Notifications(database, clock, trees, push_rules, unread),
-            e2e_keys=e2e_keys,
-            device_keys=DeviceKeys(database, e2e_keys, device_lists, client, config.server_name),
-            device_lists=device_lists,
-            to_device=ToDevice(database, clock, randomness, config.server_name),
-            key_backups=KeyBackups(database),
-            third_party=ThirdPartyInvites(
-                database, sender, members, server_acls, client, transport, config.server_name
-            ),
-            invitations=invitations,
-            resident=Resident(database, sender, inbox, server_acls, signatures, author, trees),
-            server_acls=server_acls,
-            inbox=inbox,
-            arrivals=arrivals,
-            completion=completion,
-            sender=sender,
-            members=members,
-            room_creation=room_creation,
-            room_reader=room_reader,
-            nearest_events=NearestEvents(database, room_reader, backfill, client),
-            relations=Relations(database, room_reader),
-            room_upgrade=RoomUpgrade(database, sender, members, room_creation, author),
-            directory=directory,
-            glances=Glances(database, summaries, spaces_elsewhere, config.server_name),
-            hierarchy=Hierarchy(database, trees, summaries, spaces_elsewhere, config.server_name),
-            room_reads=room_reads,
-            history=History(database, trees, room_reads),
-            state_events=StateEvents(sender, members, directory),
-            purge=purge,
-            receipts=receipts,
-            typing=typing,
-            presence=presence,
-            media=media,
-            sync=sync,
-        )
+        parts = (foundation, people, outside, graph, rooms, live, servers)
+        yield Container(**{name: field for part in parts for name, field in vars(part).items()})

@@ -1,0 +1,39 @@
+"""What everything else stands on."""
+
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+from homeserver.config.model import Config
+from homeserver.kit.clock import Clock
+from homeserver.kit.concurrency import Background
+from homeserver.kit.logs import report
+from homeserver.kit.metrics import Metrics
+from homeserver.kit.randomness import Randomness
+from homeserver.storage import stream_rows
+from homeserver.storage.engine import Database
+from homeserver.streams.notifier import Notifier
+
+
+@dataclass(frozen=True)
+class Foundation:
+    """The outside world as the code sees it, the database, and the news of what was committed."""
+
+    config: Config
+    clock: Clock
+    randomness: Randomness
+    metrics: Metrics
+    database: Database
+    notifier: Notifier
+    background: Background
+
+
+async def open_foundation(
+    config: Config, clock: Clock, randomness: Randomness, metrics: Metrics, stack: AsyncExitStack
+) -> Foundation:
+    """Open the database."""
+    notifier = Notifier()
+    database = await stack.enter_async_context(Database.open(config.effective_database_url, on_commit=notifier.changed))
+    notifier.begin(await database.read(stream_rows.current))
+    background = Background(report)
+    stack.push_async_callback(background.close)
+    return Foundation(config, clock, randomness, metrics, database, notifier, background)

@@ -1,0 +1,59 @@
+"""The work that follows what has happened: only a server does it."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+
+from homeserver.app.parts.foundation import Foundation
+from homeserver.app.parts.graph import RoomGraph
+from homeserver.app.parts.live import Live
+from homeserver.app.parts.outside import Outside
+from homeserver.app.parts.people import People
+from homeserver.app.parts.rooms import Rooms
+from homeserver.app.parts.servers import Servers
+from homeserver.consumers.device_lists import Introductions, Resyncs
+from homeserver.consumers.effects import RoomEffects
+from homeserver.consumers.federation_sender import FederationSender
+from homeserver.consumers.housekeeping import Housekeeping, Purging
+from homeserver.consumers.partial_rooms import RoomCompletion
+
+Work = Callable[[], Awaitable[None]]
+
+
+def list_works(
+    foundation: Foundation,
+    people: People,
+    outside: Outside,
+    graph: RoomGraph,
+    rooms: Rooms,
+    live: Live,
+    servers: Servers,
+    stack: AsyncExitStack,
+) -> Sequence[Work]:
+    """All consumers of this process, each a function that runs until it is cancelled."""
+    config, database, clock, notifier = foundation.config, foundation.database, foundation.clock, foundation.notifier
+    housekeeping = Housekeeping(database, clock, live.presence, people.sessions)
+    stack.push_async_callback(housekeeping.tidy)
+    stack.callback(notifier.wake_all)
+    found: list[Work] = [
+        housekeeping.run,
+        RoomEffects(database, notifier, rooms.members, live.presence).run,
+        Purging(notifier, rooms.purge).run,
+        servers.lines.run,
+        RoomCompletion(notifier, graph.completion, graph.gaps).run,
+        Introductions(database, notifier).run,
+        Resyncs(clock, notifier, servers.device_lists).run,
+    ]
+    if config.federation.enabled:
+        sender = FederationSender(
+            database,
+            clock,
+            foundation.randomness,
+            notifier,
+            outside.federation,
+            outside.destinations,
+            outside.ephemeral,
+            foundation.metrics,
+            config.server_name,
+        )
+        found.append(sender.run)
+    return found
