@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from homeserver.app.parts.foundation import Foundation
 from homeserver.app.parts.outside import Outside
+from homeserver.matrix.identifiers import RoomId, ServerName
 from homeserver.services.rooms.admission import Admission
 from homeserver.services.rooms.arrival import Arrivals
 from homeserver.services.rooms.askable import Askable
@@ -73,7 +74,8 @@ def build_graph(foundation: Foundation, outside: Outside, stack: AsyncExitStack)
 
     states_elsewhere = StatesElsewhere(database, trees, inbox, client)
     askable = Askable(server_acls, name)
-    gap_searches, history_searches = Searches(clock, background), Searches(clock, background)
+    gap_searches: Searches[tuple[RoomId, ServerName]] = Searches(clock, background)
+    history_searches: Searches[RoomId] = Searches(clock, background)
     stack.push_async_callback(gap_searches.close)
     stack.push_async_callback(history_searches.close)
     gaps = Gaps(
@@ -85,6 +87,7 @@ def build_graph(foundation: Foundation, outside: Outside, stack: AsyncExitStack)
         metrics,
         askable,
         gap_searches,
+        name,
         searches_per_server=config.federation.searches_per_server,
     )
     past = Past(database, clock, trees, hot, writer, graph, inbox)

@@ -69,7 +69,7 @@ class Backfill:
         client: FederationClient,
         metrics: Metrics,
         askable: Askable,
-        searches: Searches,
+        searches: Searches[RoomId],
     ) -> None:
         self._database = database
         self._hot = hot

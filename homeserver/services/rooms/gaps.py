@@ -5,14 +5,15 @@ for what lies between, as far back as the bounds go. Where that does not reach w
 lowest event is asked for, and the gap stays: what is missing before an event that was accepted is a backward extremity,
 from which history can be fetched later. Missing auth events are asked for by themselves.
 
-A room has one such search at a time (`services/rooms/searches.py`), and rooms do not wait for each other, but for those
-of which the same server told. Each search has bounds in requests, events, bytes and time: no peer can keep this server
-busy by chains that do not end.
+A search is for what one server has delivered to a room, and has bounds in requests, events, bytes and time. After one
+that did not succeed, nothing that this server delivers to the room is a reason to search for a while, longer each time:
+no peer can keep this server busy by chains that do not end, nor keep others waiting by them.
 """
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -44,13 +45,17 @@ _STUCK = 100
 _LATEST = 20
 _JUMPS = 20
 _ROUNDS = 3
-_TOLD_BY = 4
+_TOLD_BY = 10
+_TOLD = 20
+"""So many servers are remembered that delivered what waits in a room, and of each so many of the newest events."""
 _MOST_QUEUED = 10_000
 _SEARCHES_AGAIN = 50
 _REST_MS = 10_000
+_LATER_MS = 30_000
+_LONGEST_FILL_S = 180.0
 _PATIENCE = 4
 """So often all servers are asked for a state of which something is missing, before the rest of it has to do."""
-_REMEMBERED = 10_000
+_REMEMBERED = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +86,13 @@ class _Budget:
         return self.walks > 0 and self.events > 0 and self.size > 0
 
 
+@dataclass(slots=True)
+class _Wanted:
+    """Events that wait; None stands for all that do so in the room."""
+
+    event_ids: dict[EventId, None] | None
+
+
 class Gaps:
     """Fills gaps."""
 
@@ -93,7 +105,8 @@ class Gaps:
         client: FederationClient,
         metrics: Metrics,
         askable: Askable,
-        searches: Searches,
+        searches: Searches[tuple[RoomId, ServerName]],
+        server_name: str,
         *,
         searches_per_server: int,
     ) -> None:
@@ -105,70 +118,112 @@ class Gaps:
         self._metrics = metrics
         self._askable = askable
         self._searches = searches
+        self._server_name = ServerName(server_name)
         self._per_server = searches_per_server
-        self._busy: Counter[ServerName | None] = Counter()
-        self._queued: dict[ServerName | None, dict[RoomId, None]] = {}
+        self._busy: Counter[ServerName] = Counter()
+        self._queued: dict[ServerName, dict[RoomId, None]] = {}
         """Rooms for which servers are to be asked that are busy with others, in order."""
-        self._told_by: Lru[RoomId, dict[ServerName, None]] = Lru(_REMEMBERED)
-        """Who has delivered what waits, the last one last."""
-        self._asked: Lru[RoomId, set[ServerName]] = Lru(_REMEMBERED)
-        """Who was asked in vain."""
+        self._wanted: Lru[RoomId, dict[ServerName, _Wanted]] = Lru(_REMEMBERED)
+        """What waits in rooms, by who delivered it, the last one last; under our own name whatever waits."""
 
-    def notice(self, room_id: RoomId, server: ServerName) -> None:
-        """Events wait that this server has delivered: look for what is missing, now or when the room's pause ends."""
-        told_by = self._told_by.get(room_id) or {}
-        told_by.pop(server, None)
-        told_by[server] = None
-        while len(told_by) > _TOLD_BY:
-            del told_by[next(iter(told_by))]
-        self._told_by.put(room_id, told_by)
-        is_new = self._searches.failures(room_id) > 0 and server not in (self._asked.get(room_id) or ())
-        if is_new or not self._searches.is_resting(room_id):
+    def notice(self, room_id: RoomId, server: ServerName, event_ids: Iterable[EventId]) -> None:
+        """These events wait that this server has delivered: look for what is missing, now or when its pause ends."""
+        by_server = self._wanted_in(room_id)
+        wanted = by_server.pop(server, None) or _Wanted({})
+        told = (wanted.event_ids or {}) | dict.fromkeys(event_ids)
+        wanted.event_ids = dict.fromkeys([*told][-_TOLD:])
+        by_server[server] = wanted
+        while len(by_server) > _TOLD_BY:
+            del by_server[next(iter(by_server))]
+        if not self._searches.is_resting((room_id, server)):
             self._begin(room_id, server)
 
     def begin_anew(self, room_id: RoomId) -> None:
         """Look for what is missing in a room without a pause: more can be made of it than before."""
-        self._searches.wake(room_id)
-        self._begin(room_id, self._last_told_by(room_id))
+        by_server = self._wanted_in(room_id)
+        by_server.setdefault(self._server_name, _Wanted(None))
+        for server in by_server:
+            self._searches.wake((room_id, server))
+            self._begin(room_id, server)
 
     async def look_again(self) -> None:
         """Look for what is missing in rooms that were left alone for long enough."""
         for room_id in await self._database.read(_rooms_waiting):
-            if self._searches.count >= _SEARCHES_AGAIN:
-                break
-            if not self._searches.is_resting(room_id):
-                self._begin(room_id, self._last_told_by(room_id))
+            by_server = self._wanted_in(room_id)
+            if self._server_name not in by_server:
+                if by_server and not self._searches.is_resting((room_id, self._server_name)):
+                    # What was delivered lately is looked for first.
+                    self._searches.rest((room_id, self._server_name), _LATER_MS)
+                by_server[self._server_name] = _Wanted(None)
+            for server in list(by_server):
+                if self._searches.count < _SEARCHES_AGAIN and not self._searches.is_resting((room_id, server)):
+                    self._begin(room_id, server)
 
-    async def fill(self, room_id: RoomId) -> None:
-        """Look for what the room's events wait for, and wait until that has ended."""
-        task = self._searches.under_way(room_id) or self._searches.begin(room_id, partial(self._search, room_id))
-        if task is not None:
-            await asyncio.wait([task])
+    async def fill(self, room_id: RoomId, event_ids: Iterable[EventId]) -> None:
+        """Look for what these events of a room wait for. Raises `NotFound`."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LONGEST_FILL_S):
+                await self._fill(room_id, self._server_name, _Wanted(dict.fromkeys(event_ids)))
 
-    def _last_told_by(self, room_id: RoomId) -> ServerName | None:
-        return next(reversed(self._told_by.get(room_id) or {}), None)
+    def _wanted_in(self, room_id: RoomId) -> dict[ServerName, _Wanted]:
+        found = self._wanted.get(room_id)
+        if found is None:
+            found = {}
+            self._wanted.put(room_id, found)
+        return found
 
-    def _begin(self, room_id: RoomId, server: ServerName | None) -> None:
-        """Look for what is missing, of which this server told, unless it is busy already."""
-        if self._searches.under_way(room_id) is not None:
+    def _begin(self, room_id: RoomId, server: ServerName) -> None:
+        """Look for what is missing of what this server has delivered, unless it is busy already."""
+        if self._searches.under_way((room_id, server)) is not None:
             return
         if self._busy[server] >= self._per_server:
             queued = self._queued.setdefault(server, {})
             if len(queued) < _MOST_QUEUED:
                 queued[room_id] = None
-        elif self._searches.begin(room_id, partial(self._search_at, server, room_id)) is not None:
+        elif self._searches.begin((room_id, server), partial(self._search, room_id, server)) is not None:
             self._busy[server] += 1
 
-    async def _search_at(self, server: ServerName | None, room_id: RoomId) -> bool:
+    async def _search(self, room_id: RoomId, server: ServerName) -> bool:
         try:
-            return await self._search(room_id)
+            wanted = self._wanted_in(room_id).get(server, _Wanted({}))
+            is_filled = await self._fill(room_id, server, wanted)
+            await self._forget_placed(room_id, server, wanted, is_filled=is_filled)
+            self._metrics.gaps.labels("filled" if is_filled else "left").inc()
+            return is_filled
         finally:
             self._busy[server] -= 1
             if not self._busy[server]:
                 del self._busy[server]
             self._begin_next(server)
 
-    def _begin_next(self, server: ServerName | None) -> None:
+    async def _fill(self, room_id: RoomId, server: ServerName, wanted: _Wanted) -> bool:
+        """Ask one server after the other, this one first; whether none of the events waits any more."""
+        room = await self._hot.find(room_id)
+        # Then those who delivered what waits, the last one first.
+        candidates = self._askable.servers(room, [server, *reversed(self._wanted_in(room_id))])
+        # What cannot be verified now may be later; but nobody can keep an event waiting for ever.
+        is_whole = self._searches.failures((room_id, server)) < _PATIENCE
+        for one in candidates:
+            pause_ms = await self._fill_from(room, one, wanted, is_whole=is_whole)
+            if pause_ms is not None:
+                self._searches.rest((room_id, server), pause_ms)
+                return True
+        log.info("what is missing in a room could not be had", room_id=room_id, asked=candidates)
+        return False
+
+    async def _forget_placed(self, room_id: RoomId, server: ServerName, wanted: _Wanted, *, is_filled: bool) -> None:
+        """Forget what does not wait any more."""
+        if wanted.event_ids is None:
+            is_empty = is_filled
+        else:
+            told = wanted.event_ids  # What comes meanwhile is not among them.
+            ended = told.keys() - await self._database.read(event_graph.find_waiting, told)
+            wanted.event_ids = {one: None for one in wanted.event_ids if one not in ended}
+            is_empty = not wanted.event_ids
+        if is_empty:
+            self._wanted_in(room_id).pop(server, None)
+
+    def _begin_next(self, server: ServerName) -> None:
         queued = self._queued.get(server)
         while queued and self._busy[server] < self._per_server:
             room_id = next(iter(queued))
@@ -177,50 +232,32 @@ class Gaps:
         if not queued:
             self._queued.pop(server, None)
 
-    async def _search(self, room_id: RoomId) -> bool:
-        """Ask servers one after the other; whether nothing waits any more."""
-        room = await self._hot.find(room_id)
-        asked = self._asked.get(room_id) or set()
-        self._asked.put(room_id, asked)
-        is_filled = False
-        try:
-            for server in self._askable.servers(room, reversed(self._told_by.get(room_id) or {})):
-                asked.add(server)
-                if is_filled := await self._fill_from(room, server):
-                    self._asked.drop(room_id)
-                    return True
-        finally:
-            self._metrics.gaps.labels("filled" if is_filled else "left").inc()
-        log.info("what is missing in a room could not be had", room_id=room_id, asked=sorted(asked))
-        return False
-
-    async def _fill_from(self, room: HotRoom, server: ServerName) -> bool:
-        """Ask one server; whether nothing waits any more."""
-        stuck = await self._walk(room, server)
+    async def _fill_from(self, room: HotRoom, server: ServerName, wanted: _Wanted, *, is_whole: bool) -> int | None:
+        """Ask one server until none of the events waits any more; how long to rest then. None if some go on waiting."""
+        stuck = await self._walk(room, server, wanted)
+        if not stuck:
+            return 0
         for _ in range(_ROUNDS):
-            if not stuck:
-                self._searches.wake(room.room_id)
-                return True
             before = {one.event_id for one in stuck}
             for one in stuck[:_JUMPS]:
                 try:
-                    await self._jump(room, server, one)
+                    await self._jump(room, server, one, is_whole=is_whole)
                 except (RemoteFailure, NotFound):
                     continue  # Something else may be had.
-            stuck = await self._stuck(room)
+            stuck = await self._stuck(room, wanted)
+            if not stuck:
+                # It took more than going back: whoever wants to can make that happen with every event.
+                return _REST_MS
             if before <= {one.event_id for one in stuck}:
-                return False
-        if not stuck:
-            # It took more than going back: whoever wants to can make that happen with every event.
-            self._searches.rest(room.room_id, _REST_MS)
-        return not stuck
+                break
+        return None
 
-    async def _walk(self, room: HotRoom, server: ServerName) -> list[_Stuck]:
+    async def _walk(self, room: HotRoom, server: ServerName, wanted: _Wanted) -> list[_Stuck]:
         """Fetch what lies between, going back, until all is there, or nothing new comes; what waits then."""
         budget = _Budget()
         before: set[EventId] = set()
         while True:
-            stuck = await self._stuck(room)
+            stuck = await self._stuck(room, wanted)
             missing = {event_id for one in stuck for event_id in one.prev}
             if not missing or missing <= before or not budget.is_left:
                 return stuck
@@ -241,7 +278,7 @@ class Gaps:
             if pdus:
                 await self._inbox.receive(room.room_id, pdus)
 
-    async def _jump(self, room: HotRoom, server: ServerName, stuck: _Stuck) -> None:
+    async def _jump(self, room: HotRoom, server: ServerName, stuck: _Stuck, *, is_whole: bool) -> None:
         """Place an event without what it follows, or bring what it cites."""
         if stuck.auth:
             await self._elsewhere.bring_auth(room, server, stuck.event_id)
@@ -250,29 +287,34 @@ class Gaps:
             return
         if room.partial is not None:
             return  # The state of the whole room comes anyway; then this one differs from it by a little.
-        # What cannot be verified now may be later; but nobody can keep a room waiting for ever.
-        is_whole = self._searches.failures(room.room_id) < _PATIENCE
         if state := await self._elsewhere.before(room, server, stuck.event_id, is_whole=is_whole):
             await self._inbox.receive_with_state(room.room_id, stuck.pdu, state)
 
-    async def _stuck(self, room: HotRoom) -> list[_Stuck]:
-        """The events that wait for what does not wait itself; those for which all has come are taken in first."""
+    async def _stuck(self, room: HotRoom, wanted: _Wanted) -> list[_Stuck]:
+        """Those behind which the events wait, and which wait for what does not wait itself.
+
+        Those of them for which all has come are taken in first.
+        """
         while True:
-            stuck = await self._database.snapshot(_look, room)
+            stuck = await self._database.snapshot(_look, room, wanted.event_ids)
             ready = [one.pdu for one in stuck if not one.prev and not one.auth]
             if not ready:
                 return stuck
             receipts = await self._inbox.receive(room.room_id, ready)
-            dropped = [one.event_id for one in receipts if one.outcome == Outcome.DROPPED and one.event_id is not None]
-            if dropped:
-                await self._database.write(event_graph.end_waiting, dropped)
-            if all(receipt.outcome in (Outcome.WAITING, Outcome.DROPPED) for receipt in receipts):
+            # Whatever became of them, they do not wait any more: what is known already is not placed anew.
+            ended = [one.event_id for one in receipts if one.outcome != Outcome.WAITING and one.event_id is not None]
+            if not ended:
                 return [one for one in stuck if one.prev or one.auth]
+            await self._database.write(event_graph.end_waiting, ended)
 
 
-def _look(tx: ReadTx, room: HotRoom) -> list[_Stuck]:
+def _look(tx: ReadTx, room: HotRoom, event_ids: Collection[EventId] | None) -> list[_Stuck]:
+    """Behind what these events wait, or all events of the room."""
     assert room.room_nid is not None
-    waiting = event_graph.list_stuck(tx, room.room_nid, limit=_STUCK)
+    if event_ids is None:
+        waiting = event_graph.list_stuck(tx, room.room_nid, limit=_STUCK)
+    else:
+        waiting = event_graph.list_stuck_behind(tx, room.room_nid, event_ids, limit=_STUCK)
     missing = {event_id for _, ids in waiting.values() for event_id in ids}
     placed = events.find_in_graph(tx, room.room_nid, missing)
     known = {
