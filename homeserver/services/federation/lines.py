@@ -257,8 +257,9 @@ class Lines:
         return [Receipt(event_id, Outcome.DROPPED, reason) for event_id in event_ids]
 
     def _look_for_gaps(self, room_id: RoomId, origin: ServerName, receipts: Sequence[Receipt]) -> None:
-        if any(receipt.outcome == Outcome.WAITING for receipt in receipts):
-            self._gaps.notice(room_id, origin)
+        waiting = [one.event_id for one in receipts if one.outcome == Outcome.WAITING and one.event_id is not None]
+        if waiting:
+            self._gaps.notice(room_id, origin, waiting)
 
     async def _unstage(self, origin: ServerName, numbers: Sequence[int]) -> None:
         await self._database.write(deliveries.unstage, numbers)

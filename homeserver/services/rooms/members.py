@@ -396,7 +396,7 @@ class Members:
         [receipt] = await self._inbox.receive(room_id, [event.pdu], relay_to_all_but=relay_to_all_but)
         if receipt.outcome is Outcome.WAITING:
             # Others are ahead of us; what lies between is asked for, and the event is placed on the way.
-            await self._gaps.fill(room_id)
+            await self._gaps.fill(room_id, [EventId(event.event_id)])
             [receipt] = await self._inbox.receive(room_id, [event.pdu])
         if receipt.outcome is Outcome.WAITING:
             raise Unavailable("The room is not up to date here. Try again.")
