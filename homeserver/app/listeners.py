@@ -88,6 +88,10 @@ class Server(uvicorn.Server):
             self.servers.append(server)
         if self._listeners.encrypted:
             loop.add_signal_handler(signal.SIGHUP, self._reload)
+        for one in self._listeners.plain:
+            _tell(one, "http")
+        for one, _ in self._listeners.encrypted:
+            _tell(one, "https")
 
     async def on_tick(self, counter: int) -> bool:
         """Look now and then whether certificates have been renewed."""
@@ -134,6 +138,11 @@ def _open(listener: Listener) -> socket.socket:
         raise ConfigError([("extra_listeners", fault)]) from None
 
 
+def _tell(listening: socket.socket, scheme: str) -> None:
+    host, port = listening.getsockname()[:2]
+    log.info("listening", at=f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}")
+
+
 def _context(certificate: Path, private_key: Path) -> ssl.SSLContext:
     """What a server needs. Raises `OSError`, of which `ssl.SSLError` is one."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -154,5 +163,8 @@ def _stamp(file: Path) -> tuple[int, int, int] | None:
 
 def _reason(error: OSError) -> str:
     if isinstance(error, ssl.SSLError):
-        return f"it, or its key, is not as it should be ({error.reason or error})"
+        if error.reason == "KEY_VALUES_MISMATCH":
+            return "the key is that of another certificate"
+        words = (error.reason or str(error)).lower().replace("_", " ")
+        return f"it, or its key, is not as it should be ({words})"
     return f"{error.filename or 'a file'}: {error.strerror or error}"

@@ -18,7 +18,7 @@ from homeserver.errors import ConfigError
 PREFIX = "HOMESERVER_"
 FILE_VARIABLE = "HOMESERVER_CONFIG"
 # Server names: DNS name, IPv4 address or [IPv6 address], and a port if any (appendices, Server Name).
-_PROXY = re.compile(r"http://([^/@:]+(:[^/@]*)?@)?([0-9A-Za-z.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?/?")
+_PROXY = re.compile(r"https?://([^/@:]+(:[^/@]*)?@)?([0-9A-Za-z.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?/?")
 _SERVER_NAME = re.compile(r"(?:[0-9A-Za-z.-]{1,230}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 
 Faults = list[tuple[str, str]]
@@ -164,7 +164,7 @@ def _federation_contradictions(config: Config) -> Faults:
         except ValueError:
             faults.append(("federation.allowed_ranges", f"{cidr} is no range of addresses, like 10.1.0.0/16"))
     if federation.proxy is not None and not _PROXY.fullmatch(federation.proxy):
-        faults.append(("federation.proxy", "must be like http://host:3128"))
+        faults.append(("federation.proxy", "must be like http://host:3128 or https://host:3129"))
     for notary in federation.notaries:
         if not _SERVER_NAME.fullmatch(notary):
             faults.append(("federation.notaries", f"{notary} is no server name"))

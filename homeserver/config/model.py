@@ -117,7 +117,10 @@ class Federation(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     deny: Annotated[tuple[str, ...], Meta(description="Never speak to these servers; stands above `allow`.")] = ()
     proxy: Annotated[
         str | None,
-        Meta(description="HTTP proxy for requests to other servers (CONNECT), as `http://user:password@host:3128`."),
+        Meta(
+            description="Proxy for requests to other servers (CONNECT), as `http://user:password@host:3128`; with "
+            "`https://` it is spoken to by TLS, and must have a certificate for its host."
+        ),
     ] = None
     no_proxy: Annotated[
         tuple[str, ...],

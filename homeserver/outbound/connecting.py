@@ -2,6 +2,8 @@
 
 import asyncio
 import base64
+import errno
+import os
 import re
 import ssl
 from collections import deque
@@ -23,6 +25,7 @@ from homeserver.outbound.resolver import Resolver, Service
 _STAGGER_S = 0.25
 _MOST_ADDRESSES = 8
 _MOST_SERVICES = 4
+_PROXY_PORTS = {"http": 3128, "https": 443}
 _LONGEST_HEAD = 16_384
 _BUFFER = 1 << 20
 """How much may have come in that nobody has read."""
@@ -149,17 +152,28 @@ class _Proxy:
     port: int
     authorization: str | None
 
+    @property
+    def place(self) -> str:
+        return f"proxy {self.host} port {self.port}"
+
 
 class Connector:
     """Makes connections whose other side has proven its name."""
 
     def __init__(
-        self, settings: Federation, resolver: Resolver, randomness: Randomness, context: ssl.SSLContext
+        self,
+        settings: Federation,
+        resolver: Resolver,
+        randomness: Randomness,
+        context: ssl.SSLContext,
+        proxy_context: ssl.SSLContext | None,
     ) -> None:
+        """The contexts say whom to trust to be the other server, and to be the proxy, if that speaks TLS."""
         self._resolver = resolver
         self._randomness = randomness
         self._guard = AddressGuard(settings.allowed_ranges)
         self._context = context
+        self._proxy_context = proxy_context
         self._timeout_s = settings.connect_timeout_s
         self._proxy = None if settings.proxy is None else _read_proxy(settings.proxy)
         self._no_proxy = globs(settings.no_proxy)
@@ -210,24 +224,26 @@ class Connector:
     async def _to(self, service: Service, route: Route) -> Wire:
         if self._proxy is not None and not self.is_direct(service.host):
             wire = await self._through(self._proxy, service, is_given=route.is_given)
-            return await self._prove(wire, route.tls_name, f"{service.host} port {service.port}")
+            return await self._prove(wire, self._context, route.tls_name, f"{service.host} port {service.port}")
         left = await self._addresses(service, is_given=route.is_given)
         failures: list[str] = []
         while left:
             wire, address = await self._first(left, service.port, failures, is_given=route.is_given)
             try:
-                return await self._prove(wire, route.tls_name, f"{address} port {service.port}")
+                return await self._prove(wire, self._context, route.tls_name, f"{address} port {service.port}")
             except Unreachable as error:
                 failures.append(str(error))
         raise Unreachable(" ".join(failures))
 
-    async def _prove(self, wire: Wire, name: str, place: str) -> Wire:
+    async def _prove(self, wire: Wire, context: ssl.SSLContext, name: str, place: str) -> Wire:
         is_proven = False
         try:
-            await wire.start_tls(self._context, name)
+            await wire.start_tls(context, name)
             is_proven = True
         except ssl.SSLCertVerificationError as error:
-            raise Unreachable(f"The certificate of {place} does not prove {name}: {error.verify_message}.") from None
+            raise Unreachable(
+                f"The certificate of {place} does not prove {name}: {_sentence(error.verify_message)}"
+            ) from None
         except ssl.SSLError as error:
             raise Unreachable(f"{place} does not speak TLS as it should: {_words(error)}.") from None
         except (OSError, ValueError) as error:
@@ -297,10 +313,8 @@ class Connector:
         request = f"CONNECT {host}:{service.port} HTTP/1.1\r\nHost: {host}:{service.port}\r\n"
         if proxy.authorization is not None:
             request += f"Proxy-Authorization: {proxy.authorization}\r\n"
-        place = f"The proxy {proxy.host} port {proxy.port}"
-        literal = _literal(proxy.host)
-        left = [literal] if literal is not None else list((await self._resolver.addresses(proxy.host)).records)
-        wire, _ = await self._first(left, proxy.port, [], is_given=True)
+        wire = await self._to_proxy(proxy)
+        place = f"The {proxy.place}"
         try:
             await wire.write(request.encode("ascii") + b"\r\n")
             head = await _read_head(wire)
@@ -319,6 +333,21 @@ class Connector:
             words = b" ".join(filter(None, status.groups())).decode("ascii", "replace")[:200]
             raise Unreachable(f"{place} does not connect to {host} port {service.port}: it answered {words}.")
         return wire
+
+    async def _to_proxy(self, proxy: _Proxy) -> Wire:
+        """A connection to the proxy. The settings name it, so it may be anywhere."""
+        literal = _literal(proxy.host)
+        try:
+            left = [literal] if literal is not None else list((await self._resolver.addresses(proxy.host)).records)
+            if not left:
+                raise Unreachable(f"{proxy.host} has no address.")
+            wire, _ = await self._first(left, proxy.port, [], is_given=True)
+        except Unreachable as error:
+            raise Unreachable(f"The {proxy.place} is not reached: {error}") from None
+        if self._proxy_context is None:
+            return wire
+        # The TLS of the other server goes within that of the proxy.
+        return await self._prove(wire, self._proxy_context, proxy.host, f"the {proxy.place}")
 
     async def _find(self, host: str) -> bool:
         """Whether the DNS of this side knows the host."""
@@ -378,9 +407,14 @@ def _words(error: Exception) -> str:
     """What went wrong, as a part of a sentence."""
     if isinstance(error, ssl.SSLError):
         return (error.reason or "it broke off").lower().replace("_", " ")
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror.lower()
+    if isinstance(error, OSError) and error.errno is not None and error.errno in errno.errorcode:
+        # What the event loop makes of the error in words differs, and tells programmers more than others.
+        return os.strerror(error.errno).lower()
     return str(error).rstrip(".").lower() or "the other side hung up"
+
+
+def _sentence(text: str) -> str:
+    return f"{text.rstrip('.')}."
 
 
 def _read_proxy(url: str) -> _Proxy:
@@ -389,7 +423,7 @@ def _read_proxy(url: str) -> _Proxy:
     if parts.username is not None:
         credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
         authorization = f"Basic {base64.b64encode(credentials).decode()}"
-    return _Proxy(parts.hostname or "", parts.port or 3128, authorization)
+    return _Proxy(parts.hostname or "", parts.port or _PROXY_PORTS[parts.scheme], authorization)
 
 
 def _ranges(patterns: Sequence[str]) -> list[IPv4Network | IPv6Network]:

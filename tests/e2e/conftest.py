@@ -1,16 +1,19 @@
-"""A homeserver process for the client libraries to talk to: once on SQLite, once on PostgreSQL.
+"""Homeserver processes for the client libraries to talk to: one on SQLite, one on PostgreSQL, and two that federate.
 
 With TEST_SERVER_URL set the same scenarios run against a server that is already there, for comparison.
 """
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.scenarios import FOLDER
+from tests.e2e.scenarios import FOLDER, Homes
 from tests.processes import programs
+from tests.processes.federating import new_federation
+from tests.processes.people import OPEN
 from tests.processes.postgres import Postgres
 from tests.processes.server import running_server
 
@@ -27,24 +30,41 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.timeout(90))
 
 
-@pytest.fixture(
-    scope="module",
-    params=["existing"] if EXISTING else ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)],
-)
+ONE = ["existing"] if EXISTING else ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)]
+
+
+@pytest.fixture(scope="module", params=ONE)
 def homeserver_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The base URL of a server that anybody may register on; it must end cleanly on SIGTERM."""
+    with _serving(request, tmp_path_factory) as homes:
+        yield homes.url
+
+
+@pytest.fixture(scope="module", params=ONE if EXISTING else [*ONE, "two servers"])
+def homes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Homes]:
+    """The same for people who speak to others: these may be on a server of their own."""
+    with _serving(request, tmp_path_factory) as homes:
+        yield homes
+
+
+@contextmanager
+def _serving(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Homes]:
     if EXISTING:
-        yield EXISTING
+        yield Homes(EXISTING, EXISTING)
         return
     data_dir = tmp_path_factory.mktemp("server")
-    if request.param == "sqlite":
+    if request.param == "two servers":
+        federation = new_federation(data_dir, "a.test", "b.test")
+        with federation.running("a.test", "b.test", **OPEN) as (a, b):
+            yield Homes(a.url, b.url)
+    elif request.param == "sqlite":
         with running_server(data_dir, **UNLIMITED) as server:
-            yield server.url
-        return
-    postgres: Postgres = request.getfixturevalue("postgres")
-    # Empty on purpose: the server prepares its database on the first start.
-    with postgres.database() as database_url, running_server(data_dir, database_url, **UNLIMITED) as server:
-        yield server.url
+            yield Homes(server.url, server.url)
+    else:
+        postgres: Postgres = request.getfixturevalue("postgres")
+        # Empty on purpose: the server prepares its database on the first start.
+        with postgres.database() as database_url, running_server(data_dir, database_url, **UNLIMITED) as server:
+            yield Homes(server.url, server.url)
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,8 @@ import nio
 import PIL.Image
 import pytest
 
+from tests.e2e.scenarios import Homes
+
 pytestmark = [
     pytest.mark.anyio,
     # nio 0.26 leaves these to the garbage collector when a client closes in the middle of a long poll.
@@ -140,15 +142,22 @@ def good(response: object, expected: type[T]) -> T:
 class World:
     """Registers people and logs them in; closes every client at the end."""
 
-    url: str
+    homes: Homes
     store: Path
     stack: AsyncExitStack
 
     async def register(self, name: str) -> Device:
         """A new account, on its first device."""
+        return await self._register(name, self.homes.url)
+
+    async def register_elsewhere(self, name: str) -> Device:
+        """The same, on the other server if there are two."""
+        return await self._register(name, self.homes.elsewhere)
+
+    async def _register(self, name: str, url: str) -> Device:
         username = f"{name}-{uuid.uuid4().hex[:8]}"
         password = f"secret of {username}"
-        client = await self._client(username)
+        client = await self._client(url, username)
         good(await client.register(username, password, device_name=f"{name}'s phone"), nio.RegisterResponse)
         client.load_store()
         device = Device(client, password)
@@ -157,36 +166,43 @@ class World:
 
     async def log_in(self, account: Device, device_name: str) -> Device:
         """Another device of the same account."""
-        client = await self._client(account.user_id)
+        client = await self._client(account.client.homeserver, account.user_id)
         good(await client.login(account.password, device_name=device_name), nio.LoginResponse)
         device = Device(client, account.password)
         await device.sync()
         return device
 
-    async def _client(self, user: str) -> nio.AsyncClient:
+    async def _client(self, url: str, user: str) -> nio.AsyncClient:
         folder = self.store / uuid.uuid4().hex
         folder.mkdir()
         config = nio.AsyncClientConfig(encryption_enabled=True, request_timeout=30, max_timeouts=1)
-        client = nio.AsyncClient(self.url, user, store_path=str(folder), config=config)
+        client = nio.AsyncClient(url, user, store_path=str(folder), config=config)
         self.stack.push_async_callback(client.close)
         return client
 
 
 @asynccontextmanager
-async def open_world(url: str, store: Path) -> AsyncIterator[World]:
+async def open_world(homes: Homes, store: Path) -> AsyncIterator[World]:
     async with AsyncExitStack() as stack:
-        yield World(url, store, stack)
+        yield World(homes, store, stack)
 
 
 @pytest.fixture
-async def world(homeserver_url: str, tmp_path: Path) -> AsyncIterator[World]:
-    async with open_world(homeserver_url, tmp_path) as opened:
+async def world(homes: Homes, tmp_path: Path) -> AsyncIterator[World]:
+    async with open_world(homes, tmp_path) as opened:
         yield opened
 
 
-async def test_register_and_log_in_on_two_devices(world: World) -> None:
-    phone = await world.register("alice")
-    laptop = await world.log_in(phone, "alice's laptop")
+@pytest.fixture
+async def home(homeserver_url: str, tmp_path: Path) -> AsyncIterator[World]:
+    """For who speaks to nobody else."""
+    async with open_world(Homes(homeserver_url, homeserver_url), tmp_path) as opened:
+        yield opened
+
+
+async def test_register_and_log_in_on_two_devices(home: World) -> None:
+    phone = await home.register("alice")
+    laptop = await home.log_in(phone, "alice's laptop")
 
     listed = good(await laptop.client.devices(), nio.DevicesResponse)
     assert {device.display_name for device in listed.devices} == {"alice's phone", "alice's laptop"}
@@ -196,8 +212,8 @@ async def test_register_and_log_in_on_two_devices(world: World) -> None:
     assert [device.id for device in listed.devices] == [laptop.device_id]
 
 
-async def test_a_logged_out_token_is_refused(world: World) -> None:
-    phone = await world.register("alice")
+async def test_a_logged_out_token_is_refused(home: World) -> None:
+    phone = await home.register("alice")
     token = phone.client.access_token
     good(await phone.client.logout(all_devices=True), nio.LogoutResponse)
     phone.client.access_token = token
@@ -208,7 +224,7 @@ async def test_a_logged_out_token_is_refused(world: World) -> None:
 async def test_two_people_talk_in_an_encrypted_room(world: World) -> None:
     phone = await world.register("alice")
     laptop = await world.log_in(phone, "alice's laptop")
-    bobs = await world.register("bob")
+    bobs = await world.register_elsewhere("bob")
     room_id = await phone.create_room(bobs)
     await bobs.join(room_id)
     assert bobs.client.rooms[room_id].encrypted
@@ -232,7 +248,7 @@ async def test_two_people_talk_in_an_encrypted_room(world: World) -> None:
 
 
 async def test_edit_react_and_redact(world: World) -> None:
-    alice, bob = await world.register("alice"), await world.register("bob")
+    alice, bob = await world.register("alice"), await world.register_elsewhere("bob")
     room_id = await alice.create_room(bob)
     await bob.join(room_id)
     await alice.knows(bob, room_id)
@@ -259,7 +275,7 @@ async def test_edit_react_and_redact(world: World) -> None:
 
 
 async def test_typing_receipts_and_unread_counts(world: World) -> None:
-    alice, bob = await world.register("alice"), await world.register("bob")
+    alice, bob = await world.register("alice"), await world.register_elsewhere("bob")
     room_id = await alice.create_room(bob)
     await bob.join(room_id)
     await alice.knows(bob, room_id)
@@ -283,47 +299,51 @@ async def test_typing_receipts_and_unread_counts(world: World) -> None:
     await bob.sync_until("the marker", lambda: bob.client.rooms[room_id].fully_read_marker == event_id)
 
 
-async def test_a_new_device_is_verified_by_comparing_emoji(world: World) -> None:
-    phone = await world.register("alice")
-    laptop = await world.log_in(phone, "alice's laptop")
+async def test_a_new_device_is_verified_by_comparing_emoji(home: World) -> None:
+    phone = await home.register("alice")
+    laptop = await home.log_in(phone, "alice's laptop")
     # nio asks for the keys of people it shares an encrypted room with, its own user included.
     room_id = await phone.create_room()
     await laptop.sync_until("the room", lambda: laptop.client.rooms.get(room_id))
     await phone.knows(laptop, room_id)
     await laptop.knows(phone, room_id)
 
-    other = laptop.client.device_store[phone.user_id][phone.device_id]
-    good(await laptop.client.start_key_verification(other), nio.ToDeviceResponse)
-    start = await phone.sync_until("the start", lambda: _first(phone, nio.KeyVerificationStart))
-    good(await phone.client.accept_key_verification(start.transaction_id), nio.ToDeviceResponse)
-    await laptop.sync_until("the acceptance", lambda: _first(laptop, nio.KeyVerificationAccept))
-    await phone.sync_until("a key", lambda: _first(phone, nio.KeyVerificationKey))
-    await phone.sync()
-    await laptop.sync_until("a key", lambda: _first(laptop, nio.KeyVerificationKey))
-    sas = [device.client.key_verifications[start.transaction_id] for device in (phone, laptop)]
+    await _verify_by_emoji(laptop, phone)
+
+
+async def _verify_by_emoji(asking: Device, asked: Device) -> None:
+    other = asking.client.device_store[asked.user_id][asked.device_id]
+    good(await asking.client.start_key_verification(other), nio.ToDeviceResponse)
+    start = await asked.sync_until("the start", lambda: _first(asked, nio.KeyVerificationStart))
+    good(await asked.client.accept_key_verification(start.transaction_id), nio.ToDeviceResponse)
+    await asking.sync_until("the acceptance", lambda: _first(asking, nio.KeyVerificationAccept))
+    await asked.sync_until("a key", lambda: _first(asked, nio.KeyVerificationKey))
+    await asked.sync()
+    await asking.sync_until("a key", lambda: _first(asking, nio.KeyVerificationKey))
+    sas = [device.client.key_verifications[start.transaction_id] for device in (asked, asking)]
     assert sas[0].get_emoji() == sas[1].get_emoji()
     assert len(sas[0].get_emoji()) == 7
 
-    for device in (phone, laptop):
+    for device in (asked, asking):
         good(await device.client.confirm_short_auth_string(start.transaction_id), nio.ToDeviceResponse)
-    await phone.sync_until("the laptop's agreement", lambda: _first(phone, nio.KeyVerificationMac))
-    await laptop.sync_until("the phone's agreement", lambda: _first(laptop, nio.KeyVerificationMac))
+    await asked.sync_until("the agreement of who asked", lambda: _first(asked, nio.KeyVerificationMac))
+    await asking.sync_until("the agreement of who was asked", lambda: _first(asking, nio.KeyVerificationMac))
     assert [verification.verified for verification in sas] == [True, True]
-    assert laptop.client.device_store[phone.user_id][phone.device_id].verified
+    assert asking.client.device_store[asked.user_id][asked.device_id].verified
 
 
 def _first(device: Device, kind: type[T]) -> T | None:
     return next((event for event in device.to_device if isinstance(event, kind)), None)
 
 
-async def test_keys_exported_to_a_file_open_the_past_on_a_new_device(world: World, tmp_path: Path) -> None:
-    phone = await world.register("alice")
+async def test_keys_exported_to_a_file_open_the_past_on_a_new_device(home: World, tmp_path: Path) -> None:
+    phone = await home.register("alice")
     room_id = await phone.create_room()
     event_id = await phone.say(room_id, "Remember the milk.")
     await phone.receives(room_id, event_id)
     await phone.client.export_keys(str(tmp_path / "keys.txt"), "passphrase", count=10)
 
-    laptop = await world.log_in(phone, "alice's laptop")
+    laptop = await home.log_in(phone, "alice's laptop")
     locked = await laptop.receives(room_id, event_id)
     assert isinstance(locked, nio.MegolmEvent)
     await laptop.client.import_keys(str(tmp_path / "keys.txt"), "passphrase")
@@ -332,7 +352,7 @@ async def test_keys_exported_to_a_file_open_the_past_on_a_new_device(world: Worl
 
 
 async def test_scrolling_back_reads_the_whole_history(world: World) -> None:
-    alice, bob = await world.register("alice"), await world.register("bob")
+    alice, bob = await world.register("alice"), await world.register_elsewhere("bob")
     room_id = await alice.create_room(bob, encrypted=False)
     await bob.join(room_id)
     said = [await alice.say(room_id, f"Message {number}") for number in range(25)]
@@ -348,7 +368,7 @@ async def test_scrolling_back_reads_the_whole_history(world: World) -> None:
 
 
 async def test_a_picture_is_shared_and_shown_as_a_thumbnail(world: World) -> None:
-    alice, bob = await world.register("alice"), await world.register("bob")
+    alice, bob = await world.register("alice"), await world.register_elsewhere("bob")
     picture = io.BytesIO()
     PIL.Image.new("RGB", (640, 480), "teal").save(picture, "PNG")
     data = picture.getvalue()
@@ -368,3 +388,70 @@ async def test_a_picture_is_shared_and_shown_as_a_thumbnail(world: World) -> Non
     server_name, media_id = uri.removeprefix("mxc://").split("/")
     small = good(await bob.client.thumbnail(server_name, media_id, 96, 96), nio.ThumbnailResponse)
     assert max(PIL.Image.open(io.BytesIO(small.body)).size) <= 320
+
+
+async def test_a_room_is_joined_by_its_address_read_back_and_left(world: World) -> None:
+    alice, bob = await world.register("alice"), await world.register_elsewhere("bob")
+    address = f"soup-{uuid.uuid4().hex[:8]}"
+    created = await alice.client.room_create(
+        alias=address, visibility=nio.RoomVisibility.public, preset=nio.RoomPreset.public_chat
+    )
+    room_id = str(good(created, nio.RoomCreateResponse).room_id)
+    await alice.sync_until("the new room", lambda: alice.client.rooms.get(room_id))
+    before = [await alice.say(room_id, f"Before {number}") for number in range(15)]
+
+    alias = f"#{address}:{alice.user_id.partition(':')[2]}"
+    assert good(await bob.client.join(alias), nio.JoinResponse).room_id == room_id
+    await bob.sync_until("the joined room", lambda: bob.client.rooms.get(room_id))
+    answer = await bob.say(room_id, "Soup!")
+    assert isinstance(await alice.receives(room_id, answer), nio.RoomMessageText)
+
+    position, read = bob.client.next_batch, list[str]()
+    while position and len(read) < len(before):
+        page = good(await bob.client.room_messages(room_id, position, limit=10), nio.RoomMessagesResponse)
+        read += [e.event_id for e in page.chunk if isinstance(e, nio.RoomMessageText) and e.sender == alice.user_id]
+        position = page.end
+    assert [*reversed(read)] == before
+
+    good(await bob.client.room_leave(room_id), nio.RoomLeaveResponse)
+    await alice.sync_until("bob gone", lambda: bob.user_id not in alice.client.rooms[room_id].users)
+
+
+async def test_a_knock_is_answered_and_an_invitation_refused(world: World) -> None:
+    alice, bob = await world.register("alice"), await world.register_elsewhere("bob")
+    rules = {"type": "m.room.join_rules", "state_key": "", "content": {"join_rule": "knock"}}
+    address = f"kitchen-{uuid.uuid4().hex[:8]}"
+    created = await alice.client.room_create(name="Kitchen", alias=address, initial_state=[rules])
+    room_id = str(good(created, nio.RoomCreateResponse).room_id)
+    await alice.sync_until("the new room", lambda: alice.client.rooms.get(room_id))
+
+    alias = f"#{address}:{alice.user_id.partition(':')[2]}"
+    good(await bob.client.room_knock(alias), nio.RoomKnockResponse)
+
+    def knocks() -> bool:
+        seen = [e for e in alice.events.get(room_id, []) if isinstance(e, nio.RoomMemberEvent)]
+        return any((e.state_key, e.membership) == (bob.user_id, "knock") for e in seen)
+
+    await alice.sync_until("the knock", knocks)
+    good(await alice.client.room_invite(room_id, bob.user_id), nio.RoomInviteResponse)
+    invited = await bob.sync_until("the invitation", lambda: bob.client.invited_rooms.get(room_id))
+    assert (invited.display_name, invited.inviter) == ("Kitchen", alice.user_id)
+    good(await bob.client.room_leave(room_id), nio.RoomLeaveResponse)
+    await alice.sync_until("the refusal", lambda: bob.user_id not in alice.client.rooms[room_id].invited_users)
+
+
+async def test_devices_of_two_people_verify_each_other_and_trust_only_those(world: World) -> None:
+    alice, bob = await world.register("alice"), await world.register_elsewhere("bob")
+    room_id = await alice.create_room(bob)
+    await bob.join(room_id)
+    await alice.knows(bob, room_id)
+    await bob.knows(alice, room_id)
+    await _verify_by_emoji(alice, bob)
+
+    # Nothing goes to devices that were not verified: a new one of Bob is known to Alice at once, and not trusted.
+    trusted = await alice.client.room_send(room_id, "m.room.message", {"msgtype": "m.text", "body": "Secret"})
+    assert await bob.hears(room_id, str(good(trusted, nio.RoomSendResponse).event_id)) == "Secret"
+    laptop = await world.log_in(bob, "bob's laptop")
+    await alice.knows(laptop, room_id)
+    with pytest.raises(nio.OlmUnverifiedDeviceError):
+        await alice.client.room_send(room_id, "m.room.message", {"msgtype": "m.text", "body": "Secret"})

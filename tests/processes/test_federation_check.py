@@ -91,7 +91,7 @@ def test_check_of_a_bad_certificate_says_what_is_wrong_with_it(pair: Pair, kind:
 def test_check_of_a_server_that_is_not_there_says_so(pair: Pair) -> None:
     result = pair.check("b.test", "127.0.0.1:1")
     assert result.returncode == 1
-    assert "took no connection" in result.stdout
+    assert "127.0.0.1 port 1 took no connection: connection refused." in result.stdout
     assert "See that the server runs and listens there with TLS" in result.stdout
 
 
@@ -112,6 +112,8 @@ def test_check_of_a_name_that_leads_to_another_server_says_whose_it_is(pair: Pai
     result = pair.check("a.test", pair.others["of a"])
     assert result.returncode == 1
     assert "Its keys (/_matrix/key/v2/server) are not good: The keys are those of 'b.test'." in result.stdout
+    assert "the name leads to the wrong place" in result.stdout
+    assert "signed request" not in result.stdout
 
 
 def test_check_of_a_synapse_is_good_in_both_directions(tmp_path: Path) -> None:

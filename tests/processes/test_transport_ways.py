@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import contextlib
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -191,9 +192,9 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 @asynccontextmanager
-async def proxy_to(**places: int) -> AsyncIterator[Proxy]:
+async def proxy_to(context: ssl.SSLContext | None = None, **places: int) -> AsyncIterator[Proxy]:
     proxy = Proxy({f"{name.replace('_', '.')}:{port}": port for name, port in places.items()})
-    server = await asyncio.start_server(proxy.serve, "127.0.0.9", 0)
+    server = await asyncio.start_server(proxy.serve, "127.0.0.9", 0, ssl=context)
     proxy.port = server.sockets[0].getsockname()[1]
     try:
         yield proxy
@@ -231,6 +232,39 @@ async def test_a_proxy_cannot_stand_in_for_a_server(authority: Authority) -> Non
                 with pytest.raises(Unreachable, match=r"does not prove a\.test"):
                     await ask(transport, f"a.test:{peer.port}")
     assert peer.bytes_read == 0
+
+
+# The server runs on the one loop, commands on the other: each has its own way to put TLS within TLS.
+@pytest.mark.trust("C34")
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {"use_uvloop": one}) for one in (True, False)])
+async def test_a_proxy_may_be_spoken_to_by_tls_and_must_prove_its_name_then(authority: Authority) -> None:
+    certificate = authority.issue("127.0.0.9", to="proxy")
+    answer = ok(b"{}" + b" " * 90_000)
+    async with tls_peer(authority.issue("a.test").server_context(), answer) as peer:
+        async with proxy_to(certificate.server_context(), a_test=peer.port) as proxy:
+            url = f"https://me:p%40ss@127.0.0.9:{proxy.port}"
+            async with transport_to(authority, proxy=url) as transport:
+                for _ in range(2):
+                    reply = await ask(transport, f"a.test:{peer.port}", body=b"x" * 300_000)
+                    assert (reply.status, len(reply.body)) == (200, 90_002)
+                with pytest.raises(Unreachable, match="it answered 403 Not this one"):
+                    await ask(transport, "c.test:1")
+        certificate = authority.issue("another.test")
+        async with proxy_to(certificate.server_context(), a_test=peer.port) as impostor:
+            async with transport_to(authority, proxy=f"https://me:secret@127.0.0.9:{impostor.port}") as transport:
+                with pytest.raises(Unreachable, match=r"certificate of the proxy .* does not prove 127\.0\.0\.9"):
+                    await ask(transport, f"a.test:{peer.port}")
+    assert proxy.asked == [f"a.test:{peer.port}", "c.test:1"]
+    assert proxy.authorization[0].split()[-1] == base64.b64encode(b"me:p@ss").decode()
+    assert impostor.asked == []
+    assert peer.names == ["a.test"]  # One connection, used twice.
+
+
+async def test_a_proxy_that_is_not_there_is_what_is_told(authority: Authority) -> None:
+    for host, reason in (("127.0.0.9:1", "took no connection: connection refused"), ("gone.test", "has no address")):
+        async with transport_to(authority, names=Names(), proxy=f"http://{host}") as transport:
+            with pytest.raises(Unreachable, match=f"The proxy .* is not reached: .*{reason}"):
+                await ask(transport, "a.test:1")
 
 
 @pytest.mark.behaviours("SS-DISC-05")

@@ -18,7 +18,7 @@ from homeserver.outbound.connecting import Connector
 from homeserver.outbound.destinations import Destinations
 from homeserver.outbound.discovery import Route
 from homeserver.outbound.federation import FederationClient
-from homeserver.outbound.http import HttpTransport, new_context
+from homeserver.outbound.http import HttpTransport, new_context, new_proxy_context
 from homeserver.outbound.partners import Partners
 from homeserver.outbound.resolver import CachingResolver, DnsResolver, Resolver, Service
 
@@ -63,7 +63,9 @@ class FederationCheck:
         self._destinations = Destinations(clock, randomness)
         self._transport = HttpTransport(config.federation, clock, randomness, resolver)
         self._partners = Partners(config.federation)
-        self._unnamed = Connector(config.federation, resolver, randomness, unnamed)
+        self._unnamed = Connector(
+            config.federation, resolver, randomness, unnamed, new_proxy_context(config.federation)
+        )
         """Connects to whoever has a good certificate, for whatever name."""
 
     async def close(self) -> None:
@@ -168,8 +170,13 @@ class FederationCheck:
         except RemoteFailure as error:
             yield _failed(error, "It does not give its keys (/_matrix/key/v2/server).")
         except BadKeys as error:
-            remedy = f"Its own settings must name it {name}, just so, and the key file must be the one it signs with."
+            remedy = (
+                f"If another server answers there, the name leads to the wrong place: see above how it led there. If "
+                f"it is the right one, its own settings must name it {name}, just so, and its key file must be the one "
+                f"that it signs with."
+            )
             yield Step("FAILED", f"Its keys (/_matrix/key/v2/server) are not good: {error}", remedy)
+            return  # Whoever that is would not understand what is asked of another.
         if document is not None:
             yield self._judge_keys(name, document)
         if name == self._config.server_name:

@@ -18,6 +18,7 @@ const { CryptoEvent, decodeRecoveryKey } = await import("matrix-js-sdk/lib/crypt
 export { assert, sdk, CryptoEvent, decodeRecoveryKey };
 
 export const baseUrl = process.argv[2];
+const elsewhereUrl = process.env.ELSEWHERE_URL ?? baseUrl;
 const PATIENCE_MS = 20_000;
 const opened = [];
 
@@ -83,12 +84,13 @@ export function byPassword(person) {
 
 export class Person {
     /** Register a new account with the flow that needs nothing but a click. */
-    static async register(name) {
+    static async register(name, url = baseUrl) {
         const person = new Person();
+        person.baseUrl = url;
         person.username = unique(name);
         person.password = `secret of ${person.username}`;
         const request = { username: person.username, password: person.password, inhibit_login: true };
-        const client = sdk.createClient({ baseUrl });
+        const client = sdk.createClient({ baseUrl: url });
         try {
             await client.registerRequest(request);
             assert.fail("the first request of a registration was not asked for authentication");
@@ -102,9 +104,14 @@ export class Person {
         return person;
     }
 
+    /** The same, on the other server if there are two. */
+    static registerElsewhere(name) {
+        return Person.register(name, elsewhereUrl);
+    }
+
     /** Log in on a new device, with encryption, and sync. */
     async logIn(deviceName) {
-        const login = await sdk.createClient({ baseUrl }).loginRequest({
+        const login = await sdk.createClient({ baseUrl: this.baseUrl }).loginRequest({
             type: "m.login.password",
             identifier: { type: "m.id.user", user: this.username },
             password: this.password,
@@ -115,7 +122,7 @@ export class Person {
         device.person = this;
         device.secretKey = null;
         device.client = sdk.createClient({
-            baseUrl,
+            baseUrl: this.baseUrl,
             userId: login.user_id,
             deviceId: login.device_id,
             accessToken: login.access_token,

@@ -3,7 +3,7 @@ import { Person, assert, eventually, scenario, sdk } from "./people.mjs";
 
 await scenario(async () => {
     const alice = await Person.register("alice");
-    const bob = await Person.register("bob");
+    const bob = await Person.registerElsewhere("bob");
     const phone = await alice.logIn("Alice's phone");
     const bobs = await bob.logIn("Bob's phone");
     const roomId = await phone.createEncryptedRoom("Lunch", bob);

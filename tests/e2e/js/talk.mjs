@@ -3,7 +3,7 @@ import { Person, assert, scenario } from "./people.mjs";
 
 await scenario(async () => {
     const alice = await Person.register("alice");
-    const bob = await Person.register("bob");
+    const bob = await Person.registerElsewhere("bob");
     const phone = await alice.logIn("Alice's phone");
     const laptop = await alice.logIn("Alice's laptop");
     const bobs = await bob.logIn("Bob's phone");

@@ -29,7 +29,7 @@ await scenario(async () => {
 
     await laptop.seesSigned(laptop);
 
-    const bob = await Person.register("bob");
+    const bob = await Person.registerElsewhere("bob");
     const bobs = await bob.logIn("Bob's phone");
     const roomId = await phone.createEncryptedRoom("Lunch", bob);
     await bobs.join(roomId);
