@@ -10,7 +10,8 @@ from homeserver.errors import NotFound, RemoteFailure
 from homeserver.matrix import identifiers
 from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import InvalidIdentifier, RoomId
-from homeserver.outbound.federation import FederationClient, NearestEvent
+from homeserver.outbound.federation import FederationClient
+from homeserver.outbound.operations.graph import NearestEvent
 from homeserver.services.auth.sessions import Requester
 from homeserver.services.rooms.backfill import Backfill
 from homeserver.services.rooms.read import RoomReader, gap_below
