@@ -196,6 +196,7 @@ async def test_bad_event_is_told_and_does_not_fail_its_neighbours(stage: Stage) 
     assert results.pop(good.event_id) == {}
     assert results.pop(late.event_id) == {}
     assert "error" in results.pop(not_allowed.event_id)
+    assert "error" in results.pop(other_room.event_id)
     assert results == {}
     assert await stage.scene.bodies() == ["good", "late"]
 
@@ -356,6 +357,17 @@ async def test_room_that_everybody_here_has_left_takes_no_events(stage: Stage) -
     said = await stage.say("hello")
     results = await stage.peer.send("a.test", "1", said.pdu)
     assert results == {said.event_id: {"error": "This server is not in the room."}}
+
+
+@pytest.mark.behaviours("SS-TXN-02")
+@pytest.mark.parametrize("version", ["1", "3", "10", "12"])
+async def test_event_of_a_room_that_is_not_known_is_told_so(stage: Stage, version: str) -> None:
+    graph = room_graphs.begin(version, 3)
+    said = graph.say(graph.events[-1].sender, "m.room.message", {"body": "hello"}, [graph.events[-1]])
+    here = await stage.say("here")
+    results = await stage.peer.send("a.test", "1", said.pdu, here.pdu)
+    assert results[said.event_id] == {"error": "This server does not know the room."}
+    assert results[here.event_id] == {}
 
 
 @pytest.mark.trust("F35", "F34")

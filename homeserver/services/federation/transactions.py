@@ -28,7 +28,7 @@ from homeserver.services.federation.early import Early
 from homeserver.services.federation.edus import Edus
 from homeserver.services.federation.lines import Lines, Place
 from homeserver.services.rooms.hot import HotRoom, HotRooms
-from homeserver.services.rooms.inbox import Inbox, id_of
+from homeserver.services.rooms.inbox import Inbox, id_of, possible_ids
 from homeserver.services.rooms.invitations import Invitations
 from homeserver.services.rooms.receipts import Outcome, Receipt
 from homeserver.services.rooms.server_acl import ServerAcls
@@ -223,6 +223,9 @@ class Transactions:
             if room is None:
                 is_kept = self._early.keep(origin, room_id, of_room)
                 found.outcomes["early" if is_kept else "unknown_room"] += len(of_room)
+                if not is_kept:
+                    unknown = {"error": "This server does not know the room."}
+                    found.results.update((one, unknown) for pdu in of_room for one in possible_ids(pdu))
             elif self._server_name not in room.servers:
                 is_kept = self._early.keep(origin, room_id, of_room)
                 reason = "This server is not in the room" + (" yet." if is_kept else ".")

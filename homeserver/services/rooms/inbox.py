@@ -10,13 +10,14 @@ admitted to the room (`admission.py`); what has to wait does so (`waiting.py`). 
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from homeserver.errors import NotFound, Unavailable
 from homeserver.matrix.canonical import CanonicalJsonError
 from homeserver.matrix.events import Event, MalformedEvent
 from homeserver.matrix.identifiers import EventId, RoomId, ServerName
+from homeserver.matrix.room_versions import ROOM_VERSIONS
 from homeserver.services.rooms.admission import Admission, Given
 from homeserver.services.rooms.checks import Checks
 from homeserver.services.rooms.founding import Founding
@@ -194,6 +195,15 @@ def id_of(room: HotRoom, pdu: bytes) -> EventId | None:
         return EventId(Event.parse(pdu, room.version.identifier).event_id)
     except (CanonicalJsonError, MalformedEvent):
         return None
+
+
+def possible_ids(pdu: bytes) -> set[EventId]:
+    """The ids that an event of a room of which nothing is known may have: what its id is, its room's version says."""
+    found = set()
+    for version in ROOM_VERSIONS:
+        with suppress(CanonicalJsonError, MalformedEvent):
+            found.add(EventId(Event.parse(pdu, version).event_id))
+    return found
 
 
 def _positions_in_room(tx: ReadTx, room_nid: int | None, state: Mapping[Pair, EventId]) -> dict[Pair, int]:
