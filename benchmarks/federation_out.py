@@ -13,7 +13,6 @@ import asyncio
 import json
 import tempfile
 import time
-from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -22,8 +21,8 @@ from homeserver.app.migrations import migrate
 from homeserver.errors import Unreachable
 from homeserver.kit import logs
 from homeserver.kit.clock import Clock
-from homeserver.matrix.identifiers import RoomId, ServerName
-from homeserver.outbound.transport import Nowhere, Reply
+from homeserver.matrix.identifiers import RoomId
+from homeserver.outbound.transport import Call, Nowhere, Reply
 from homeserver.services.users.accounts import NewDevice
 from homeserver.storage import destinations, outgoing, server_keys
 from homeserver.storage.engine import ReadTx
@@ -43,24 +42,15 @@ class Others(Nowhere):
         self.attempts = 0
         self.times: list[float] = []
 
-    async def exchange(
-        self,
-        destination: ServerName,
-        method: str,
-        target: str,
-        headers: Mapping[str, str],
-        body: bytes | None,
-        *,
-        timeout_s: float,
-        largest: int,
-    ) -> Reply:
+    async def exchange(self, call: Call) -> Reply:
         """What one of them answers."""
         self.attempts += 1
+        destination = call.destination
         if destination in self.dead:
             await asyncio.sleep(0.2)
             raise Unreachable("There is nobody.")
         await asyncio.sleep(0.05)
-        pdus = json.loads(body or b"{}").get("pdus", [])
+        pdus = json.loads(call.body or b"{}").get("pdus", [])
         self.taken[destination] = self.taken.get(destination, 0) + len(pdus)
         now = time.time() * 1000
         self.times += [now - pdu["origin_server_ts"] for pdu in pdus]

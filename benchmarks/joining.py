@@ -17,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -30,9 +29,8 @@ from homeserver.config.model import Config, Limits, Passwords
 from homeserver.errors import Unreachable
 from homeserver.kit import logs
 from homeserver.matrix.events import build_event
-from homeserver.matrix.identifiers import ServerName
 from homeserver.matrix.server_keys import publish
-from homeserver.outbound.transport import Reply
+from homeserver.outbound.transport import Call, Reply
 from homeserver.services.users.accounts import NewDevice
 from homeserver.storage import partial_rooms
 from tests import room_graphs
@@ -102,18 +100,9 @@ class Resident:
         self._folder = folder
         self._joined = "part.json" if leaves_out else "whole.json"
 
-    async def exchange(
-        self,
-        destination: ServerName,
-        method: str,
-        target: str,
-        headers: Mapping[str, str],
-        body: bytes | None,
-        *,
-        timeout_s: float,
-        largest: int,
-    ) -> Reply:
+    async def exchange(self, call: Call) -> Reply:
         """What it says."""
+        destination, target = call.destination, call.target
         if target == "/_matrix/key/v2/server":
             now = time.time_ns() // 1_000_000
             return Reply(200, {}, publish(destination, key_of(destination), {}, valid_until_ts=now + 3_600_000))

@@ -45,9 +45,13 @@ class Passwords(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class Limits(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Bounds on what clients may ask."""
+    """Bounds on what clients and other servers may ask."""
 
     rate_limits: Annotated[bool, Meta(description="Whether too many requests are refused. Off is for tests.")] = True
+    server_rates: Annotated[
+        float,
+        Meta(gt=0, le=1000, description="How often another server may ask, as a multiple of what is usual."),
+    ] = 1.0
     body_bytes: Annotated[Positive, Meta(description="Largest JSON request body.")] = 1_048_576
     upload_bytes: Annotated[Positive, Meta(description="Largest media upload.")] = 52_428_800
     remote_media_bytes: Annotated[

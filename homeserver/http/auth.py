@@ -8,6 +8,11 @@ from homeserver.services.auth.servers import ServerAuth
 from homeserver.services.auth.sessions import Requester, Sessions
 
 
+def address_of(request: Request) -> str:
+    """Where the request comes from; empty where that has no address. Behind a proxy, what the proxy says."""
+    return request.client.host if request.client is not None else ""
+
+
 async def requester(request: Request, sessions: Sessions, *, guests: bool) -> Requester:
     """The caller, by the token in the header or, deprecated, in the query.
 

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from homeserver.errors import Forbidden
-from homeserver.http.auth import has_token, origin, requester
+from homeserver.http.auth import address_of, has_token, origin, requester
 from homeserver.http.bodies import (
     Body,
     JsonObject,
@@ -28,7 +28,7 @@ from homeserver.http.bodies import (
 from homeserver.kit import crash
 from homeserver.matrix import identifiers
 from homeserver.matrix.identifiers import Origin
-from homeserver.services.auth.limits import RATES, Limits
+from homeserver.services.auth.limits import RATES, RATES_OF_SERVERS, Limits, host_of, network_of
 from homeserver.services.auth.servers import ServerAuth
 from homeserver.services.auth.sessions import Requester, Sessions
 
@@ -80,7 +80,7 @@ class Endpoint:
 
     def __post_init__(self) -> None:
         hints = get_type_hints(self.handler)
-        if self.limit is not None and self.limit not in RATES:
+        if self.limit is not None and self.limit not in (RATES_OF_SERVERS if self.auth is SERVER else RATES):
             raise TypeError(f"{self.method} {self.path}: there is no limit {self.limit}")
         if self.body is not None and hints.get("body") is not self.body:
             raise TypeError(f"{self.method} {self.path}: the handler takes no `body: {self.body.__name__}`")
@@ -136,14 +136,16 @@ def bind(endpoint: Endpoint, services: Callable[[Request], Any], provided: Mappi
     async def call(request: Request, path: Mapping[str, str]) -> Response:
         arguments: dict[str, Any] = {name: identifier(parser, path[name]) for name, parser in from_path}
         container = services(request)
-        key = address = _address(request)
+        address = address_of(request)
+        key = network_of(address)
         raw: bytes | None = None
         if endpoint.auth is SERVER:
             assert servers_field is not None
             raw = b"" if decode is None else await read_capped(request, largest)
-            key = await origin(request, getattr(container, servers_field), raw)
+            server = await origin(request, getattr(container, servers_field), raw)
+            key = host_of(server)
             if caller is not None:
-                arguments[caller] = key
+                arguments[caller] = server
         elif endpoint.auth is ANYBODY and not has_token(request):
             assert caller is not None
             arguments[caller] = None
@@ -191,10 +193,6 @@ _PARSERS: dict[Any, Callable[[str], Any]] = {
     identifiers.DeviceId: identifiers.device_id,
     identifiers.ServerName: identifiers.server_name,
 }
-
-
-def _address(request: Request) -> str:
-    return request.client.host if request.client is not None else ""
 
 
 def _decoder(kind: type[Body] | type[JsonObject] | None) -> Callable[[bytes], Any] | None:

@@ -1,4 +1,8 @@
-"""Structured logs: one JSON object a line, or aligned text on a terminal; every line of a request carries its id."""
+"""Structured logs: one JSON object a line, or aligned text on a terminal; every line of a request carries its id.
+
+A traceback shows the lines of the code and never the values of variables, among which are passwords, tokens and keys.
+Both shapes of structlog show values unless told otherwise.
+"""
 
 import logging
 import sys
@@ -17,9 +21,14 @@ def configure(level: str, *, json: bool) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     render: list[structlog.typing.Processor] = (
-        [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        [
+            structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False)),
+            structlog.processors.JSONRenderer(),
+        ]
         if json
-        else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        else [
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
+        ]
     )
     structlog.configure(
         processors=shared + render,

@@ -1,6 +1,6 @@
 """How it goes with other servers: which are down, when they are tried again, and what wakes them up.
 
-It is known here from memory; `consumers/federation_sender.py` reads it from the database and writes it there.
+It is known here from memory; `consumers/federation` reads it from the database and writes it there.
 
 A server that fails is tried again after a quarter of the time for which it has been failing, at least after two
 seconds, up to an hour; from a day on after a twenty-fourth part, up to a day. So a server that was away for a while is

@@ -17,7 +17,7 @@ from homeserver.matrix.identifiers import DeviceId, EventId, RoomAlias, RoomId, 
 from homeserver.matrix.request_signing import sign_request
 from homeserver.matrix.signing import SigningKey
 from homeserver.outbound.destinations import Destinations
-from homeserver.outbound.transport import Reply, Transport
+from homeserver.outbound.transport import Call, Reply, Transport
 
 T = TypeVar("T")
 Json = dict[str, Any]
@@ -511,7 +511,15 @@ class FederationClient:
             )
         try:
             reply = await self._transport.exchange(
-                destination, method, target, headers, body, timeout_s=timeout_s, largest=largest
+                Call(
+                    destination=destination,
+                    method=method,
+                    target=target,
+                    headers=headers,
+                    body=body,
+                    timeout_s=timeout_s,
+                    largest=largest,
+                )
             )
         except Unreachable:
             self._destinations.silent(destination)

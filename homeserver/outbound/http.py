@@ -9,7 +9,7 @@ import asyncio
 import io
 import ssl
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,7 +28,7 @@ from homeserver.outbound.connecting import Connector, Wire, load_authorities
 from homeserver.outbound.discovery import Discovery, Route, is_host
 from homeserver.outbound.partners import Partners
 from homeserver.outbound.resolver import CachingResolver, DnsResolver, Resolver, Service
-from homeserver.outbound.transport import Reply
+from homeserver.outbound.transport import Call, Reply
 
 _IDLE_S = 55.0
 """Less than what most servers and proxies wait before they hang up."""
@@ -121,25 +121,24 @@ class _Connection:
     def is_open(self) -> bool:
         return not self._is_retired and not self._http.is_closed()
 
-    async def exchange(
-        self, method: str, target: str, headers: Iterable[tuple[str, str]], body: bytes | None, largest: int
-    ) -> Reply:
+    async def exchange(self, call: Call) -> Reply:
         """The answer to a request. Raises `_Stale`, or `Unreachable`."""
+        headers = _complete(call, self.route.authority)
         request = httpcore2.Request(
-            method.encode("ascii"),
+            call.method.encode("ascii"),
             httpcore2.URL(
                 scheme=self._origin.scheme,
                 host=self._origin.host,
                 port=self._origin.port,
-                target=target.encode("ascii"),
+                target=call.target.encode("ascii"),
             ),
             headers=[(name.encode("ascii"), value.encode("ascii")) for name, value in headers],
-            content=body,
+            content=call.body,
         )
         before = self._stream.received
         is_done = False
         try:
-            reply = await self._read(await self._http.handle_async_request(request), largest)
+            reply = await self._read(await self._http.handle_async_request(request), call.largest)
             is_done = True
         except httpcore2.ConnectionNotAvailable:
             raise _Stale from None
@@ -228,18 +227,9 @@ class HttpTransport:
         self._idle: OrderedDict[_Connection, str] = OrderedDict()
         self._sweep: asyncio.TimerHandle | None = None
 
-    async def exchange(
-        self,
-        destination: ServerName,
-        method: str,
-        target: str,
-        headers: Mapping[str, str],
-        body: bytes | None,
-        *,
-        timeout_s: float,
-        largest: int,
-    ) -> Reply:
+    async def exchange(self, call: Call) -> Reply:
         """The answer of a server to a request. Raises `Unreachable`, whose message says which step failed."""
+        destination = call.destination
         refusal = self._partners.refusal(destination)
         if refusal is not None:
             raise Unreachable(f"{destination} is not asked: {refusal}")
@@ -247,23 +237,22 @@ class HttpTransport:
         peer = self._peers.setdefault(destination, _Peer(asyncio.Semaphore(self._turns_each)))
         peer.users += 1
         try:
-            async with asyncio.timeout(timeout_s), peer.turns, self._turns:
+            async with asyncio.timeout(call.timeout_s), peer.turns, self._turns:
                 doing = "finding out where it is"
                 route = await self.discovery.find(destination)
-                every = _complete(method, headers, route.authority, body)
                 while True:
                     doing = "connecting to it"
                     connection = self._take(peer, route) or await self._open(destination, peer, route)
                     doing = "waiting for its answer"
                     try:
-                        return await connection.exchange(method, target, every, body, largest)
+                        return await connection.exchange(call)
                     except _Stale:
                         # Requests between servers may be repeated, and this one was most likely never read.
                         continue
                     finally:
                         self._release(destination, peer, connection)
         except TimeoutError:
-            raise Unreachable(f"{destination} was given up after {timeout_s:g} s, while {doing}.") from None
+            raise Unreachable(f"{destination} was given up after {call.timeout_s:g} s, while {doing}.") from None
         except AnswerTooLarge as error:
             raise AnswerTooLarge(f"{destination} says too much. {error}") from None
         except Unreachable as error:
@@ -283,7 +272,7 @@ class HttpTransport:
             # To wait for a turn is no fault of whoever is asked.
             async with self._fetching, asyncio.timeout(timeout_s):
                 for _ in range(_MOST_REDIRECTS + 1):
-                    reply = await self._get(url, headers or {}, largest)
+                    reply = await self._get(url, headers or {}, timeout_s=timeout_s, largest=largest)
                     if reply.status not in (301, 302, 303, 307, 308) or "location" not in reply.headers:
                         return reply
                     url = urljoin(url, reply.headers["location"])
@@ -307,7 +296,7 @@ class HttpTransport:
         url = f"https://{host}/.well-known/matrix/server"
         return await self.fetch(url, timeout_s=_WELL_KNOWN_S, largest=_WELL_KNOWN_BYTES)
 
-    async def _get(self, url: str, headers: Mapping[str, str], largest: int) -> Reply:
+    async def _get(self, url: str, headers: Mapping[str, str], *, timeout_s: float, largest: int) -> Reply:
         """What is at an address. Raises `Unreachable`, `ValueError`."""
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port or 443
@@ -319,9 +308,17 @@ class HttpTransport:
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         if not target.isascii() or any(character <= " " for character in target):
             raise Unreachable(f"{url[:300]} is no address of a page.")
+        call = Call(
+            destination=ServerName(authority),
+            method="GET",
+            target=target,
+            headers=headers,
+            timeout_s=timeout_s,
+            largest=largest,
+        )
         connection = _Connection(await self.connector.connect(route), route)
         try:
-            return await connection.exchange("GET", target, _complete("GET", headers, authority, None), None, largest)
+            return await connection.exchange(call)
         finally:
             connection.retire()
 
@@ -422,10 +419,10 @@ async def opened(
         await transport.close()
 
 
-def _complete(method: str, headers: Mapping[str, str], authority: str, body: bytes | None) -> list[tuple[str, str]]:
+def _complete(call: Call, authority: str) -> list[tuple[str, str]]:
     """The headers of a request, with those that the transport itself must know."""
     every = [("Host", authority), ("User-Agent", "homeserver"), ("Accept-Encoding", "identity")]
-    every += [(name, value) for name, value in headers.items() if name.lower() not in ("host", "content-length")]
-    if body is not None or method in ("POST", "PUT"):
-        every.append(("Content-Length", str(len(body or b""))))
+    every += [(name, value) for name, value in call.headers.items() if name.lower() not in ("host", "content-length")]
+    if call.body is not None or call.method in ("POST", "PUT"):
+        every.append(("Content-Length", str(len(call.body or b""))))
     return every

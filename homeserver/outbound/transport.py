@@ -1,11 +1,26 @@
 """What carries a request to another server, and brings the answer."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from homeserver.errors import Unreachable
 from homeserver.matrix.identifiers import ServerName
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """A request to another server."""
+
+    destination: ServerName
+    method: str
+    target: str
+    """The path and the query, as they are to be sent."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes | None = None
+    timeout_s: float
+    largest: int
+    """So many bytes at most are to be read of the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,21 +35,11 @@ class Reply:
 class Transport(Protocol):
     """Over TLS to where the name leads, or, in tests, from one server to the next within one process."""
 
-    async def exchange(
-        self,
-        destination: ServerName,
-        method: str,
-        target: str,
-        headers: Mapping[str, str],
-        body: bytes | None,
-        *,
-        timeout_s: float,
-        largest: int,
-    ) -> Reply:
-        """The answer of a server to a request. `target` is the path and the query, as they are to be sent.
+    async def exchange(self, call: Call) -> Reply:
+        """The answer of a server to a request.
 
-        Raises `Unreachable` where there is none: no address, no connection, no trust, no answer in time, or one of
-        more than `largest` bytes (`AnswerTooLarge`).
+        Raises `Unreachable` where there is none: no address, no connection, no trust, no answer in time, or one that
+        is too large (`AnswerTooLarge`).
         """
         ...
 
@@ -51,17 +56,7 @@ class Transport(Protocol):
 class Nowhere:
     """A transport for servers that are alone in the world."""
 
-    async def exchange(
-        self,
-        destination: ServerName,
-        method: str,
-        target: str,
-        headers: Mapping[str, str],
-        body: bytes | None,
-        *,
-        timeout_s: float,
-        largest: int,
-    ) -> Reply:
+    async def exchange(self, call: Call) -> Reply:
         """Raise `Unreachable`."""
         raise Unreachable("This server does not speak to others.")
 

@@ -216,7 +216,12 @@ class _PostgresRunner:
 
     def __init__(self, url: URL) -> None:
         self._async_engine: AsyncEngine = create_async_engine(
-            url, pool_size=_POOL_SIZE, max_overflow=0, pool_pre_ping=False, pool_use_lifo=True
+            url,
+            pool_size=_POOL_SIZE,
+            max_overflow=0,
+            pool_pre_ping=False,
+            pool_use_lifo=True,
+            hide_parameters=True,
         )
         engine = self._async_engine.sync_engine
         self._autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
@@ -258,6 +263,7 @@ def _sqlite_engine(url: URL) -> Engine:
         connect_args={"check_same_thread": False, "timeout": 30},
         pool_size=_SQLITE_READERS + 1,
         max_overflow=0,
+        hide_parameters=True,  # Errors are logged, and the values are people's.
     )
 
     @event.listens_for(engine, "connect")

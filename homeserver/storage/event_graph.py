@@ -7,8 +7,9 @@ A redaction that came before its target waits for it.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import BigInteger, Column, Index, LargeBinary, Table, bindparam, delete, exists, func, select
+from sqlalchemy import BigInteger, Column, Index, LargeBinary, Row, Table, bindparam, delete, exists, func, select
 from sqlalchemy.dialects.postgresql import insert
 
 from homeserver.matrix.identifiers import EventId
@@ -87,6 +88,15 @@ _STUCK = (
     .order_by(waiting_events.c.since_ts, waiting_events.c.event_id)
     .limit(bindparam("limit"))
 )
+_BEHIND_WAITING = (
+    select(waiting_events.c.event_id)
+    .where(waiting_events.c.event_id.in_(bindparam("event_ids", expanding=True)))
+    .cte("behind", recursive=True)
+)
+_BEHIND_WAITING = _BEHIND_WAITING.union(
+    select(waiting_for.c.missing_id).join(_BEHIND_WAITING, waiting_for.c.event_id == _BEHIND_WAITING.c.event_id)
+)
+_STUCK_BEHIND = _STUCK.where(waiting_events.c.event_id.in_(select(_BEHIND_WAITING.c.event_id)))
 _MISSING_IN_ROOMS = (
     select(waiting_events.c.room_nid, waiting_for.c.missing_id)
     .distinct()
@@ -176,13 +186,8 @@ def list_followers(tx: ReadTx, room_nid: int) -> dict[EventId, set[EventId]]:
     return found
 
 
-def list_missing(tx: ReadTx, room_nid: int) -> set[EventId]:
-    """What the room's waiting events wait for; some of it may wait itself."""
-    return list_missing_in_rooms(tx, [room_nid]).get(room_nid, set())
-
-
 def list_missing_in_rooms(tx: ReadTx, room_nids: Iterable[int]) -> dict[int, set[EventId]]:
-    """What the waiting events of these rooms wait for, by room; a room where none wait is left out."""
+    """What the waiting events of these rooms wait for, by room; some of it may wait itself. Others are left out."""
     found: dict[int, set[EventId]] = {}
     for part in chunks(room_nids):
         for row in tx.connection.execute(_MISSING_IN_ROOMS, {"room_nids": part}):
@@ -195,8 +200,20 @@ def list_stuck(tx: ReadTx, room_nid: int, *, limit: int) -> dict[EventId, tuple[
 
     At most `limit` such pairs; what one event waits for may not be complete.
     """
+    return _stuck(tx.connection.execute(_STUCK, {"room_nid": room_nid, "limit": limit}))
+
+
+def list_stuck_behind(
+    tx: ReadTx, room_nid: int, event_ids: Iterable[EventId], *, limit: int
+) -> dict[EventId, tuple[bytes, set[EventId]]]:
+    """The same for these events of the room, and those for which they wait, and so on."""
+    values = {"room_nid": room_nid, "event_ids": list(event_ids), "limit": limit}
+    return _stuck(tx.connection.execute(_STUCK_BEHIND, values))
+
+
+def _stuck(rows: Iterable[Row[Any]]) -> dict[EventId, tuple[bytes, set[EventId]]]:
     found: dict[EventId, tuple[bytes, set[EventId]]] = {}
-    for row in tx.connection.execute(_STUCK, {"room_nid": room_nid, "limit": limit}):
+    for row in rows:
         found.setdefault(row.event_id, (row.pdu, set()))[1].add(row.missing_id)
     return found
 

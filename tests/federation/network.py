@@ -16,10 +16,9 @@ from typing import Any
 import httpx2
 
 from homeserver.errors import AnswerTooLarge, Unreachable
-from homeserver.matrix.identifiers import ServerName
 from homeserver.matrix.request_signing import XMatrix, sign_request
 from homeserver.matrix.server_keys import publish
-from homeserver.outbound.transport import Reply
+from homeserver.outbound.transport import Call, Reply
 from tests.client import Client
 from tests.room_graphs import key_of
 from tests.world import StoppedClock, World, running, settings
@@ -161,18 +160,17 @@ class Network:
         """Let servers be reached again."""
         self._cut.difference_update(names)
 
-    async def carry(
-        self, origin: str, destination: str, method: str, target: str, headers: Mapping[str, str], body: bytes | None
-    ) -> Reply:
+    async def carry(self, origin: str, call: Call) -> Reply:
         """Take a request where it should go."""
+        destination = call.destination
         if origin in self._cut or destination in self._cut:
             raise Unreachable("The network is cut.")
         if (peer := self.peers.get(destination)) is not None:
             await peer.awake.wait()
-            return await peer.reply(method, target, headers, body)
+            return await peer.reply(call.method, call.target, call.headers, call.body)
         if (client := self.clients.get(destination)) is None:
             raise Unreachable(f"There is no server {destination}.")
-        answer = await client.send(method, target, headers=dict(headers), content=body)
+        answer = await client.send(call.method, call.target, headers=dict(call.headers), content=call.body)
         if origin in self._cut or destination in self._cut:
             raise Unreachable("The network was cut before the answer came.")
         return Reply(answer.status_code, dict(answer.headers), answer.content)
@@ -190,24 +188,14 @@ class Link:
         self._network = network
         self._name = name
 
-    async def exchange(
-        self,
-        destination: ServerName,
-        method: str,
-        target: str,
-        headers: Mapping[str, str],
-        body: bytes | None,
-        *,
-        timeout_s: float,
-        largest: int,
-    ) -> Reply:
+    async def exchange(self, call: Call) -> Reply:
         """The answer of the other server, within real time."""
         try:
-            async with asyncio.timeout(timeout_s):
-                reply = await self._network.carry(self._name, destination, method, target, headers, body)
+            async with asyncio.timeout(call.timeout_s):
+                reply = await self._network.carry(self._name, call)
         except TimeoutError:
             raise Unreachable("There was no answer in time.") from None
-        if len(reply.body) > largest:
+        if len(reply.body) > call.largest:
             raise AnswerTooLarge("The answer is too large.")
         return reply
 

@@ -7,7 +7,7 @@ from urllib.parse import quote
 import pytest
 
 from homeserver.matrix.events import Event
-from homeserver.services.rooms.inbox import Outcome
+from homeserver.services.rooms.receipts import Outcome
 from tests.federation.network import Network, Peer
 from tests.federation.test_reads import V1, Stage
 from tests.services.rooms.test_branches import BOB, DAN, Scene

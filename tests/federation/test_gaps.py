@@ -292,6 +292,55 @@ async def test_a_chain_that_never_ends_is_given_up_and_stops_nobody(stage: Stage
     assert asked() > 10
 
 
+@pytest.mark.trust("C23", "F30", "R4")
+async def test_what_one_server_makes_wait_keeps_nobody_else_waiting(stage: Stage) -> None:
+    others = stage.network.peer("c.example")
+    await stage.scene.join(DAN)
+    graph = await stage.graph()
+    auth = cited(graph)
+    never = [graph.build(BOB, "m.room.message", {"body": f"{number}"}, [graph.events[-1]]) for number in range(20)]
+    lost = [forged(graph, f"follows what nobody has: {number}", never, auth) for number in range(10)]
+    for one in (stage.peer, others):
+        one.on("POST", f"{V1}/get_missing_events", lambda seen: {"events": []})
+    await stage.peer.send("a.test", "1", *(event.pdu for event in lost))
+    await eventually(lambda: searches(stage, "left"), lambda count: count == 1)
+    assert any("get_missing_events" in seen.target for seen in others.seen)
+    # The room is left alone now, but for what others have to say; it may lack more than can be asked for at once.
+    Source(others, graph)
+    said = [graph.say(DAN, "m.room.message", {"body": f"{number}"}, [graph.events[-1]]) for number in range(3)]
+    await others.send("a.test", "1", said[-1].pdu)
+    await eventually(stage.scene.bodies, lambda bodies: bodies == ["0", "1", "2"])
+    assert await waiting(stage) == len(lost)
+
+
+@pytest.mark.trust("C23", "R8")
+async def test_what_waits_and_is_rejected_as_it_comes_by_another_way_waits_no_longer(stage: Stage) -> None:
+    graph = await stage.graph()
+    tip = graph.events[-1]
+    levels, _ = cited(graph)
+    join = graph.say(BOB, "m.room.member", {"membership": "join", "displayname": "Bob"}, [tip], state_key=BOB)
+    may_not = build_event(
+        graph.version,
+        server_name="b.example",
+        key=key_of("b.example"),
+        room_id=graph.room_id,
+        type="m.room.topic",
+        sender=BOB,
+        state_key="",
+        content=b'{"topic": "mine"}',
+        origin_server_ts=graph.clock,
+        depth=100,
+        prev_events=[tip],
+        auth_events=[levels, join],
+    )
+    # Who is asked by what the event is allowed gives the event as well.
+    stage.peer.on("GET", f"{V1}/event_auth/", lambda seen: {"auth_chain": _json([join, may_not])})
+    await stage.peer.send("a.test", "1", may_not.pdu)
+    await eventually(lambda: searches(stage, "filled"), lambda count: count == 1)
+    assert await waiting(stage) == 0
+    assert len([seen for seen in stage.peer.seen if "event_auth" in seen.target]) == 1
+
+
 @pytest.mark.trust("C23", "F25", "R8")
 @pytest.mark.parametrize(
     "answer",

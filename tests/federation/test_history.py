@@ -11,8 +11,8 @@ import pytest
 from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import EventId, RoomId
 from homeserver.outbound.transport import Reply
-from homeserver.services.rooms.inbox import Outcome
 from homeserver.services.rooms.purge import Point
+from homeserver.services.rooms.receipts import Outcome
 from homeserver.storage import events
 from tests.federation.network import Network, Peer, Seen
 from tests.room_graphs import Graph

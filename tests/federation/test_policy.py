@@ -11,7 +11,7 @@ import pytest
 from homeserver.matrix.events import Event
 from homeserver.matrix.signing import SigningKey, sign_event, verify_events
 from homeserver.outbound.transport import Reply
-from homeserver.services.rooms.inbox import Outcome
+from homeserver.services.rooms.receipts import Outcome
 from tests.federation.network import Seen
 from tests.federation.test_queries import refusing, unreachable
 from tests.federation.test_reads import Stage, q, stage

@@ -8,7 +8,7 @@ from urllib.parse import quote
 import pytest
 
 from homeserver.matrix.events import Event
-from homeserver.services.rooms.inbox import Outcome
+from homeserver.services.rooms.receipts import Outcome
 from tests.federation.network import Network, Peer
 from tests.federation.test_partial_joins import arrive
 from tests.room_graphs import CREATOR

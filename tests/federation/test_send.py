@@ -297,6 +297,18 @@ async def test_event_with_another_hash_is_taken_redacted_and_never_replaces_what
     assert await stage.scene.bodies() == ["whole", ""]
 
 
+@pytest.mark.behaviours("SS-PDU-07")
+@pytest.mark.trust("R5")
+async def test_event_that_waits_is_not_forgotten_over_one_that_is_none(stage: Stage) -> None:
+    graph = await stage.graph()
+    first = graph.say(BOB, "m.room.message", {"body": "first"}, [graph.events[-1]])
+    second = graph.say(BOB, "m.room.message", {"body": "second"}, [first])
+    assert await stage.peer.send("a.test", "1", second.pdu) == {second.event_id: {}}
+    assert await stage.peer.send("a.test", "2", json.dumps({"room_id": stage.room}).encode()) == {}
+    assert await stage.peer.send("a.test", "3", first.pdu) == {first.event_id: {}}
+    assert await stage.scene.bodies() == ["first", "second"]
+
+
 @pytest.mark.trust("C29")
 @pytest.mark.behaviours("SS-PDU-05")
 async def test_event_that_evades_a_ban_is_taken_and_not_shown(stage: Stage) -> None:

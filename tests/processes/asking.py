@@ -9,7 +9,7 @@ from homeserver.kit.clock import Clock
 from homeserver.kit.randomness import Randomness
 from homeserver.matrix.identifiers import ServerName
 from homeserver.outbound.http import HttpTransport, opened
-from homeserver.outbound.transport import Reply
+from homeserver.outbound.transport import Call, Reply
 from tests.outbound.names import Names
 from tests.processes.certificates import Authority
 from tests.processes.tls_peers import TlsPeer
@@ -41,6 +41,13 @@ async def ask(
     timeout_s: float = 5,
     largest: int = 100_000,
 ) -> Reply:
-    return await transport.exchange(
-        ServerName(name), method, target, headers or {}, body, timeout_s=timeout_s, largest=largest
+    call = Call(
+        destination=ServerName(name),
+        method=method,
+        target=target,
+        headers=headers or {},
+        body=body,
+        timeout_s=timeout_s,
+        largest=largest,
     )
+    return await transport.exchange(call)

@@ -17,8 +17,7 @@ from urllib.parse import quote, unquote
 from homeserver.app.application import Application
 from homeserver.app.container import Container
 from homeserver.errors import AnswerTooLarge, Unreachable
-from homeserver.matrix.identifiers import ServerName
-from homeserver.outbound.transport import Reply
+from homeserver.outbound.transport import Call, Reply
 from homeserver.services.users.accounts import NewDevice
 from tests.processes import server as process
 from tests.simulation.loop import LIFE, Life, SeededRandomness, SimulatedClock, SimulationLoop
@@ -250,29 +249,20 @@ class _Line:
         self._name = name
         self._life = life
 
-    async def exchange(
-        self,
-        destination: ServerName,
-        method: str,
-        target: str,
-        headers: Mapping[str, str],
-        body: bytes | None,
-        *,
-        timeout_s: float,
-        largest: int,
-    ) -> Reply:
+    async def exchange(self, call: Call) -> Reply:
         """The answer, if it comes in time; a dead server does not get one."""
         if self._life.is_over:
             await self._city.loop.create_future()
-        work = self._city.loop.create_task(self._city.carry(self._name, destination, method, target, headers, body))
+        way = self._city.carry(self._name, call.destination, call.method, call.target, call.headers, call.body)
+        work = self._city.loop.create_task(way)
         work.add_done_callback(_look_at)
-        await asyncio.wait({work}, timeout=timeout_s)
+        await asyncio.wait({work}, timeout=call.timeout_s)
         if self._life.is_over:
             await self._city.loop.create_future()
         if not work.done():
             raise Unreachable("There was no answer in time.")
         reply = work.result()
-        if len(reply.body) > largest:
+        if len(reply.body) > call.largest:
             raise AnswerTooLarge("The answer is too large.")
         return reply
 

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 
 from homeserver.app.parts.foundation import Foundation
 from homeserver.app.parts.outside import Outside
+from homeserver.services.rooms.admission import Admission
 from homeserver.services.rooms.arrival import Arrivals
 from homeserver.services.rooms.backfill import Backfill
 from homeserver.services.rooms.checks import Checks
 from homeserver.services.rooms.completion import Completion
+from homeserver.services.rooms.founding import Founding
 from homeserver.services.rooms.gaps import Gaps
 from homeserver.services.rooms.graph import Graph
 from homeserver.services.rooms.hot import HotRooms
@@ -25,6 +27,7 @@ from homeserver.services.rooms.server_acl import ServerAcls
 from homeserver.services.rooms.signatures import Signatures
 from homeserver.services.rooms.state import StateTrees
 from homeserver.services.rooms.states_elsewhere import StatesElsewhere
+from homeserver.services.rooms.waiting import WaitingEvents
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,9 @@ def build_graph(foundation: Foundation, outside: Outside, stack: AsyncExitStack)
 
     signatures = Signatures(outside.keys)
     checks, outliers = Checks(signatures), Outliers(database, clock, writer)
-    inbox = Inbox(database, clock, hot, writer, graph, merger, checks, outliers, policies)
+    waiting, founding = WaitingEvents(database), Founding(database, clock, writer, checks)
+    admission = Admission(clock, hot, writer, graph, merger, policies, waiting)
+    inbox = Inbox(database, hot, checks, founding, outliers, admission, waiting)
 
     states_elsewhere = StatesElsewhere(database, trees, inbox, client)
     gaps = Gaps(database, clock, hot, inbox, states_elsewhere, server_acls, client, metrics, background, name)

@@ -49,7 +49,7 @@ def build_people(foundation: Foundation, stack: AsyncExitStack) -> People:
     passwords = Passwords(config.passwords)
     stack.callback(passwords.close)
     devices = Devices(database, sessions)
-    limits = Limits(clock, enabled=config.limits.rate_limits)
+    limits = Limits(clock, enabled=config.limits.rate_limits, of_servers=config.limits.server_rates)
     shortest = config.passwords.minimum_length
     accounts = Accounts(
         database, clock, randomness, sessions, passwords, devices, limits, name, shortest_password=shortest

@@ -12,7 +12,7 @@ from homeserver.app.parts.rooms import Rooms
 from homeserver.app.parts.servers import Servers
 from homeserver.consumers.device_lists import Introductions, Resyncs
 from homeserver.consumers.effects import RoomEffects
-from homeserver.consumers.federation_sender import FederationSender
+from homeserver.consumers.federation.sender import FederationSender
 from homeserver.consumers.housekeeping import Housekeeping, Purging
 from homeserver.consumers.partial_rooms import RoomCompletion
 

@@ -24,7 +24,8 @@ from homeserver.matrix.identifiers import EventId, RoomId, ServerName
 from homeserver.services.federation.faults import WRONG
 from homeserver.services.rooms.gaps import Gaps
 from homeserver.services.rooms.hot import HotRoom, HotRooms
-from homeserver.services.rooms.inbox import Delivery, Inbox, Outcome, Receipt, id_of
+from homeserver.services.rooms.inbox import Delivery, Inbox, id_of
+from homeserver.services.rooms.receipts import Outcome, Receipt
 from homeserver.storage import deliveries
 from homeserver.storage.deliveries import Staged
 from homeserver.storage.engine import Database
@@ -256,8 +257,9 @@ class Lines:
         return [Receipt(event_id, Outcome.DROPPED, reason) for event_id in event_ids]
 
     def _look_for_gaps(self, room_id: RoomId, origin: ServerName, receipts: Sequence[Receipt]) -> None:
-        if any(receipt.outcome == Outcome.WAITING for receipt in receipts):
-            self._gaps.notice(room_id, origin)
+        waiting = [one.event_id for one in receipts if one.outcome == Outcome.WAITING and one.event_id is not None]
+        if waiting:
+            self._gaps.notice(room_id, origin, waiting)
 
     async def _unstage(self, origin: ServerName, numbers: Sequence[int]) -> None:
         await self._database.write(deliveries.unstage, numbers)

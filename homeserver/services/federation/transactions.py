@@ -28,8 +28,9 @@ from homeserver.services.federation.early import Early
 from homeserver.services.federation.edus import Edus
 from homeserver.services.federation.lines import Lines, Place
 from homeserver.services.rooms.hot import HotRoom, HotRooms
-from homeserver.services.rooms.inbox import Inbox, Outcome, Receipt, id_of
+from homeserver.services.rooms.inbox import Inbox, id_of
 from homeserver.services.rooms.invitations import Invitations
+from homeserver.services.rooms.receipts import Outcome, Receipt
 from homeserver.services.rooms.server_acl import ServerAcls
 from homeserver.storage import deliveries
 from homeserver.storage.deliveries import Answered

@@ -22,11 +22,12 @@ from homeserver.matrix.room_versions import ROOM_VERSIONS, RoomVersion
 from homeserver.services.rooms.checks import Checks, Unfit
 from homeserver.services.rooms.graph import auth_keys
 from homeserver.services.rooms.hot import HotRoom, HotRooms, parse
-from homeserver.services.rooms.inbox import Inbox, Outcome
+from homeserver.services.rooms.inbox import Inbox
 from homeserver.services.rooms.landing import Landing, Standing, land
 from homeserver.services.rooms.outliers import Outliers, by_auth
 from homeserver.services.rooms.persist import EventWriter, Superseded
 from homeserver.services.rooms.placement import Batch, NewEvent, Placement
+from homeserver.services.rooms.receipts import Outcome
 from homeserver.services.rooms.state import StateTrees
 from homeserver.storage import events
 from homeserver.storage.engine import Database, ReadTx

@@ -5,15 +5,15 @@ for what lies between, as far back as the bounds go. Where that does not reach w
 lowest event is asked for, and the gap stays: what is missing before an event that was accepted is a backward extremity,
 from which history can be fetched later. Missing auth events are asked for by themselves.
 
-A room has one such search at a time, and rooms do not wait for each other. Each search has bounds in requests, events,
-bytes and time, and after one that did not succeed the room is left alone for a while, longer each time: no peer
-can keep this server busy by chains that do not end.
+A search is for what one server has delivered to a room, and has bounds in requests, events, bytes and time. After one
+that did not succeed, nothing that this server delivers to the room is a reason to search for a while, longer each time:
+no peer can keep this server busy by chains that do not end, nor keep others waiting by them.
 """
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 
 import structlog
 
@@ -26,7 +26,8 @@ from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import EventId, RoomId, ServerName, domain_of
 from homeserver.outbound.federation import FederationClient
 from homeserver.services.rooms.hot import HotRoom, HotRooms
-from homeserver.services.rooms.inbox import Inbox, Outcome
+from homeserver.services.rooms.inbox import Inbox
+from homeserver.services.rooms.receipts import Outcome
 from homeserver.services.rooms.server_acl import ServerAcls
 from homeserver.services.rooms.states_elsewhere import StatesElsewhere
 from homeserver.storage import event_graph, events, rooms
@@ -45,6 +46,10 @@ _LATEST = 20
 _JUMPS = 20
 _ROUNDS = 3
 _SERVERS = 4
+"""So many are asked."""
+_TOLD_BY = 10
+_TOLD = 20
+"""So many servers are remembered that delivered what waits in a room, and of each so many of the newest events."""
 _SEARCHES_PER_SERVER = 10
 _MOST_QUEUED = 10_000
 _SEARCHES_AGAIN = 50
@@ -53,7 +58,7 @@ _PAUSE_MS = 30_000
 _LONGEST_PAUSE_MS = 60 * 60 * 1000
 _PATIENCE = 4
 """So often all servers are asked for a state of which something is missing, before the rest of it has to do."""
-_REMEMBERED = 10_000
+_REMEMBERED = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +90,14 @@ class _Budget:
 
 
 @dataclass(slots=True)
-class _Pause:
-    """Until when a room is left alone, how often nothing came of it, and who was asked."""
+class _Wanted:
+    """Events that wait, and until when what they wait for is not looked for."""
 
-    until: int
-    failures: int
-    asked: set[ServerName] = field(default_factory=set)
+    event_ids: dict[EventId, None] | None
+    """None stands for all that wait in the room."""
+    until: int = 0
+    failures: int = 0
+    """How often nothing came of it."""
 
 
 class Gaps:
@@ -119,61 +126,48 @@ class Gaps:
         self._metrics = metrics
         self._background = background
         self._server_name = ServerName(server_name)
-        self._under_way: dict[RoomId, asyncio.Task[None]] = {}
+        self._under_way: dict[tuple[RoomId, ServerName], asyncio.Task[None]] = {}
         self._busy: Counter[ServerName] = Counter()
         self._queued: dict[ServerName, dict[RoomId, None]] = {}
         """Rooms for which servers are to be asked that are busy with others, in order."""
-        self._told_by: Lru[RoomId, dict[ServerName, None]] = Lru(_REMEMBERED)
-        self._pauses: Lru[RoomId, _Pause] = Lru(_REMEMBERED)
+        self._wanted: Lru[RoomId, dict[ServerName, _Wanted]] = Lru(_REMEMBERED)
+        """What waits in rooms, by who delivered it, the last one last; under our own name whatever waits."""
         self._is_closing = False
 
-    def notice(self, room_id: RoomId, server: ServerName) -> None:
-        """Events wait that this server has delivered: look for what is missing, now or when the room's pause ends."""
-        told_by = self._told_by.get(room_id) or {}
-        told_by.pop(server, None)
-        told_by[server] = None
-        while len(told_by) > _SERVERS:
-            del told_by[next(iter(told_by))]
-        self._told_by.put(room_id, told_by)
-        pause = self._pauses.get(room_id)
-        is_new = pause is not None and pause.failures > 0 and server not in pause.asked
-        if pause is None or pause.until <= self._clock.now() or is_new:
+    def notice(self, room_id: RoomId, server: ServerName, event_ids: Iterable[EventId]) -> None:
+        """These events wait that this server has delivered: look for what is missing, now or when its pause ends."""
+        by_server = self._wanted_in(room_id)
+        wanted = by_server.pop(server, None) or _Wanted({})
+        told = (wanted.event_ids or {}) | dict.fromkeys(event_ids)
+        wanted.event_ids = dict.fromkeys([*told][-_TOLD:])
+        by_server[server] = wanted
+        while len(by_server) > _TOLD_BY:
+            del by_server[next(iter(by_server))]
+        if wanted.until <= self._clock.now():
             self._begin(room_id, server)
 
     def begin_anew(self, room_id: RoomId) -> None:
         """Look for what is missing in a room without a pause: more can be made of it than before."""
-        self._pauses.drop(room_id)
-        self._begin(room_id, next(reversed(self._told_by.get(room_id) or {}), self._server_name))
+        by_server = self._wanted_in(room_id)
+        by_server.setdefault(self._server_name, _Wanted(None))
+        for server, wanted in by_server.items():
+            wanted.until = wanted.failures = 0
+            self._begin(room_id, server)
 
     async def look_again(self) -> None:
         """Look for what is missing in rooms that were left alone for long enough."""
         now = self._clock.now()
         for room_id in await self._database.read(_rooms_waiting):
-            pause = self._pauses.get(room_id)
-            if len(self._under_way) >= _SEARCHES_AGAIN:
-                break
-            if pause is None or pause.until <= now:
-                self._begin(room_id, next(reversed(self._told_by.get(room_id) or {}), self._server_name))
+            by_server = self._wanted_in(room_id)
+            # What was delivered lately is looked for first.
+            by_server.setdefault(self._server_name, _Wanted(None, until=now + _PAUSE_MS if by_server else 0))
+            for server, wanted in list(by_server.items()):
+                if len(self._under_way) < _SEARCHES_AGAIN and wanted.until <= now:
+                    self._begin(room_id, server)
 
-    async def fill(self, room_id: RoomId) -> bool:
-        """Look for what the room's events wait for; whether none waits any more. Raises `NotFound`."""
-        room = await self._hot.find(room_id)
-        asked: set[ServerName] = set()
-        try:
-            async with asyncio.timeout(_LONGEST_S):
-                for server in self._candidates(room):
-                    asked.add(server)
-                    if await self._fill_from(room, server):
-                        return True
-        except TimeoutError:
-            pass
-        pause = self._pauses.get(room_id) or _Pause(0, 0)
-        pause.until = self._clock.now() + min(_PAUSE_MS * 2**pause.failures, _LONGEST_PAUSE_MS)
-        pause.failures = min(pause.failures + 1, 20)
-        pause.asked |= asked
-        self._pauses.put(room_id, pause)
-        log.info("what is missing in a room could not be had", room_id=room_id, asked=sorted(asked))
-        return False
+    async def fill(self, room_id: RoomId, event_ids: Iterable[EventId]) -> bool:
+        """Look for what these events of a room wait for; whether none of them does any more. Raises `NotFound`."""
+        return await self._fill(room_id, self._server_name, _Wanted(dict.fromkeys(event_ids)))
 
     async def close(self) -> None:
         """Stop looking; what waits is in the database."""
@@ -184,8 +178,15 @@ class Gaps:
         if tasks:
             await asyncio.wait(tasks)
 
+    def _wanted_in(self, room_id: RoomId) -> dict[ServerName, _Wanted]:
+        found = self._wanted.get(room_id)
+        if found is None:
+            found = {}
+            self._wanted.put(room_id, found)
+        return found
+
     def _begin(self, room_id: RoomId, server: ServerName) -> None:
-        if self._is_closing or room_id in self._under_way:
+        if self._is_closing or (room_id, server) in self._under_way:
             return
         if self._busy[server] >= _SEARCHES_PER_SERVER:
             queued = self._queued.setdefault(server, {})
@@ -193,20 +194,50 @@ class Gaps:
                 queued[room_id] = None
             return
         self._busy[server] += 1
-        self._under_way[room_id] = self._background.start(self._search(room_id, server))
+        self._under_way[room_id, server] = self._background.start(self._search(room_id, server))
 
     async def _search(self, room_id: RoomId, server: ServerName) -> None:
         try:
-            is_filled = await self.fill(room_id)
+            wanted = self._wanted_in(room_id).get(server, _Wanted({}))
+            is_filled = await self._fill(room_id, server, wanted)
+            await self._end(room_id, server, wanted, is_filled=is_filled)
             self._metrics.gaps.labels("filled" if is_filled else "left").inc()
         except (NotFound, Unavailable):
             pass  # The room is gone, or changes too quickly: the next event will tell.
         finally:
-            del self._under_way[room_id]
+            del self._under_way[room_id, server]
             self._busy[server] -= 1
             if not self._busy[server]:
                 del self._busy[server]
             self._begin_next(server)
+
+    async def _fill(self, room_id: RoomId, server: ServerName, wanted: _Wanted) -> bool:
+        """Ask one server after the other, this one first; whether none of the events waits any more."""
+        room = await self._hot.find(room_id)
+        candidates = self._candidates(room, server)
+        try:
+            async with asyncio.timeout(_LONGEST_S):
+                for one in candidates:
+                    if await self._fill_from(room, one, wanted):
+                        return True
+        except TimeoutError:
+            pass
+        log.info("what is missing in a room could not be had", room_id=room_id, asked=candidates)
+        return False
+
+    async def _end(self, room_id: RoomId, server: ServerName, wanted: _Wanted, *, is_filled: bool) -> None:
+        """Forget what does not wait any more; the rest is left alone for a while."""
+        if is_filled:
+            wanted.failures = 0
+        else:
+            wanted.until = self._clock.now() + min(_PAUSE_MS * 2**wanted.failures, _LONGEST_PAUSE_MS)
+            wanted.failures = min(wanted.failures + 1, 20)
+        if wanted.event_ids:
+            told = wanted.event_ids  # What comes meanwhile is not among them.
+            ended = told.keys() - await self._database.read(event_graph.find_waiting, told)
+            wanted.event_ids = {one: None for one in wanted.event_ids if one not in ended}
+        if not wanted.event_ids and wanted.until <= self._clock.now():
+            self._wanted_in(room_id).pop(server, None)
 
     def _begin_next(self, server: ServerName) -> None:
         queued = self._queued.get(server)
@@ -217,41 +248,40 @@ class Gaps:
         if not queued:
             self._queued.pop(server, None)
 
-    def _candidates(self, room: HotRoom) -> list[ServerName]:
-        """Whom to ask: who delivered what waits, the last one first, then those with the most users in the room."""
-        told_by = [*reversed(self._told_by.get(room.room_id) or {})]
+    def _candidates(self, room: HotRoom, server: ServerName) -> list[ServerName]:
+        """Whom to ask: this one, then who delivered what waits, the last one first, then those with the most users."""
+        told_by = [*reversed(self._wanted_in(room.room_id))]
         members = Counter(ServerName(domain_of(user_id)) for user_id in room.joined)
-        others = [server for server, _ in members.most_common(2 * _SERVERS)]
-        found = [one for one in dict.fromkeys([*told_by, *others]) if one != self._server_name]
+        others = [one for one, _ in members.most_common(2 * _SERVERS)]
+        found = [one for one in dict.fromkeys([server, *told_by, *others]) if one != self._server_name]
         return [one for one in found if self._acls.allows(room, one)][:_SERVERS]
 
-    async def _fill_from(self, room: HotRoom, server: ServerName) -> bool:
-        """Ask one server; whether nothing waits any more."""
-        stuck = await self._walk(room, server)
+    async def _fill_from(self, room: HotRoom, server: ServerName, wanted: _Wanted) -> bool:
+        """Ask one server; whether none of the events waits any more."""
+        stuck = await self._walk(room, server, wanted)
         for _ in range(_ROUNDS):
             if not stuck:
-                self._pauses.drop(room.room_id)
                 return True
             before = {one.event_id for one in stuck}
             for one in stuck[:_JUMPS]:
                 try:
-                    await self._jump(room, server, one)
+                    await self._jump(room, server, one, is_whole=wanted.failures < _PATIENCE)
                 except (RemoteFailure, NotFound):
                     continue  # Something else may be had.
-            stuck = await self._stuck(room)
+            stuck = await self._stuck(room, wanted)
             if before <= {one.event_id for one in stuck}:
                 return False
         if not stuck:
             # It took more than going back: whoever wants to can make that happen with every event.
-            self._pauses.put(room.room_id, _Pause(self._clock.now() + _REST_MS, 0))
+            wanted.until = self._clock.now() + _REST_MS
         return not stuck
 
-    async def _walk(self, room: HotRoom, server: ServerName) -> list[_Stuck]:
+    async def _walk(self, room: HotRoom, server: ServerName, wanted: _Wanted) -> list[_Stuck]:
         """Fetch what lies between, going back, until all is there, or nothing new comes; what waits then."""
         budget = _Budget()
         before: set[EventId] = set()
         while True:
-            stuck = await self._stuck(room)
+            stuck = await self._stuck(room, wanted)
             missing = {event_id for one in stuck for event_id in one.prev}
             if not missing or missing <= before or not budget.is_left:
                 return stuck
@@ -272,8 +302,11 @@ class Gaps:
             if pdus:
                 await self._inbox.receive(room.room_id, pdus)
 
-    async def _jump(self, room: HotRoom, server: ServerName, stuck: _Stuck) -> None:
-        """Place an event without what it follows, or bring what it cites."""
+    async def _jump(self, room: HotRoom, server: ServerName, stuck: _Stuck, *, is_whole: bool) -> None:
+        """Place an event without what it follows, or bring what it cites.
+
+        What cannot be verified now may be later (`is_whole`); but nobody can keep an event waiting for ever.
+        """
         if stuck.auth:
             await self._elsewhere.bring_auth(room, server, stuck.event_id)
         if not stuck.prev:
@@ -281,30 +314,34 @@ class Gaps:
             return
         if room.partial is not None:
             return  # The state of the whole room comes anyway; then this one differs from it by a little.
-        pause = self._pauses.get(room.room_id)
-        # What cannot be verified now may be later; but nobody can keep a room waiting for ever.
-        is_whole = pause is None or pause.failures < _PATIENCE
         if state := await self._elsewhere.before(room, server, stuck.event_id, is_whole=is_whole):
             await self._inbox.receive_with_state(room.room_id, stuck.pdu, state)
 
-    async def _stuck(self, room: HotRoom) -> list[_Stuck]:
-        """The events that wait for what does not wait itself; those for which all has come are taken in first."""
+    async def _stuck(self, room: HotRoom, wanted: _Wanted) -> list[_Stuck]:
+        """Those behind which the events wait, and which wait for what does not wait itself.
+
+        Those of them for which all has come are taken in first.
+        """
         while True:
-            stuck = await self._database.snapshot(_look, room)
+            stuck = await self._database.snapshot(_look, room, wanted.event_ids)
             ready = [one.pdu for one in stuck if not one.prev and not one.auth]
             if not ready:
                 return stuck
             receipts = await self._inbox.receive(room.room_id, ready)
-            dropped = [one.event_id for one in receipts if one.outcome == Outcome.DROPPED and one.event_id is not None]
-            if dropped:
-                await self._database.write(event_graph.end_waiting, dropped)
-            if all(receipt.outcome in (Outcome.WAITING, Outcome.DROPPED) for receipt in receipts):
+            # Whatever became of them, they do not wait any more: what is known already is not placed anew.
+            ended = [one.event_id for one in receipts if one.outcome != Outcome.WAITING and one.event_id is not None]
+            if not ended:
                 return [one for one in stuck if one.prev or one.auth]
+            await self._database.write(event_graph.end_waiting, ended)
 
 
-def _look(tx: ReadTx, room: HotRoom) -> list[_Stuck]:
+def _look(tx: ReadTx, room: HotRoom, event_ids: Collection[EventId] | None) -> list[_Stuck]:
+    """Behind what these events wait, or all events of the room."""
     assert room.room_nid is not None
-    waiting = event_graph.list_stuck(tx, room.room_nid, limit=_STUCK)
+    if event_ids is None:
+        waiting = event_graph.list_stuck(tx, room.room_nid, limit=_STUCK)
+    else:
+        waiting = event_graph.list_stuck_behind(tx, room.room_nid, event_ids, limit=_STUCK)
     missing = {event_id for _, ids in waiting.values() for event_id in ids}
     placed = events.find_in_graph(tx, room.room_nid, missing)
     known = {

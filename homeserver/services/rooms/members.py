@@ -35,8 +35,9 @@ from homeserver.services.rooms.conditions import (
 )
 from homeserver.services.rooms.gaps import Gaps
 from homeserver.services.rooms.hot import HotRoom
-from homeserver.services.rooms.inbox import Inbox, Outcome
+from homeserver.services.rooms.inbox import Inbox
 from homeserver.services.rooms.partial import PartialRooms
+from homeserver.services.rooms.receipts import Outcome
 from homeserver.services.rooms.remote_members import RemoteMembers
 from homeserver.services.rooms.send import Build, Sender, is_local
 from homeserver.services.rooms.stripped import stripped_state
@@ -395,7 +396,7 @@ class Members:
         [receipt] = await self._inbox.receive(room_id, [event.pdu], relay_to_all_but=relay_to_all_but)
         if receipt.outcome is Outcome.WAITING:
             # Others are ahead of us; what lies between is asked for, and the event is placed on the way.
-            await self._gaps.fill(room_id)
+            await self._gaps.fill(room_id, [EventId(event.event_id)])
             [receipt] = await self._inbox.receive(room_id, [event.pdu])
         if receipt.outcome is Outcome.WAITING:
             raise Unavailable("The room is not up to date here. Try again.")

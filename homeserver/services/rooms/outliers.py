@@ -6,7 +6,7 @@ is judged.
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from homeserver.kit.clock import Clock
@@ -17,8 +17,8 @@ from homeserver.matrix.identifiers import EventId
 from homeserver.services.rooms.hot import HotRoom, parse
 from homeserver.services.rooms.persist import EventWriter
 from homeserver.services.rooms.placement import Batch, NewEvent, Placement
-from homeserver.storage import events
-from homeserver.storage.engine import Database, ReadTx
+from homeserver.storage import event_graph, events
+from homeserver.storage.engine import Database, ReadTx, WriteTx
 from homeserver.storage.events import StoredEvent
 from homeserver.storage.tables import chunks
 
@@ -71,7 +71,7 @@ class Outliers:
             else:
                 fit = await asyncio.to_thread(_judge, group, room.create, cited, known, judged)
             if fit:
-                writing.append(self._writer.write(Batch(room, fit, now=self._clock.now())))
+                writing.append(self._writer.write(Batch(room, fit, also=_settle(fit), now=self._clock.now())))
             while len(writing) > _AHEAD:
                 await writing.popleft()
         for done in writing:
@@ -122,6 +122,14 @@ def _judge(
         if event_id in wanted:
             known[event_id] = _Cited(event, bool(reason))
     return fit
+
+
+def _settle(new: Sequence[NewEvent]) -> Callable[[WriteTx, int], None] | None:
+    """Statements for the transaction that writes the events: what is rejected waits for nothing any more."""
+    rejected = [EventId(one.event.event_id) for one in new if one.status == events.REJECTED]
+    if not rejected:
+        return None
+    return lambda tx, _: event_graph.end_waiting(tx, rejected)
 
 
 def _refusal(event: Event, cited: Sequence[_Cited], create: Event | None) -> str:

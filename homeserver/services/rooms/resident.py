@@ -28,8 +28,9 @@ from homeserver.services.rooms.conditions import (
     find_whereabouts,
 )
 from homeserver.services.rooms.hot import HotRoom, parse
-from homeserver.services.rooms.inbox import Inbox, Outcome
+from homeserver.services.rooms.inbox import Inbox
 from homeserver.services.rooms.partial import check_whole
+from homeserver.services.rooms.receipts import Outcome
 from homeserver.services.rooms.send import Sender
 from homeserver.services.rooms.server_acl import ServerAcls
 from homeserver.services.rooms.signatures import Signatures, signers_of

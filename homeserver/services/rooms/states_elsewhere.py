@@ -13,7 +13,8 @@ from homeserver.errors import RemoteFailure
 from homeserver.matrix.identifiers import EventId, ServerName
 from homeserver.outbound.federation import FederationClient
 from homeserver.services.rooms.hot import HotRoom
-from homeserver.services.rooms.inbox import Inbox, Outcome, id_of
+from homeserver.services.rooms.inbox import Inbox, id_of
+from homeserver.services.rooms.receipts import Outcome
 from homeserver.services.rooms.state import StateTrees
 from homeserver.storage import events
 from homeserver.storage.engine import Database, ReadTx

@@ -6,7 +6,7 @@ from urllib.parse import quote
 import pytest
 
 from homeserver.matrix.identifiers import RoomId
-from homeserver.services.rooms.inbox import Outcome
+from homeserver.services.rooms.receipts import Outcome
 from homeserver.storage import server_keys
 from tests import room_graphs
 from tests.services.rooms.test_branches import Scene

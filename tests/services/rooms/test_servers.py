@@ -6,7 +6,7 @@ from urllib.parse import quote
 import pytest
 
 from homeserver.matrix.identifiers import RoomId, ServerName
-from homeserver.services.rooms.inbox import Outcome
+from homeserver.services.rooms.receipts import Outcome
 from homeserver.storage import outgoing, room_servers, rooms, server_keys
 from homeserver.storage.engine import ReadTx
 from homeserver.storage.outgoing import outgoing_events

@@ -8,7 +8,7 @@ import pytest
 
 from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import EventId, RoomId, ServerName
-from homeserver.services.rooms.inbox import Outcome
+from homeserver.services.rooms.receipts import Outcome
 from homeserver.services.rooms.state import StateTrees
 from homeserver.services.rooms.visibility import OnlookingServer
 from homeserver.storage import events, rooms, server_keys

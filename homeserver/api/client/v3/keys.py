@@ -10,6 +10,7 @@ from homeserver.http.endpoint import USER, USER_OR_GUEST, Endpoint
 from homeserver.matrix import identifiers
 from homeserver.matrix.identifiers import DeviceId, UserId
 from homeserver.services.auth.interactive import AuthData
+from homeserver.services.auth.limits import Limits
 from homeserver.services.auth.sessions import Requester
 from homeserver.services.federation.device_keys import DeviceKeys
 from homeserver.services.users.confirmation import Confirmation
@@ -62,7 +63,8 @@ async def query(body: KeyQuery, who: Requester, keys: DeviceKeys) -> Json:
     return await keys.query(who.user_id, wanted, body.timeout)
 
 
-async def claim(body: Claim, who: Requester, keys: DeviceKeys) -> Json:
+async def claim(body: Claim, who: Requester, keys: DeviceKeys, limits: Limits) -> Json:
+    limits.take("claim", who.user_id, sum(map(len, body.one_time_keys.values())))
     wanted = {
         _user(user): {DeviceId(device): algorithm for device, algorithm in of_user.items()}
         for user, of_user in body.one_time_keys.items()
@@ -115,8 +117,8 @@ def _user(text: str) -> UserId:
 
 ENDPOINTS = [
     Endpoint("POST", "/keys/upload", upload, auth=USER_OR_GUEST, limit=None, body=Upload),
-    Endpoint("POST", "/keys/query", query, auth=USER_OR_GUEST, limit=None, body=KeyQuery),
-    Endpoint("POST", "/keys/claim", claim, auth=USER_OR_GUEST, limit=None, body=Claim),
+    Endpoint("POST", "/keys/query", query, auth=USER_OR_GUEST, limit="lookup", body=KeyQuery),
+    Endpoint("POST", "/keys/claim", claim, auth=USER_OR_GUEST, limit="lookup", body=Claim),
     Endpoint("GET", "/keys/changes", changes, auth=USER_OR_GUEST, limit=None, body=None),
     Endpoint("POST", "/keys/device_signing/upload", device_signing, auth=USER, limit=None, body=CrossSigning),
     Endpoint("POST", "/keys/signatures/upload", signatures, auth=USER, limit=None, body=JsonObject),

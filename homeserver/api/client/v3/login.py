@@ -83,7 +83,7 @@ def tokens_json(tokens: Tokens) -> dict[str, Any]:
 ENDPOINTS = [
     Endpoint("GET", "/login", flows, auth=NOBODY, limit=None, body=None),
     Endpoint("POST", "/login", login, auth=NOBODY, limit="login", body=Login),
-    Endpoint("POST", "/refresh", refresh, auth=NOBODY, limit=None, body=Refresh),
+    Endpoint("POST", "/refresh", refresh, auth=NOBODY, limit="lookup", body=Refresh),
     Endpoint("POST", "/logout", logout, auth=USER_OR_GUEST, limit=None, body=None),
     Endpoint("POST", "/logout/all", logout_all, auth=USER_OR_GUEST, limit=None, body=None),
     Endpoint("GET", "/account/whoami", whoami, auth=USER_OR_GUEST, limit=None, body=None),

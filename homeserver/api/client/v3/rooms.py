@@ -4,14 +4,17 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, field
 
-from homeserver.errors import Unsupported
+from homeserver.errors import InvalidParam, Unsupported
 from homeserver.http.bodies import Body, Query
 from homeserver.http.endpoint import USER, Endpoint
 from homeserver.matrix.identifiers import RoomId
+from homeserver.services.auth.limits import RATES, Limits
 from homeserver.services.auth.sessions import Requester
 from homeserver.services.rooms.create import InitialState, NewRoom, RoomCreation
 from homeserver.services.rooms.hierarchy import DEEPEST, DEFAULT_LIMIT, MOST_ROOMS, Hierarchy, View
 from homeserver.services.rooms.upgrade import RoomUpgrade
+
+MOST_INVITED = RATES["invite"].burst
 
 
 class StateEvent(Struct, frozen=True):
@@ -47,9 +50,13 @@ class HierarchyQuery(Query, frozen=True):
     start: str | None = field(default=None, name="from")
 
 
-async def create(body: CreateRoom, who: Requester, creation: RoomCreation) -> dict[str, Any]:
+async def create(body: CreateRoom, who: Requester, creation: RoomCreation, limits: Limits) -> dict[str, Any]:
     if body.invite_3pid:
         raise Unsupported("M_THREEPID_DENIED", "This server invites nobody by e-mail or telephone.", status=403)
+    invited = {*body.invite, *(state.state_key for state in body.initial_state if state.type == "m.room.member")}
+    if len(invited) > MOST_INVITED:
+        raise InvalidParam(f"At most {MOST_INVITED} people can be invited with the room; invite the others later.")
+    limits.take("invite", who.user_id, len(invited))
     is_public = body.visibility == "public"
     wish = NewRoom(
         preset=body.preset or ("public_chat" if is_public else "private_chat"),

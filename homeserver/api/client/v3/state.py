@@ -7,6 +7,7 @@ import msgspec
 from homeserver.http.bodies import JsonObject, Query
 from homeserver.http.endpoint import USER_OR_GUEST, Endpoint
 from homeserver.matrix.identifiers import RoomId
+from homeserver.services.auth.limits import Limits
 from homeserver.services.auth.sessions import Requester
 from homeserver.services.rooms.read import RoomReader
 from homeserver.services.rooms.state_events import StateEvents
@@ -33,15 +34,37 @@ async def get_all(room_id: RoomId, who: Requester, reader: RoomReader) -> list[m
 
 
 async def put(
-    room_id: RoomId, event_type: str, state_key: str, body: JsonObject, who: Requester, states: StateEvents
+    room_id: RoomId,
+    event_type: str,
+    state_key: str,
+    body: JsonObject,
+    who: Requester,
+    states: StateEvents,
+    limits: Limits,
 ) -> dict[str, Any]:
+    if event_type == "m.room.member" and (
+        name := _limit_of(body.value.get("membership"), of_self=state_key == who.user_id)
+    ):
+        limits.take(name, who.user_id)
     return {"event_id": await states.put(who, room_id, event_type, state_key, body.raw, body.value)}
 
 
 async def put_without_key(
-    room_id: RoomId, event_type: str, body: JsonObject, who: Requester, states: StateEvents
+    room_id: RoomId, event_type: str, body: JsonObject, who: Requester, states: StateEvents, limits: Limits
 ) -> dict[str, Any]:
-    return await put(room_id, event_type, "", body, who, states)
+    return await put(room_id, event_type, "", body, who, states, limits)
+
+
+def _limit_of(membership: object, *, of_self: bool) -> str | None:
+    """The limit of what a membership does, which has endpoints of its own besides."""
+    match membership:
+        case "invite":
+            return "invite"
+        case "join" | "knock":
+            return "join"
+        case "leave" | "ban" if not of_self:
+            return "moderate"
+    return None
 
 
 _PATH = "/rooms/{room_id}/state/{event_type}"

@@ -22,5 +22,5 @@ async def make_join(
 
 
 ENDPOINTS = [
-    Endpoint("GET", "/make_join/{room_id}/{user_id}", make_join, auth=SERVER, limit=None, body=None),
+    Endpoint("GET", "/make_join/{room_id}/{user_id}", make_join, auth=SERVER, limit="ask_to_join", body=None),
 ]

@@ -26,7 +26,7 @@ async def send_knock(
 
 
 ENDPOINTS = [
-    Endpoint("GET", "/make_knock/{room_id}/{user_id}", make_knock, auth=SERVER, limit=None, body=None),
+    Endpoint("GET", "/make_knock/{room_id}/{user_id}", make_knock, auth=SERVER, limit="ask_to_join", body=None),
     Endpoint(
         "PUT", "/send_knock/{room_id}/{event_id}", send_knock, auth=SERVER, limit="join_by_server", body=JsonObject
     ),

@@ -13,5 +13,5 @@ async def make_leave(room_id: RoomId, user_id: UserId, origin: Origin, resident:
 
 
 ENDPOINTS = [
-    Endpoint("GET", "/make_leave/{room_id}/{user_id}", make_leave, auth=SERVER, limit=None, body=None),
+    Endpoint("GET", "/make_leave/{room_id}/{user_id}", make_leave, auth=SERVER, limit="ask_to_join", body=None),
 ]

@@ -78,6 +78,6 @@ async def _once(body: bytes) -> AsyncIterator[bytes]:
 
 
 ENDPOINTS = [
-    Endpoint("GET", "/media/download/{media_id}", download, auth=SERVER, limit="media", body=None),
-    Endpoint("GET", "/media/thumbnail/{media_id}", thumbnail, auth=SERVER, limit="media", body=None),
+    Endpoint("GET", "/media/download/{media_id}", download, auth=SERVER, limit="media_by_server", body=None),
+    Endpoint("GET", "/media/thumbnail/{media_id}", thumbnail, auth=SERVER, limit="media_by_server", body=None),
 ]

@@ -25,5 +25,5 @@ async def send(txn_id: str, body: Transaction, origin: Origin, transactions: Tra
 
 
 ENDPOINTS = [
-    Endpoint("PUT", "/send/{txn_id}", send, auth=SERVER, limit=None, body=Transaction, largest=_LARGEST),
+    Endpoint("PUT", "/send/{txn_id}", send, auth=SERVER, limit="deliver", body=Transaction, largest=_LARGEST),
 ]

@@ -6,6 +6,7 @@ from typing import Any
 from homeserver.http.bodies import Body
 from homeserver.http.endpoint import SERVER, Endpoint
 from homeserver.matrix.identifiers import DeviceId, Origin, UserId
+from homeserver.services.auth.limits import Limits, host_of
 from homeserver.services.users.e2e_keys import E2eKeys
 from homeserver.services.users.shown_keys import NOBODY
 
@@ -29,7 +30,8 @@ async def query(body: KeyQuery, origin: Origin, keys: E2eKeys) -> Json:
     return await keys.query(NOBODY, wanted)
 
 
-async def claim(body: Claim, origin: Origin, keys: E2eKeys) -> Json:
+async def claim(body: Claim, origin: Origin, keys: E2eKeys, limits: Limits) -> Json:
+    limits.take("claim_by_server", host_of(origin), sum(map(len, body.one_time_keys.values())))
     wanted = {
         UserId(user): {DeviceId(device): algorithm for device, algorithm in of_user.items()}
         for user, of_user in body.one_time_keys.items()
@@ -38,7 +40,7 @@ async def claim(body: Claim, origin: Origin, keys: E2eKeys) -> Json:
 
 
 ENDPOINTS = [
-    Endpoint("GET", "/user/devices/{user_id}", devices, auth=SERVER, limit=None, body=None),
-    Endpoint("POST", "/user/keys/query", query, auth=SERVER, limit=None, body=KeyQuery),
-    Endpoint("POST", "/user/keys/claim", claim, auth=SERVER, limit=None, body=Claim),
+    Endpoint("GET", "/user/devices/{user_id}", devices, auth=SERVER, limit="keys_by_server", body=None),
+    Endpoint("POST", "/user/keys/query", query, auth=SERVER, limit="keys_by_server", body=KeyQuery),
+    Endpoint("POST", "/user/keys/claim", claim, auth=SERVER, limit="keys_by_server", body=Claim),
 ]

@@ -12,5 +12,7 @@ async def send_leave(room_id: RoomId, event_id: EventId, body: JsonObject, origi
 
 
 ENDPOINTS = [
-    Endpoint("PUT", "/send_leave/{room_id}/{event_id}", send_leave, auth=SERVER, limit=None, body=JsonObject),
+    Endpoint(
+        "PUT", "/send_leave/{room_id}/{event_id}", send_leave, auth=SERVER, limit="join_by_server", body=JsonObject
+    ),
 ]

@@ -4,12 +4,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
+from starlette.requests import Request
 from starlette.responses import Response
 
+from homeserver.http.auth import address_of
 from homeserver.http.bodies import Body, Query
 from homeserver.http.endpoint import NOBODY, Endpoint
 from homeserver.kit.clock import Clock
 from homeserver.matrix.identifiers import ServerName
+from homeserver.services.auth.limits import Limits, network_of
 from homeserver.services.federation.server_keys import PublishedKeys
 
 
@@ -33,7 +36,11 @@ async def of_server(server_name: ServerName, query: Wanted, keys: PublishedKeys,
     return _told(await keys.vouch({server_name: query.minimum_valid_until_ts or clock.now()}))
 
 
-async def of_servers(body: KeyQuery, keys: PublishedKeys, clock: Clock) -> dict[str, Any]:
+async def of_servers(
+    body: KeyQuery, keys: PublishedKeys, clock: Clock, limits: Limits, request: Request
+) -> dict[str, Any]:
+    # The request has taken one. For each server, we may have to ask one.
+    limits.take("keys", network_of(address_of(request)), max(0, len(body.server_keys) - 1))
     now = clock.now()
     wanted = {
         server: max((one.minimum_valid_until_ts or now for one in of_keys.values()), default=now)

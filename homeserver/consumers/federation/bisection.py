@@ -1,0 +1,120 @@
+"""What to do about a transaction that was not taken: leave the server alone, or find out what is at fault.
+
+Where a server takes empty transactions and not this one, smaller ones are tried, until the event that it refuses is
+found, noted and left out.
+"""
+
+from dataclasses import replace
+
+import structlog
+
+from homeserver.consumers.federation.ledger import Ledger
+from homeserver.consumers.federation.lines import Line
+from homeserver.consumers.federation.outcomes import Outcomes, readable
+from homeserver.errors import Refused, RemoteFailure
+from homeserver.kit.clock import Clock
+from homeserver.kit.randomness import Randomness
+from homeserver.outbound.destinations import Destinations
+from homeserver.outbound.federation import FederationClient
+from homeserver.storage.destinations import MOST_PDUS, Parcel, Skipped
+
+_SUSPICIOUS = 2
+_SUSPICIOUS_SILENCE = 4
+"""So often the same was answered by an error, or not at all, before it is asked whose fault it is."""
+_BLAMED = 2
+_BLAMED_ALONE = 3
+"""So often a transaction, or one thing alone, was not taken while an empty one was, before it is believed."""
+
+log = structlog.get_logger()
+
+
+class Bisection:
+    """Finds out what a server does not take."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        randomness: Randomness,
+        client: FederationClient,
+        health: Destinations,
+        ledger: Ledger,
+        outcomes: Outcomes,
+    ) -> None:
+        self._clock = clock
+        self._randomness = randomness
+        self._client = client
+        self._health = health
+        self._ledger = ledger
+        self._outcomes = outcomes
+
+    async def cope(self, line: Line, parcel: Parcel, failure: RemoteFailure) -> bool:
+        """A transaction was not taken; whether it is of use to send another at once."""
+        self._outcomes.count_failure(failure)
+        line.tries += 1
+        if _is_suspicious(line, parcel, failure) and await self._takes_empty_ones(line):
+            # It may have come back just now: what is not taken a moment later is at fault, and what is to be left
+            # out for ever has some moments.
+            line.blamed += 1
+            is_alone = _size(parcel) == 1
+            if line.blamed >= (_BLAMED_ALONE if is_alone else _BLAMED):
+                self._split(line, parcel, str(failure))
+                return True
+            if not is_alone:
+                return True
+            self._health.succeeded(line.name)  # It is well: it need not be left alone for long.
+        self._outcomes.failed(line, str(failure), failure.patience_ms if isinstance(failure, Refused) else None)
+        return False
+
+    async def _takes_empty_ones(self, line: Line) -> bool:
+        """Whether it is what is sent, and not the server, that is at fault."""
+        txn_id = self._randomness.letters(20)
+        try:
+            await self._client.send_transaction(line.name, txn_id, pdus=[], edus=[], origin_server_ts=self._clock.now())
+        except RemoteFailure:
+            return False
+        return True
+
+    def _split(self, line: Line, parcel: Parcel, error: str) -> None:
+        """Send less at once, or leave out what the server does not take even alone."""
+        line.good = 0
+        if parcel.ephemeral:
+            log.info("a server refuses data that is not worth keeping", destination=line.name)
+        if _size(parcel) == 1 and not parcel.ephemeral:
+            self._leave_out(line, parcel, error)
+            return
+        # What was in it is looked up again: up to where it has everything, has not changed.
+        many = len(parcel.pdus) or len(parcel.edus)
+        at_most = max(1, min(line.row.at_most, many) // 2) if many else line.row.at_most
+        line.row = replace(line.row, txn=None, txn_id=None, at_most=at_most)
+        line.is_dirty = True
+        line.tries = 0
+        if parcel.pdus:
+            line.fall_behind()
+        line.has_edus = line.has_edus or bool(parcel.edus)
+
+    def _leave_out(self, line: Line, parcel: Parcel, error: str) -> None:
+        [position] = parcel.pdus or parcel.edus
+        log.warning(
+            "a server refuses something so long that it is left out",
+            destination=line.name,
+            position=position,
+            error=readable(error),
+        )
+        self._outcomes.conclude(line, parcel)
+        line.row = replace(line.row, at_most=MOST_PDUS)
+        skipped = Skipped(line.name, position, self._clock.now(), readable(error))
+        self._ledger.note(line.row, skipped=[skipped])
+
+
+def _size(parcel: Parcel) -> int:
+    return len(parcel.pdus) + len(parcel.edus) + len(parcel.ephemeral)
+
+
+def _is_suspicious(line: Line, parcel: Parcel, failure: RemoteFailure) -> bool:
+    """Whether it may be what was sent that is at fault."""
+    if not _size(parcel):
+        return False
+    if not isinstance(failure, Refused):
+        return line.tries >= _SUSPICIOUS_SILENCE
+    # A server that is busy (429) means all of it. One that is being looked into is known to be well.
+    return failure.status != 429 and line.tries >= (_SUSPICIOUS if line.row.at_most == MOST_PDUS else 1)

@@ -1,0 +1,53 @@
+"""What is in a transaction, which is written down as positions alone."""
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from homeserver.consumers.federation.lines import Line
+from homeserver.kit.caching import Lru
+from homeserver.outbound.ephemeral import EphemeralEdu
+from homeserver.storage import events, outgoing
+from homeserver.storage.destinations import Parcel
+from homeserver.storage.engine import Database
+from homeserver.storage.outgoing import StoredEdu
+
+_RECENT = 1000
+
+
+class Contents:
+    """Reads events and data; the newest events are in memory, as most servers are to have them now."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._recent: Lru[int, bytes] = Lru(_RECENT)
+
+    def keep(self, pdus: Mapping[int, bytes]) -> None:
+        """These are the newest events, by position."""
+        for position, pdu in pdus.items():
+            self._recent.put(position, pdu)
+
+    async def pdus(self, parcel: Parcel) -> list[bytes]:
+        """The events of a transaction, without those that were purged in the meantime."""
+        found = {position: pdu for position in parcel.pdus if (pdu := self._recent.get(position)) is not None}
+        missing = [position for position in parcel.pdus if position not in found]
+        if missing:
+            stored = await self._database.read(events.find_many, missing)
+            found.update((position, event.pdu) for position, event in stored.items())
+        return [found[position] for position in parcel.pdus if position in found]
+
+    async def edus(self, line: Line, parcel: Parcel) -> list[bytes]:
+        """The data of a transaction, as it is to be sent."""
+        stored = [encode_edu(edu) for edu in await self._stored_edus(line, parcel.edus)]
+        return stored + [bytes(edu) for edu in parcel.ephemeral]
+
+    async def _stored_edus(self, line: Line, positions: Sequence[int]) -> list[StoredEdu]:
+        fetched, line.fetched = line.fetched, None
+        if not positions or fetched is not None:
+            return fetched or []
+        return await self._database.read(outgoing.find_edus, line.name, positions)
+
+
+def encode_edu(edu: StoredEdu | EphemeralEdu) -> bytes:
+    """Data as it is to be sent."""
+    return b'{"edu_type":' + msgspec.json.encode(edu.edu_type) + b',"content":' + edu.content + b"}"

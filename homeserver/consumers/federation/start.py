@@ -1,0 +1,86 @@
+"""Goes on where another process of this server ended, or died."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from homeserver.consumers.federation.lines import Lines
+from homeserver.consumers.federation.outcomes import DOWN_AFTER
+from homeserver.consumers.federation.turns import Turns
+from homeserver.kit.clock import Clock
+from homeserver.matrix.identifiers import ServerName
+from homeserver.outbound.destinations import Destinations, Health
+from homeserver.outbound.ephemeral import Ephemeral
+from homeserver.storage import destinations, outgoing, room_servers, stream_rows
+from homeserver.storage.destinations import Destination
+from homeserver.storage.engine import ReadTx
+
+_AWAY_MS = 60_000
+_GREETING_S = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What there was when this server was started."""
+
+    upto: int
+    rows: Sequence[Destination]
+    pending: set[ServerName]
+    neighbours: set[ServerName]
+
+
+def read(tx: ReadTx) -> Found:
+    """What there is."""
+    return Found(
+        stream_rows.current(tx),
+        destinations.list_all(tx),
+        outgoing.list_pending_servers(tx),
+        room_servers.list_neighbours(tx),
+    )
+
+
+class Start:
+    """Takes up what was written down."""
+
+    def __init__(self, clock: Clock, lines: Lines, turns: Turns, health: Destinations, ephemeral: Ephemeral) -> None:
+        self._clock = clock
+        self._lines = lines
+        self._turns = turns
+        self._health = health
+        self._ephemeral = ephemeral
+
+    def take_up(self, found: Found) -> None:
+        """Begin with this."""
+        self._lines.tail = found.upto
+        self._health.forget_all()
+        now = self._clock.now()
+        for row in found.rows:
+            self._add(row, now)
+        for server in found.pending - {self._lines.own}:
+            line = self._lines.find(server) or self._lines.add(Destination(server))
+            line.is_behind = line.has_edus = True
+        newest = max((row.last_success_ts or 0 for row in found.rows), default=0)
+        if newest and now - newest > _AWAY_MS:
+            self._greet(found.neighbours)
+        for line in list(self._lines):
+            self._turns.wake(line)
+
+    def _add(self, row: Destination, now: int) -> None:
+        line = self._lines.add(row)
+        line.is_behind = bool(row.failures) or row.txn is not None
+        if row.failures:
+            since = row.failing_since_ts or now
+            health = Health(row.failures, since, row.last_attempt_ts or since, row.next_retry_ts or now, row.error)
+            self._health.restore(row.server_name, health)
+            self._turns.leave_alone(line, health)
+        if row.failures >= DOWN_AFTER:
+            self._ephemeral.forget(row.server_name)
+
+    def _greet(self, servers: Iterable[ServerName]) -> None:
+        """Let servers know that this one is there again: those that have given it up will try."""
+        due = self._clock.monotonic()
+        for server in servers:
+            line = self._lines.ensure(server)
+            if not self._lines.has_work(line) and self._health.find(server) is None:
+                line.is_greeted = False
+                due += _GREETING_S
+                self._turns.set_timer(line, due)

@@ -1,0 +1,49 @@
+"""What the sender has to do from time to time: look at its timers, write down what can wait, forget what is done."""
+
+from itertools import count
+
+from homeserver.consumers.federation.ledger import Ledger
+from homeserver.consumers.federation.lines import Lines
+from homeserver.consumers.federation.turns import Turns
+from homeserver.kit.clock import Clock
+from homeserver.kit.metrics import Metrics
+from homeserver.outbound.destinations import Destinations
+from homeserver.storage import outgoing
+from homeserver.storage.engine import Database
+
+_TICK_S = 1.0
+_FLUSH_TICKS = 5
+_TRIM_S = 3600.0
+_TRIM_BATCH = 2000
+
+
+class Upkeep:
+    """Does so."""
+
+    def __init__(self, database: Database, clock: Clock, metrics: Metrics, health: Destinations) -> None:
+        self._database = database
+        self._clock = clock
+        self._metrics = metrics
+        self._health = health
+
+    async def run(self, lines: Lines, turns: Turns, ledger: Ledger) -> None:
+        """Work until cancelled."""
+        trimmed, below = self._clock.monotonic(), lines.tail
+        for ticks in count(1):
+            await self._clock.sleep(_TICK_S)
+            if ticks % _FLUSH_TICKS == 0:
+                ledger.flush()
+            turns.look_at_timers()
+            self._metrics.destinations.set(len(lines))
+            self._metrics.destinations_failing.set(self._health.count())
+            now = self._clock.monotonic()
+            if now - trimmed >= _TRIM_S:
+                await self._trim(lines, below)
+                trimmed, below = now, lines.tail
+
+    async def _trim(self, lines: Lines, below: int) -> None:
+        queued = [line.queue[0] for line in lines if line.queue]
+        below = min([below, *queued])
+        while await self._database.write(outgoing.trim, below=below, limit=_TRIM_BATCH) == _TRIM_BATCH:
+            pass
+        await self._database.write(outgoing.forget_stays, below=below)

@@ -1,0 +1,122 @@
+"""Events of one room that are being taken in, from what is known of them at the beginning to what became of them."""
+
+from collections.abc import Awaitable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from homeserver.matrix.events import Event
+from homeserver.matrix.identifiers import EventId, ServerName
+from homeserver.services.rooms.hot import HotRoom
+from homeserver.services.rooms.receipts import Outcome, Receipt, of_stored
+from homeserver.storage import event_graph, events
+from homeserver.storage.engine import ReadTx
+from homeserver.storage.event_graph import Waiting
+from homeserver.storage.events import Standing, StoredEvent
+
+
+@dataclass(slots=True)
+class Intake:
+    """Events that passed the first checks, and how far they have come."""
+
+    checked: Mapping[EventId, Event]
+    receipts: dict[EventId, Receipt]
+    wanted: set[EventId] = field(default_factory=set)
+    """What earlier events wait for."""
+    staged: set[EventId] = field(default_factory=set)
+    """What waits in the database."""
+    waiting: dict[EventId, Waiting] = field(default_factory=dict)
+    """What was found to have to wait, and is not in the database yet."""
+    after: dict[EventId, set[EventId]] | None = None
+    """What waits for an event, here or in the database; read when something is to be released."""
+    coming: set[EventId] = field(default_factory=set)
+    """What is about to be placed."""
+    writing: list[Awaitable[list[StoredEvent]]] = field(default_factory=list)
+    relayed: dict[EventId, ServerName] = field(default_factory=dict)
+    """What is to be sent on, with the server that has it already."""
+
+    def is_placed(self, event_id: EventId) -> bool:
+        """Whether nothing is to be done for the event any more."""
+        receipt = self.receipts.get(event_id)
+        return receipt is not None and receipt.outcome != Outcome.WAITING
+
+    def waits_behind(self, event: Event) -> frozenset[EventId]:
+        """Those that the event names which wait themselves."""
+        if not self.waiting:
+            return frozenset()
+        return frozenset(one for one in map(EventId, (*event.prev_events, *event.auth_events)) if one in self.waiting)
+
+    def let_wait(self, waiting: Waiting) -> None:
+        """Note that an event has to wait."""
+        self.waiting[waiting.event_id] = waiting
+        self.wanted |= waiting.missing
+        if self.after is not None:
+            for missing in waiting.missing:
+                self.after.setdefault(missing, set()).add(waiting.event_id)
+
+    async def settle(self) -> None:
+        """Wait until everything that was handed to the writer is committed."""
+        writing, self.writing = self.writing, []
+        for done in writing:
+            await done
+
+
+def begin(tx: ReadTx, coming: Mapping[HotRoom, Mapping[EventId, Event]]) -> dict[HotRoom, Intake]:
+    """What is known of events that passed the first checks, and what earlier ones wait for."""
+    ids = [event_id for checked in coming.values() for event_id in checked]
+    standings = events.find_standings_by_id(tx, ids)
+    waiting = event_graph.find_waiting(tx, ids)
+    missing = event_graph.list_missing_in_rooms(tx, [_nid(room) for room in coming])
+    return {
+        room: Intake(
+            checked,
+            _settled(room, checked, standings),
+            wanted=missing.get(_nid(room), set()),
+            staged=waiting & checked.keys(),
+        )
+        for room, checked in coming.items()
+    }
+
+
+def begin_calmly(tx: ReadTx, coming: Mapping[HotRoom, Mapping[EventId, Event]]) -> dict[HotRoom, Intake]:
+    """The same for rooms of which no event waits."""
+    standings = events.find_standings_by_id(tx, [one for checked in coming.values() for one in checked])
+    return {room: Intake(checked, _settled(room, checked, standings)) for room, checked in coming.items()}
+
+
+def in_order(found: Mapping[EventId, Event]) -> Iterable[Event]:
+    """The events, each behind those among them that it names.
+
+    A chain of events comes in one piece: what follows all there is, is taken in much faster than what makes a branch.
+    """
+    behind = {
+        event_id: {EventId(one) for one in (*event.prev_events, *event.auth_events) if one in found and one != event_id}
+        for event_id, event in found.items()
+    }
+    followers: dict[EventId, list[EventId]] = {}
+    for event_id, names in behind.items():
+        for name in names:
+            followers.setdefault(name, []).append(event_id)
+    ready = [event_id for event_id, names in reversed(behind.items()) if not names]
+    while ready:
+        event_id = ready.pop()
+        yield found[event_id]
+        for follower in followers.get(event_id, ()):
+            behind[follower].discard(event_id)
+            if not behind[follower]:
+                ready.append(follower)
+
+
+def _settled(
+    room: HotRoom, checked: Mapping[EventId, Event], standings: Mapping[EventId, Standing]
+) -> dict[EventId, Receipt]:
+    """What became of those of the events that need not be placed any more."""
+    return {
+        event_id: receipt
+        for event_id, receipt in of_stored(room, checked, standings).items()
+        # The create event comes before all others, whether or not what followed it is known (any more).
+        if receipt.outcome != Outcome.OUTLIER or not checked[event_id].prev_events
+    }
+
+
+def _nid(room: HotRoom) -> int:
+    assert room.room_nid is not None
+    return room.room_nid

@@ -1,0 +1,112 @@
+"""How often another server may ask: one host has one share, whatever it calls itself, and others have theirs."""
+
+from collections.abc import Awaitable, Callable
+from itertools import count, cycle, islice
+from typing import Any
+
+import httpx2
+import pytest
+
+from homeserver.api.tables import ENDPOINTS
+from homeserver.config.model import Limits
+from homeserver.http.endpoint import SERVER
+from homeserver.services.auth.limits import RATES_OF_SERVERS
+from tests.federation.network import Network, Peer
+
+FEDERATION = "/_matrix/federation"
+FEW = Limits(rate_limits=True, server_rates=0.02)
+TXN_IDS = count()
+Json = dict[str, Any]
+Ask = Callable[[Peer], Awaitable[httpx2.Response]]
+
+
+def at_most(limit: str) -> float:
+    return RATES_OF_SERVERS[limit].burst * FEW.server_rates * 1.1
+
+
+def asking(method: str, path: str, body: Json | None = None) -> Ask:
+    return lambda peer: peer.call("a.test", method, FEDERATION + path, body)
+
+
+def delivering(*edus: Json) -> Ask:
+    def ask(peer: Peer) -> Awaitable[httpx2.Response]:
+        body = {"origin": peer.name, "origin_server_ts": 1, "pdus": [], "edus": list(edus)}
+        return peer.call("a.test", "PUT", f"{FEDERATION}/v1/send/t{next(TXN_IDS)}", body)
+
+    return ask
+
+
+async def allowed(asks: list[Ask], peers: list[Peer], tries: int) -> int:
+    """How many of so many requests are not refused as too many."""
+    answers = [await ask(peer) for ask, peer in islice(zip(cycle(asks), cycle(peers), strict=False), tries)]
+    refused = [answer for answer in answers if answer.status_code == 429]
+    for answer in refused:
+        assert answer.json()["errcode"] == "M_LIMIT_EXCEEDED"
+        assert int(answer.headers["retry-after"]) >= 1
+    return len(answers) - len(refused)
+
+
+@pytest.mark.trust("C10")
+def test_everything_that_servers_may_ask_has_a_limit() -> None:
+    assert [endpoint.path for endpoint in ENDPOINTS if endpoint.auth is SERVER and endpoint.limit is None] == []
+
+
+CASES: dict[str, tuple[str, list[Ask]]] = {
+    "keys": (
+        "keys_by_server",
+        [
+            asking("GET", "/v1/user/devices/%40alice%3Aa.test"),
+            asking("GET", "/v1/user/devices/@alice:a.test?again"),
+            asking("POST", "/v1/user/keys/query", {"device_keys": {"@alice:a.test": []}}),
+            asking("POST", "/v1/user/keys/claim", {"one_time_keys": {}}),
+        ],
+    ),
+    "deliveries": ("deliver", [delivering(), delivering({"edu_type": "m.unheard", "content": {}})]),
+    "templates": (
+        "ask_to_join",
+        [asking("GET", f"/v1/make_{kind}/!x%3Aa.test/%40u%3Apeer.test?ver=11") for kind in ("join", "leave", "knock")],
+    ),
+    "queries": (
+        "read",
+        [
+            asking("GET", "/v1/query/profile?user_id=@alice:a.test"),
+            asking("GET", "/v1/query/profile?field=displayname&user_id=%40alice%3Aa.test"),
+            asking("GET", "/v1/query/directory?room_alias=%23x:a.test"),
+            asking("GET", "/v1/publicRooms"),
+        ],
+    ),
+}
+
+
+@pytest.mark.trust("C10")
+@pytest.mark.parametrize("new_database", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("case", CASES)
+async def test_a_host_has_one_share_and_its_neighbour_another(network: Network, case: str) -> None:
+    limit, asks = CASES[case]
+    world = await network.server("a.test", limits=FEW)
+    await world.user("alice")
+    names = ["peer.test", "PEER.test", "peer.test:8448", "Peer.Test:9000", "peer.test."]
+    one_host = [network.peer(name) for name in names]
+    tries = round(at_most(limit) * 2)
+    assert at_most(limit) / 1.3 < await allowed(asks, one_host, tries) <= at_most(limit)
+    neighbour = network.peer("neighbour.test")
+    assert await allowed(asks, [neighbour], len(asks)) == len(asks)
+
+
+@pytest.mark.trust("C10", "C21")
+@pytest.mark.parametrize("new_database", ["sqlite"], indirect=True)
+async def test_one_time_keys_are_counted_and_not_the_requests_for_them(network: Network) -> None:
+    await network.server("a.test", limits=FEW)
+    peer = network.peer("peer.test")
+    wanted = {"@alice:a.test": {f"D{number}": "signed_curve25519" for number in range(90)}}
+    claims = await allowed([asking("POST", "/v1/user/keys/claim", {"one_time_keys": wanted})], [peer], 8)
+    assert at_most("claim_by_server") / 1.5 < claims * 90 <= at_most("claim_by_server")
+
+
+@pytest.mark.trust("C10")
+@pytest.mark.parametrize("new_database", ["sqlite"], indirect=True)
+async def test_usually_a_server_may_ask_a_great_deal(network: Network) -> None:
+    await network.server("a.test", limits=Limits(rate_limits=True))
+    peer = network.peer("peer.test")
+    ask = asking("POST", "/v1/user/keys/query", {"device_keys": {}})
+    assert await allowed([ask], [peer], 300) == 300
