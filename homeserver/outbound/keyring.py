@@ -6,6 +6,7 @@ is left alone for a while, longer each time that it did not answer: nobody can m
 """
 
 import asyncio
+import contextlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -88,10 +89,11 @@ class KeyRing:
         self._query = _Query()
         self._querying = asyncio.Lock()
 
-    async def find(self, wanted: Mapping[KeyName, int]) -> dict[KeyName, ServerKey]:
+    async def find(self, wanted: Mapping[KeyName, int], *, patience_s: float | None = None) -> dict[KeyName, ServerKey]:
         """Those of the keys that can be had, by what they have to be good for: a time, 0 for any.
 
-        A key whose validity ends earlier is looked for anew, and given all the same if nothing newer is known.
+        A key whose validity ends earlier is looked for anew, and given all the same if nothing newer is known. With
+        `patience_s`, servers that take longer to answer are not waited for: their answers are for those who ask later.
         """
         ours = [name for name in wanted if name[0] == self._server_name]
         found = {name: own for name in ours if (own := self._own.get(name[1])) is not None}
@@ -109,7 +111,9 @@ class KeyRing:
             if (key := found.get((server, key_id))) is None or key.valid_until_ts < wanted[server, key_id]
         }
         if lacking:
-            await self.refresh(lacking)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(patience_s):
+                    await self.refresh(lacking)
             # Whoever was asked, and by whom: others may have brought keys in the meantime.
             found |= await self._read(others)
         return found
