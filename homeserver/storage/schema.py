@@ -19,6 +19,7 @@ from homeserver.storage import (
     openid_tokens,
     out_of_room,
     outgoing,
+    outgoing_edus,
     partial_rooms,
     profiles,
     purges,

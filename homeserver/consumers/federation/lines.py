@@ -12,7 +12,7 @@ from enum import Enum, auto
 from homeserver.matrix.identifiers import ServerName
 from homeserver.outbound.ephemeral import Ephemeral
 from homeserver.storage.destinations import Destination
-from homeserver.storage.outgoing import StoredEdu
+from homeserver.storage.outgoing_edus import StoredEdu
 
 _MOST_QUEUED = 200
 """So many positions of a server are in memory."""

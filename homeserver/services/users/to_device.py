@@ -15,9 +15,9 @@ from homeserver.kit.clock import Clock
 from homeserver.kit.randomness import Randomness
 from homeserver.matrix.identifiers import DeviceId, ServerName, UserId, domain_of
 from homeserver.services.auth.sessions import Requester
-from homeserver.storage import devices, outgoing, stream_rows, to_device, transactions
+from homeserver.storage import devices, outgoing_edus, stream_rows, to_device, transactions
 from homeserver.storage.engine import Database, WriteTx
-from homeserver.storage.outgoing import OutgoingEdu
+from homeserver.storage.outgoing_edus import OutgoingEdu
 from homeserver.storage.to_device import Message
 from homeserver.storage.transactions import Done, Repeated
 
@@ -155,4 +155,4 @@ def _send(
     if bodies:
         deliver(tx, own, bodies)
     if edus:
-        outgoing.add_many(tx, edus)
+        outgoing_edus.add_many(tx, edus)
