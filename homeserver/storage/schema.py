@@ -62,6 +62,7 @@ __all__ = [
     "out_of_room",
     "partial_rooms",
     "outgoing",
+    "outgoing_edus",
     "metadata",
     "profiles",
     "purges",

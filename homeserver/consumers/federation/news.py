@@ -55,7 +55,7 @@ class News:
                     await asyncio.sleep(0)
                 for server in new.edus_for - {self._lines.own}:
                     line = self._lines.ensure(server)
-                    line.has_edus = True
+                    line.has_edus = line.has_grown = True
                     self._turns.wake(line)
                 self._lines.tail = new.upto
                 if len(new.events) < _BATCH:

@@ -37,6 +37,10 @@ class Packing:
         """The transaction that the server is to have next: the one that is written down, or a new one, if any."""
         if line.row.txn is not None:
             return line.row.txn
+        async with line.packing:
+            return await self._pack_new(line)
+
+    async def _pack_new(self, line: Line) -> Parcel | None:
         pdus, upto = await self._next_pdus(line)
         edus = await self._next_edus(line, bool(pdus))
         ephemeral = self._next_ephemeral(line, bool(pdus), len(edus))

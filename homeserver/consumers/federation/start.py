@@ -57,7 +57,7 @@ class Start:
             self._add(row, now)
         for server in found.pending - {self._lines.own}:
             line = self._lines.find(server) or self._lines.add(Destination(server))
-            line.is_behind = line.has_edus = True
+            line.is_behind = line.has_edus = line.has_grown = True
         newest = max((row.last_success_ts or 0 for row in found.rows), default=0)
         if newest and now - newest > _AWAY_MS:
             self._greet(found.neighbours)
