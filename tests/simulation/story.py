@@ -15,7 +15,7 @@ from homeserver.matrix.identifiers import domain_of
 from homeserver.services.rooms import consistency
 from homeserver.services.rooms.hot import parse
 from homeserver.services.rooms.state import StateTrees
-from homeserver.storage import events, rooms
+from homeserver.storage import event_log, events, rooms
 from homeserver.storage.engine import ReadTx
 from tests.simulation.city import City, Gone, House, part
 from tests.simulation.liar import Liar
@@ -255,5 +255,5 @@ def _look(tx: ReadTx, room_id: Any, server: str) -> Seen | None:
     servers = {domain_of(one.state_key or "") for one in members if one.membership == "join"}
     if server not in servers:
         return None
-    rows = events.list_from(tx, room.room_nid, after=0, limit=100_000)
+    rows = event_log.list_from(tx, room.room_nid, after=0, limit=100_000)
     return Seen({pair: str(one) for pair, one in state.items()}, servers, {row.event_id: row.status for row in rows})

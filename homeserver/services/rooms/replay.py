@@ -31,6 +31,7 @@ from homeserver.storage import (
     room_servers,
     rooms,
     stream_rows,
+    timelines,
 )
 from homeserver.storage.engine import Database, ReadTx, WriteTx
 from homeserver.storage.events import StoredEvent
@@ -151,7 +152,7 @@ class Replay:
         """Go through what was not gone through yet."""
         nid = shadow.room.room_nid
         assert nid is not None
-        while rows := await self._database.read(events.list_placed, nid, after=shadow.place, limit=_PAGE):
+        while rows := await self._database.read(timelines.list_placed, nid, after=shadow.place, limit=_PAGE):
             for row in rows:
                 if row.state_before is not None and not places.is_past(row.timeline_place):
                     await self._judge(shadow, graph, row)
