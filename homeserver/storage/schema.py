@@ -3,6 +3,7 @@
 from homeserver.storage import (
     account_data,
     aliases,
+    coming_members,
     deliveries,
     departures,
     destinations,
@@ -44,6 +45,7 @@ from homeserver.storage.tables import metadata
 __all__ = [
     "account_data",
     "aliases",
+    "coming_members",
     "deliveries",
     "departures",
     "destinations",
