@@ -224,6 +224,7 @@ async def test_bad_event_is_told_and_does_not_fail_its_neighbours(stage: Stage) 
     ],
 )
 @pytest.mark.trust("C24", "R5", "R8")
+@pytest.mark.by_turns
 async def test_event_of_odd_shape_is_dropped_and_nothing_else(stage: Stage, change: dict[str, Any]) -> None:
     odd = json.loads((await stage.say("odd")).pdu)
     odd.update(change)
