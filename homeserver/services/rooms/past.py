@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from itertools import islice, takewhile
 
 from homeserver.kit.clock import Clock
+from homeserver.kit.logs import report
 from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import EventId, RoomId
 from homeserver.services.rooms.graph import Graph
@@ -110,6 +111,8 @@ class Past:
 
     async def _write_together(self, room_id: RoomId, new: Sequence[NewEvent]) -> bool:
         [outcome] = await asyncio.gather(self._write(room_id, new), return_exceptions=True)
+        if outcome is not None:
+            report(outcome)
         return outcome is None
 
     async def _write(self, room_id: RoomId, new: Sequence[NewEvent]) -> None:
