@@ -44,7 +44,7 @@ from homeserver.matrix.identifiers import RoomId, UserId
 from homeserver.services.auth.sessions import Requester
 from homeserver.services.rooms.create import NewRoom
 from homeserver.services.rooms.state import StateTrees
-from homeserver.storage import events, stream_rows
+from homeserver.storage import events, stream_rows, timelines
 from homeserver.storage.engine import ReadTx
 from homeserver.storage.state import Pair
 from tests.processes import postgres
@@ -524,7 +524,9 @@ async def _old_state(store: Store, room_ids: list[RoomId], pairs: list[Pair]) ->
 
 def _nearest(tx: ReadTx, wanted: list[tuple[int, int]]) -> list[int]:
     """Positions of events of these rooms at or before these positions."""
-    return [row.position for nid, upto in wanted for row in events.list_backwards(tx, nid, after=0, upto=upto, limit=1)]
+    return [
+        row.position for nid, upto in wanted for row in timelines.list_backwards(tx, nid, after=0, upto=upto, limit=1)
+    ]
 
 
 def _entry_before(tx: ReadTx, trees: StateTrees, position: int, pair: Pair) -> int | None:

@@ -1,149 +1,161 @@
 """Two server processes that speak to each other over TLS on the loopback.
 
-    python -m benchmarks.federation_pair [--rooms 20] [--senders 20] [--events 4000] [--idle 200] [--sqlite]
+    python -m benchmarks.federation_pair [--synapse us-to-them|them-to-us] [--sqlite] [--rooms 20] [--senders 20]
+                                         [--events 4000] [--idle 200] [--seconds 60]
 
 First one message at a time: how long after it was sent somebody who polls on the other server has it. Then many
 devices send at once into rooms that both servers are in: how many events a second the second server takes, until it has
-all. CPU is that of each process, for each event.
+all. CPU is that of each process, for each event; that of PostgreSQL is not in it. Both are of ours, or, with
+`--synapse` (and `SYNAPSE_PYTHON`, see `benchmarks/pairing.py`), the receiver is Synapse, or the sender. Who takes
+longer than `--seconds` to send, or to have all, is not waited for.
 """
 
 import argparse
 import statistics
-import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from contextlib import ExitStack
 from urllib.parse import quote
 
-import psutil
+from benchmarks.pairing import Pairing, Seat, Within, describe, pairing, table
+from tests.processes import people
+from tests.processes.talking import Connection, Json
 
-from tests.processes import people, postgres, server
-from tests.processes.federating import new_federation
-from tests.processes.server import Server, running_server
-from tests.processes.talking import Connection
-
-NAMES = ("one.example", "two.example")
 _PAUSE_S = 0.02
+_LOOK_EVERY_S = 0.1
+_FILTER = quote('{"room":{"timeline":{"limit":1000}},"presence":{"types":[]}}')
 
 
 def main() -> None:
     """Measure, and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rooms", type=int, default=20)
     parser.add_argument("--senders", type=int, default=20)
     parser.add_argument("--events", type=int, default=4000)
     parser.add_argument("--idle", type=int, default=200)
+    parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--sqlite", action="store_true", help="instead of PostgreSQL")
+    parser.add_argument("--synapse", choices=["us-to-them", "them-to-us"])
     options = parser.parse_args()
-    with pair(is_sqlite=options.sqlite) as (one, two), ExitStack() as stack:
-        alice = stack.enter_context(people.user("127.0.0.1", one.port, "alice"))
-        bob = stack.enter_context(people.user("127.0.0.1", two.port, "bob"))
-        rooms = [room_of_both(alice, bob) for _ in range(options.rooms)]
-        idle(alice, bob, rooms[0], options.idle)
-        senders = [alice.token] * options.senders
-        sustained(one, two, senders, bob, rooms, options.events)
+    with pairing(is_sqlite=options.sqlite) as place, ExitStack() as stack:
+        one, two = seats(place, options.synapse)
+        alice, bob = stack.enter_context(one.user("alice")), stack.enter_context(two.user("bob"))
+        rooms = [room_of_both(alice, bob, one.name) for _ in range(options.rooms)]
+        print(f"From {one.kind} to {two.kind}, {'SQLite' if options.sqlite else 'PostgreSQL'}; {describe()}")
+        rows = idle(alice, bob, rooms[0], options.idle, Within(options.seconds))
+        tokens = [alice.token] * options.senders
+        table([*rows, *Sustained(one, two, rooms, tokens, bob).run(options.events, options.seconds)])
 
 
-@contextmanager
-def pair(*, is_sqlite: bool) -> Iterator[tuple[Server, Server]]:
-    """Two servers that are up."""
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        federation = new_federation(folder, *NAMES)
-        cluster = None if is_sqlite else stack.enter_context(postgres.shared())
-        found = []
-        for name in NAMES:
-            url = None
-            if cluster is not None:
-                template = cluster.template("migrated", lambda url: server.migrate(url, folder / "migrate"))
-                url = stack.enter_context(cluster.database(template))
-            settings = federation.settings(name) | people.OPEN
-            found.append(stack.enter_context(running_server(federation.folder_of(name), url, **settings)))
-        yield found[0], found[1]
+def seats(place: Pairing, synapse: str | None) -> tuple[Seat, Seat]:
+    """Who sends, and who receives."""
+    name = place.name(3)
+    if synapse is None:
+        other = place.name(4)
+        return place.ours(name, place.database_of(name)), place.ours(other, place.database_of(other))
+    ours, theirs = place.ours(name, place.database_of(name)), place.synapse()
+    return (ours, theirs) if synapse == "us-to-them" else (theirs, ours)
 
 
-def room_of_both(alice: Connection, bob: Connection) -> str:
+def room_of_both(alice: Connection, bob: Connection, via: str) -> str:
     """A public room of one that the other is in."""
     room_id: str = alice.call("POST", "/createRoom", {"preset": "public_chat"})["room_id"]
-    bob.call("POST", f"/join/{quote(room_id, safe='')}?via={NAMES[0]}", {})
+    server = quote(via, safe="")
+    bob.call("POST", f"/join/{quote(room_id, safe='')}?via={server}&server_name={server}", {})
     return room_id
 
 
-def idle(alice: Connection, bob: Connection, room_id: str, count: int) -> None:
+def idle(alice: Connection, bob: Connection, room_id: str, count: int, time_limit: Within) -> list[tuple[str, str]]:
     """One message at a time, seen by somebody who waits."""
     people.hear(bob, room_id, people.say(alice, room_id, "warm"))
     since = bob.call("GET", "/sync")["next_batch"]
-    took = []
-    for number in range(count):
+    took: list[float] = []
+    while len(took) < count and not time_limit.is_over():
         heard: list[float] = []
-        poll = threading.Thread(target=_wait, args=(bob, since, heard))
+        poll = threading.Thread(target=_wait, args=(bob, since, heard, time_limit))
         poll.start()
         time.sleep(_PAUSE_S)
         began = time.monotonic()
-        people.say(alice, room_id, f"idle {number}")
+        people.say(alice, room_id, f"idle {len(took)}")
         poll.join()
         took.append((heard[0] - began) * 1000)
         since = bob.call("GET", f"/sync?since={since}&timeout=0")["next_batch"]
     took.sort()
-    print(
-        f"idle: seen on the other server after {statistics.median(took):.1f} ms (p50),"
-        f" {took[int(len(took) * 0.99)]:.1f} ms (p99)"
-    )
+    half, most = statistics.median(took), took[len(took) * 99 // 100]
+    return [
+        ("messages, one at a time", f"{len(took)}"),
+        ("sent until seen on the other server, p50 / p99", f"{half:.1f} / {most:.1f} ms"),
+    ]
 
 
-def _wait(bob: Connection, since: str, heard: list[float]) -> None:
-    people.until(bob, lambda answer: bool(answer["rooms"].get("join")), since)
+def _wait(bob: Connection, since: str, heard: list[float], limit: Within) -> None:
+    people.until(bob, lambda answer: bool(answer["rooms"].get("join")) or limit.is_over(), since)
     heard.append(time.monotonic())
 
 
-def sustained(one: Server, two: Server, tokens: list[str], bob: Connection, rooms: list[str], count: int) -> None:
-    """Many at once, until the other server has all."""
-    before = [_cpu(one), _cpu(two)]
-    began = time.monotonic()
-    share = count // len(tokens)
-    threads = [
-        threading.Thread(target=_send, args=(one.port, token, rooms, number, share))
-        for number, token in enumerate(tokens)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    sent = time.monotonic() - began
-    last = {room_id: people.say(Connection("127.0.0.1", one.port, tokens[0]), room_id, "last") for room_id in rooms}
+class Sustained:
+    """Many send at once, until the other server has all or the time is over."""
 
-    def has_all() -> bool:
-        return all(_has(bob, room_id, event_id) for room_id, event_id in last.items())
+    def __init__(self, one: Seat, two: Seat, rooms: list[str], tokens: list[str], bob: Connection) -> None:
+        self._one = one
+        self._two = two
+        self._rooms = rooms
+        self._tokens = tokens
+        self._bob = bob
+        self._sent = [0] * len(tokens)
+        self._heard: set[str] = set()
 
-    people.until_so(has_all)
-    took = time.monotonic() - began
-    after = [_cpu(one), _cpu(two)]
-    total = share * len(tokens) + len(rooms)
-    spent = [(end - begin) / total * 1000 for begin, end in zip(before, after, strict=True)]
-    print(
-        f"sustained: {total} events in {len(rooms)} rooms; sent in {sent:.1f} s, there after {took:.1f} s:"
-        f" {total / took:.0f} events/s; CPU an event: {spent[0]:.2f} ms to send, {spent[1]:.2f} ms to receive"
-    )
+    def run(self, count: int, seconds: float) -> list[tuple[str, str]]:
+        since = self._bob.call("GET", f"/sync?filter={_FILTER}")["next_batch"]
+        before = [self._one.cpu_s(), self._two.cpu_s()]
+        began = time.monotonic()
+        limit = Within(seconds)
+        share = count // len(self._tokens)
+        threads = [
+            threading.Thread(target=self._send, args=(number, share, limit)) for number in range(len(self._tokens))
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        sending = time.monotonic() - began
+        alice = Connection(self._one.host, self._one.port, self._tokens[0])
+        last = {people.say(alice, room_id, "last") for room_id in self._rooms}
+        alice.close()
+        has_all = self._listen(since, last, Within(seconds))
+        took = time.monotonic() - began
+        after = [self._one.cpu_s(), self._two.cpu_s()]
+        total = sum(self._sent) + len(last)
+        spent = [(end - begin) / total * 1000 for begin, end in zip(before, after, strict=True)]
+        there = total if has_all else len(self._heard)
+        return [
+            (f"events, {len(self._tokens)} senders in {len(self._rooms)} rooms", f"{total}"),
+            ("seconds to send them", f"{sending:.1f}"),
+            ("seconds until all are on the other server", f"{took:.1f}" if has_all else f"more than {took:.0f}"),
+            ("events a second", f"{there / took:.0f}"),
+            ("CPU of an event, sender", f"{spent[0]:.2f} ms ({self._one.kind})"),
+            ("CPU of an event, receiver, who also syncs", f"{spent[1]:.2f} ms ({self._two.kind})"),
+        ]
 
+    def _send(self, number: int, count: int, limit: Within) -> None:
+        connection = Connection(self._one.host, self._one.port, self._tokens[number])
+        while self._sent[number] < count and not limit.is_over():
+            done = self._sent[number]
+            people.say(connection, self._rooms[(number + done) % len(self._rooms)], f"{number} {done}")
+            self._sent[number] += 1
+        connection.close()
 
-def _send(port: int, token: str, rooms: list[str], number: int, count: int) -> None:
-    connection = Connection("127.0.0.1", port, token)
-    for index in range(count):
-        people.say(connection, rooms[(number + index) % len(rooms)], f"{number} {index}")
-    connection.close()
-
-
-def _has(bob: Connection, room_id: str, event_id: str) -> bool:
-    status, _answer = bob.ask("GET", f"/rooms/{quote(room_id, safe='')}/event/{quote(event_id, safe='')}")
-    return status == 200
-
-
-def _cpu(one: Server) -> float:
-    assert one.process is not None
-    spent = psutil.Process(one.process.pid).cpu_times()
-    return float(spent.user + spent.system)
+    def _listen(self, since: str, last: set[str], limit: Within) -> bool:
+        """Sync now and then, until the last events have come."""
+        while not last <= self._heard:
+            if limit.is_over():
+                return False
+            time.sleep(_LOOK_EVERY_S)
+            answer: Json = self._bob.call("GET", f"/sync?filter={_FILTER}&timeout=0&since={quote(since)}")
+            since = answer["next_batch"]
+            for room in answer.get("rooms", {}).get("join", {}).values():
+                self._heard.update(event["event_id"] for event in room["timeline"]["events"])
+        return True
 
 
 if __name__ == "__main__":

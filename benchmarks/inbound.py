@@ -26,7 +26,7 @@ from benchmarks.wire import Connection, Person
 from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import RoomId
 from homeserver.matrix.request_signing import sign_request
-from homeserver.storage import events, rooms, server_keys
+from homeserver.storage import event_log, rooms, server_keys
 from homeserver.storage.engine import Database, ReadTx
 from tests import room_graphs
 from tests.processes import postgres
@@ -72,7 +72,7 @@ class Sender:
 def _stored(tx: ReadTx, room_id: str) -> list[Event]:
     room = rooms.find(tx, RoomId(room_id))
     assert room is not None
-    return [Event.parse(row.pdu, room.version, row.event_id) for row in events.list_all(tx, room.room_nid)]
+    return [Event.parse(row.pdu, room.version, row.event_id) for row in event_log.list_all(tx, room.room_nid)]
 
 
 async def measure(subject: Subject, database_url: str, arguments: argparse.Namespace) -> None:

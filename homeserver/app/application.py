@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import fields
+from functools import cache
 from typing import get_type_hints
 from urllib.parse import quote
 
@@ -47,7 +48,7 @@ class Application:
         self._owner: asyncio.Task[None] | None = None
         self._stop: asyncio.Event | None = None
         self._ready: asyncio.Future[Container] | None = None
-        self._router = self._route()
+        self._router = _routes(config.limits.body_bytes)
         self._stack: ASGIApp = Observed(
             Cors(self._dispatch), clock=self._clock, randomness=self._randomness, metrics=self._metrics
         )
@@ -119,15 +120,6 @@ class Application:
         await self.stop()
         await send({"type": "lifespan.shutdown.complete"})
 
-    def _route(self) -> Router[tuple[str, Bound]]:
-        hints = get_type_hints(Container)
-        provided = {hints[field.name]: field.name for field in fields(Container)}
-        router: Router[tuple[str, Bound]] = Router()
-        for endpoint in ENDPOINTS:
-            bound = bind(endpoint, _container_of, provided, self._config.limits.body_bytes)
-            router.add(endpoint.method, endpoint.path, (endpoint.path, bound))
-        return router
-
     async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             method = "GET" if scope["method"] == "HEAD" else scope["method"]
@@ -142,6 +134,17 @@ class Application:
         if crash.is_armed("K7") and scope["method"] in ("PUT", "POST"):
             await asyncio.sleep(0)  # The event loop sends what was written when it comes round.
             crash.point("K7")
+
+
+@cache
+def _routes(body_bytes: int) -> Router[tuple[str, Bound]]:
+    """What is served, with so large bodies. It holds nothing of one application."""
+    hints = get_type_hints(Container)
+    provided = {hints[field.name]: field.name for field in fields(Container)}
+    router: Router[tuple[str, Bound]] = Router()
+    for endpoint in ENDPOINTS:
+        router.add(endpoint.method, endpoint.path, (endpoint.path, bind(endpoint, _container_of, provided, body_bytes)))
+    return router
 
 
 def _container_of(request: Request) -> Container:

@@ -135,6 +135,17 @@ class Federation(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     connections_per_server: Annotated[
         int, Meta(ge=1, le=1000, description="Requests under way to one server, at most.")
     ] = 8
+    searches_per_server: Annotated[
+        int,
+        Meta(ge=1, le=1000, description="Rooms in which one server is asked for missing events at a time, at most."),
+    ] = 10
+    staged_per_server: Annotated[
+        Positive,
+        Meta(
+            description="Acknowledged events of one server that may wait to be taken in; from then on it has to make "
+            "its deliveries later."
+        ),
+    ] = 5000
     idle_connections: Annotated[int, Meta(ge=0, le=60_000, description="Unused connections that are kept open.")] = 200
     http2: Annotated[bool, Meta(description="Use HTTP/2 with servers that offer it.")] = True
     notaries: Annotated[

@@ -81,6 +81,10 @@ class SingleFlight(Generic[K, V]):
     def __init__(self) -> None:
         self._flights: dict[K, asyncio.Task[V]] = {}
 
+    def is_under_way(self, key: K) -> bool:
+        """Whether a computation for the key has begun and not ended."""
+        return key in self._flights
+
     async def run(self, key: K, compute: Callable[[], Awaitable[V]]) -> V:
         """The value, from the computation under way if there is one."""
         task = self._flights.get(key)

@@ -309,6 +309,7 @@ class HttpTransport:
         if not target.isascii() or any(character <= " " for character in target):
             raise Unreachable(f"{url[:300]} is no address of a page.")
         call = Call(
+            operation="page",
             destination=ServerName(authority),
             method="GET",
             target=target,

@@ -6,8 +6,9 @@ is left alone for a while, longer each time that it did not answer: nobody can m
 """
 
 import asyncio
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 
 from homeserver.errors import RemoteFailure
@@ -31,6 +32,8 @@ from homeserver.storage.server_keys import KeyName, ServerKey, StoredDocument
 
 _FOR_EVER = 2**53 - 1
 _AT_ONCE = 64
+_IN_A_QUERY = 100
+"""So many servers a notary is asked about at once: it need not answer for more."""
 _AGAIN_MS = 60_000
 _MOST_PATIENT_MS = 60 * 60 * 1000
 _REMEMBERED = 20_000
@@ -43,6 +46,16 @@ class _Asked:
 
     again_ts: int
     failures: int = 0
+
+
+@dataclass(slots=True)
+class _Query:
+    """Servers that the notaries are asked about together, and those that one of them has vouched for."""
+
+    servers: list[str] = field(default_factory=list)
+    answered: set[str] = field(default_factory=set)
+    is_begun: bool = False
+    is_done: bool = False
 
 
 class KeyRing:
@@ -73,11 +86,14 @@ class KeyRing:
         self._asked: Lru[str, _Asked] = Lru(_REMEMBERED)
         self._asking: SingleFlight[str, bool] = SingleFlight()
         self._turns = asyncio.Semaphore(_AT_ONCE)
+        self._query = _Query()
+        self._querying = asyncio.Lock()
 
-    async def find(self, wanted: Mapping[KeyName, int]) -> dict[KeyName, ServerKey]:
+    async def find(self, wanted: Mapping[KeyName, int], *, patience_s: float | None = None) -> dict[KeyName, ServerKey]:
         """Those of the keys that can be had, by what they have to be good for: a time, 0 for any.
 
-        A key whose validity ends earlier is looked for anew, and given all the same if nothing newer is known.
+        A key whose validity ends earlier is looked for anew, and given all the same if nothing newer is known. With
+        `patience_s`, servers that take longer to answer are not waited for: their answers are for those who ask later.
         """
         ours = [name for name in wanted if name[0] == self._server_name]
         found = {name: own for name in ours if (own := self._own.get(name[1])) is not None}
@@ -95,7 +111,9 @@ class KeyRing:
             if (key := found.get((server, key_id))) is None or key.valid_until_ts < wanted[server, key_id]
         }
         if lacking:
-            await self.refresh(lacking)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(patience_s):
+                    await self.refresh(lacking)
             # Whoever was asked, and by whom: others may have brought keys in the meantime.
             found |= await self._read(others)
         return found
@@ -115,12 +133,12 @@ class KeyRing:
         return found
 
     async def refresh(self, servers: Collection[str]) -> bool:
-        """Ask servers for their keys, unless they were asked a short while ago; whether any has answered."""
-        due = [server for server in servers if is_server_name(server) and self._may_ask(server)]
-        answers = await asyncio.gather(*(self._asking.run(server, partial(self._ask, server)) for server in due))
-        silent = [server for server, answered in zip(due, answers, strict=True) if not answered]
-        asked = await self._ask_notaries(silent) if silent and self._notaries else False
-        return asked or any(answers)
+        """Ask for the keys of servers, unless that was done a short while ago; whether there was any answer.
+
+        Who comes while it is being done waits for the end of it, notaries and all.
+        """
+        due = [one for one in servers if is_server_name(one) and (self._asking.is_under_way(one) or self._may_ask(one))]
+        return any(await asyncio.gather(*(self._asking.run(one, partial(self._ask, one)) for one in due)))
 
     async def close(self) -> None:
         """Ask nobody any more."""
@@ -131,38 +149,61 @@ class KeyRing:
         return asked is None or asked.again_ts <= self._clock.now()
 
     async def _ask(self, server: str) -> bool:
-        """Ask a server for its keys, and keep them; whether it gave any."""
+        """Ask a server for its keys, or else the notaries; whether anybody gave any."""
+        if await self._ask_itself(server):
+            self._asked.put(server, _Asked(self._clock.now() + _AGAIN_MS))  # Nobody is to believe it was in vain.
+            return True
+        is_answered = bool(self._notaries) and await self._ask_notaries(server)
+        asked = self._asked.get(server) or _Asked(0)
+        pause = min(_AGAIN_MS * 2**asked.failures, _MOST_PATIENT_MS)
+        self._asked.put(server, _Asked(self._clock.now() + pause, min(asked.failures + 1, 10)))
+        return is_answered
+
+    async def _ask_itself(self, server: str) -> bool:
         async with self._turns:
             now = self._clock.now()
             try:
                 raw = await self._client.keys(ServerName(server))
                 document = KeyDocument.parse(raw, server, now=now)
             except (RemoteFailure, BadKeys):
-                asked = self._asked.get(server) or _Asked(0)
-                pause = min(_AGAIN_MS * 2**asked.failures, _MOST_PATIENT_MS)
-                self._asked.put(server, _Asked(now + pause, min(asked.failures + 1, 10)))
                 return False
         await self._keep([document], now)
-        self._asked.put(server, _Asked(now + _AGAIN_MS))  # Not before: nobody is to believe that it was in vain.
         return True
 
-    async def _ask_notaries(self, servers: Collection[str]) -> bool:
-        """Ask the notaries about servers that do not answer themselves; whether one has an answer."""
-        now = self._clock.now()
+    async def _ask_notaries(self, server: str) -> bool:
+        """Ask the notaries about a server that does not answer itself, and with it about others that wait for that."""
+        query = self._query
+        if query.is_begun or len(query.servers) >= _IN_A_QUERY:
+            query = self._query = _Query()
+        query.servers.append(server)
+        async with self._querying:
+            if not query.is_done:
+                query.is_begun = True
+                query.answered = await self._ask_notaries_for(query.servers)
+                query.is_done = True
+        return server in query.answered
+
+    async def _ask_notaries_for(self, servers: Sequence[str]) -> set[str]:
+        """Ask each notary about those servers of which the ones before had nothing; which were answered for."""
+        answered: set[str] = set()
         for notary in self._notaries:
-            try:
-                answer = await self._client.query_server_keys(notary, {server: {} for server in servers})
-            except RemoteFailure:
-                continue
-            kept = []
-            for raw in answer.server_keys:
-                document = await self._vouched_for(bytes(raw), notary, servers, now)
-                if document is not None:
-                    kept.append(document)
-            if kept:
-                await self._keep(kept, now)
-                return True
-        return False
+            left = [server for server in servers if server not in answered]
+            if left:
+                answered |= await self._ask_notary(notary, left)
+        return answered
+
+    async def _ask_notary(self, notary: ServerName, servers: Sequence[str]) -> set[str]:
+        """Keep what a notary says of servers; of which it has something to say."""
+        now = self._clock.now()
+        try:
+            answer = await self._client.query_server_keys(notary, {server: {} for server in servers})
+        except RemoteFailure:
+            return set()
+        vouched = [await self._vouched_for(bytes(raw), notary, servers, now) for raw in answer.server_keys]
+        kept = [document for document in vouched if document is not None]
+        if kept:
+            await self._keep(kept, now)
+        return {document.server_name for document in kept}
 
     async def _keep(self, documents: Collection[KeyDocument], now: int) -> None:
         keys = [(document.server_name, key_id) for document in documents for key_id in document.keys]

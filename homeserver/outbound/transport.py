@@ -12,6 +12,8 @@ from homeserver.matrix.identifiers import ServerName
 class Call:
     """A request to another server."""
 
+    operation: str
+    """What is asked, as the specification names it (`getServerKey`)."""
     destination: ServerName
     method: str
     target: str

@@ -5,6 +5,9 @@ A position says which event it is, and when it came to be known. Where it stands
 
 What an event cites is stored before it: edges of the auth graph lead to lower positions. Edges to earlier events are in
 the event itself; `storage/event_graph.py` has the ends that hang loose.
+
+Here events are found by what they are called, and changed. `storage/timelines.py` goes along them as they stand in
+their rooms, `storage/event_log.py` as they came, and `storage/auth_nodes.py` has those of state as the auth graph.
 """
 
 from collections.abc import Iterable, Sequence
@@ -139,69 +142,14 @@ class Standing:
     status: int
 
 
-@dataclass(frozen=True, slots=True)
-class AuthRow:
-    """A state event as a node of the auth graph."""
-
-    position: int
-    pair_id: int
-    auth: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Roots:
-    """The states that an event has to do with."""
-
-    position: int
-    place: int
-    state_before: int | None
-    state_after: int | None
-    room_state: int | None
-
-
 _INSERT = insert(events)
 _ALL = select(events)
 _BY_POSITIONS = _ALL.where(events.c.position.in_(bindparam("positions", expanding=True)))
-_BY_PLACES = _ALL.where(
-    events.c.room_nid == bindparam("room_nid"), events.c.place.in_(bindparam("places", expanding=True))
-)
 _BY_IDS = _ALL.where(events.c.event_id.in_(bindparam("event_ids", expanding=True)))
 _REDACT = (
     update(events)
     .where(events.c.position == bindparam("target"))
     .values(pdu=bindparam("redacted"), redacted_by=bindparam("redaction"))
-)
-_IN_ROOM = _ALL.where(events.c.room_nid == bindparam("room_nid"), events.c.status == OK)
-_ALL_IN_ROOM = _ALL.where(events.c.room_nid == bindparam("room_nid")).order_by(events.c.position)
-_FORWARDS = (
-    _IN_ROOM.where(events.c.place > bindparam("after"), events.c.place <= bindparam("upto"))
-    .order_by(events.c.place)
-    .limit(bindparam("limit"))
-)
-_BACKWARDS = (
-    _IN_ROOM.where(events.c.place > bindparam("after"), events.c.place <= bindparam("upto"))
-    .order_by(events.c.place.desc())
-    .limit(bindparam("limit"))
-)
-_BACKWARDS_IN_ROOMS = (
-    _ALL.where(
-        events.c.room_nid.in_(bindparam("room_nids", expanding=True)),
-        events.c.status == OK,
-        events.c.position <= bindparam("upto"),
-        events.c.place.bitwise_and(places.PAST) == 0,
-    )
-    .order_by(events.c.position.desc())
-    .limit(bindparam("limit"))
-)
-_FROM_TIME = (
-    _IN_ROOM.where(events.c.origin_server_ts >= bindparam("ts"))
-    .order_by(events.c.origin_server_ts, events.c.place)
-    .limit(bindparam("limit"))
-)
-_UNTIL_TIME = (
-    _IN_ROOM.where(events.c.origin_server_ts <= bindparam("ts"))
-    .order_by(events.c.origin_server_ts.desc(), events.c.place.desc())
-    .limit(bindparam("limit"))
 )
 _POSITIONS = select(events.c.event_id, events.c.position).where(
     events.c.event_id.in_(bindparam("event_ids", expanding=True))
@@ -211,21 +159,7 @@ _PDUS = select(events.c.position, events.c.pdu).where(among(events.c.position, "
 _STANDINGS = select(events.c.position, events.c.room_nid, events.c.event_id, events.c.pair_id, events.c.status)
 _STANDINGS_AT = _STANDINGS.where(events.c.position.in_(bindparam("positions", expanding=True)))
 _STANDINGS_OF = _STANDINGS.where(events.c.event_id.in_(bindparam("event_ids", expanding=True)))
-_EVERY = _ALL.where(events.c.room_nid == bindparam("room_nid"))
-_EVERY_FORWARDS = (
-    _EVERY.where(events.c.position > bindparam("after")).order_by(events.c.position).limit(bindparam("limit"))
-)
-_EVERY_BACKWARDS = (
-    _EVERY.where(events.c.position <= bindparam("upto")).order_by(events.c.position.desc()).limit(bindparam("limit"))
-)
 _COUNT = select(func.count()).select_from(events)
-_AUTH = select(events.c.position, events.c.pair_id, events.c.auth)
-_AUTH_BY_POSITIONS = _AUTH.where(among(events.c.position, "positions"), text("pair_id IS NOT NULL"))
-_AUTH_ABOVE = _AUTH.where(
-    events.c.room_nid == bindparam("room_nid"),
-    events.c.position > bindparam("after"),
-    text("pair_id IS NOT NULL"),
-).order_by(events.c.position)
 _PLACE_OUTLIER = (
     update(events)
     .where(events.c.position == bindparam("at"))
@@ -239,53 +173,6 @@ _PLACE_OUTLIER = (
     )
 )
 _OF_ROOM = events.c.room_nid == bindparam("nid")
-_FROM = (
-    _ALL.where(_OF_ROOM, events.c.position > bindparam("after")).order_by(events.c.position).limit(bindparam("limit"))
-)
-_ROOTS = (
-    select(events.c.position, events.c.place, events.c.state_before, events.c.state_after, events.c.room_state)
-    .where(_OF_ROOM, events.c.place > bindparam("after"))
-    .order_by(events.c.place)
-    .limit(bindparam("limit"))
-)
-_PLACES = select(events.c.position, events.c.place).where(
-    events.c.position.in_(bindparam("positions", expanding=True)), events.c.place.is_not(None)
-)
-_LOWEST = select(func.min(events.c.place)).where(_OF_ROOM, events.c.place > bindparam("above"))
-_LIVE = (
-    select(events.c.position)
-    .where(_OF_ROOM, events.c.place <= bindparam("upto"), events.c.place.bitwise_and(places.PAST) == 0)
-    .limit(1)
-)
-_GRAPH_BACKWARDS = (
-    _ALL.where(_OF_ROOM, events.c.place < bindparam("below")).order_by(events.c.place.desc()).limit(bindparam("limit"))
-)
-_PAST = (
-    _ALL.where(
-        _OF_ROOM,
-        events.c.place > bindparam("after"),
-        events.c.place < bindparam("below"),
-        events.c.place.bitwise_and(places.PAST) != 0,
-    )
-    .order_by(events.c.place)
-    .limit(bindparam("limit"))
-)
-_AUTH_BELOW = (
-    _AUTH.where(_OF_ROOM, events.c.position < bindparam("below"), text("pair_id IS NOT NULL"))
-    .order_by(events.c.position.desc())
-    .limit(bindparam("limit"))
-)
-_MESSAGES = (
-    select(events.c.position)
-    .where(
-        _OF_ROOM,
-        events.c.position > bindparam("after"),
-        events.c.position < bindparam("below"),
-        events.c.pair_id.is_(None),
-    )
-    .order_by(events.c.position)
-    .limit(bindparam("limit"))
-)
 _REDACTED = select(events.c.position, events.c.redacted_by).where(
     events.c.redacted_by.in_(bindparam("redactions", expanding=True)), text("redacted_by IS NOT NULL")
 )
@@ -293,11 +180,6 @@ _IN_GRAPH = select(events.c.event_id).where(
     events.c.event_id.in_(bindparam("event_ids", expanding=True)),
     _OF_ROOM,
     or_(events.c.state_before.is_not(None), events.c.state_after.is_not(None)),
-)
-_COUNT_BELOW = select(func.count()).where(_OF_ROOM, events.c.position < bindparam("below"))
-_COUNT_STATE_BELOW = _COUNT_BELOW.where(text("pair_id IS NOT NULL"))
-_FIRST_AT = select(func.min(events.c.place)).where(
-    _OF_ROOM, events.c.status == OK, events.c.origin_server_ts >= bindparam("ts")
 )
 _HIDE = (
     update(events)
@@ -311,7 +193,6 @@ _HIDE = (
         room_state=null(),
     )
 )
-_SINCE = _ALL.where(_OF_ROOM, events.c.place > bindparam("after")).order_by(events.c.place).limit(bindparam("limit"))
 _REMOVE = delete(events).where(events.c.position.in_(bindparam("positions", expanding=True)))
 
 
@@ -351,15 +232,6 @@ def find_many(tx: ReadTx, positions: Iterable[int]) -> dict[int, StoredEvent]:
     return found
 
 
-def find_many_by_place(tx: ReadTx, room_nid: int, wanted: Iterable[int]) -> dict[int, StoredEvent]:
-    """The events of the room at these places."""
-    found: dict[int, StoredEvent] = {}
-    for part in chunks(wanted):
-        rows = tx.connection.execute(_BY_PLACES, {"room_nid": room_nid, "places": part})
-        found.update((row.place, StoredEvent(*row)) for row in rows)
-    return found
-
-
 def find_many_by_id(tx: ReadTx, event_ids: Iterable[EventId]) -> dict[EventId, StoredEvent]:
     """The events with these ids, in whatever room; those that are not known are left out."""
     found: dict[EventId, StoredEvent] = {}
@@ -387,25 +259,6 @@ def find_pdus(tx: ReadTx, positions: Iterable[int]) -> dict[int, bytes]:
     return dict(tx.connection.execute(_PDUS, {"positions": list(positions)}).all())
 
 
-def find_places(tx: ReadTx, positions: Iterable[int]) -> dict[int, int]:
-    """Where those of the events at these positions stand that stand somewhere."""
-    found: dict[int, int] = {}
-    for part in chunks(positions):
-        found.update((row.position, row.place) for row in tx.connection.execute(_PLACES, {"positions": part}))
-    return found
-
-
-def find_lowest_place(tx: ReadTx, room_nid: int, *, above: int) -> int | None:
-    """The lowest place above that one at which the room has an event."""
-    lowest: int | None = tx.connection.execute(_LOWEST, {"nid": room_nid, "above": above}).scalar_one()
-    return lowest
-
-
-def has_live_upto(tx: ReadTx, room_nid: int, place: int) -> bool:
-    """Whether an event of the room that came as it happened stands at the place or below."""
-    return tx.connection.execute(_LIVE, {"nid": room_nid, "upto": place}).first() is not None
-
-
 def find_standings(tx: ReadTx, positions: Iterable[int]) -> dict[int, Standing]:
     """What is at these positions, in whatever room."""
     found: dict[int, Standing] = {}
@@ -424,75 +277,15 @@ def find_standings_by_id(tx: ReadTx, event_ids: Iterable[EventId]) -> dict[Event
     return found
 
 
-def find_auth(tx: ReadTx, positions: Iterable[int]) -> list[AuthRow]:
-    """The state events at these positions, as nodes of the auth graph."""
-    rows = tx.connection.execute(_AUTH_BY_POSITIONS, {"positions": list(positions)})
-    return [AuthRow(row.position, row.pair_id, row.auth or b"") for row in rows]
-
-
-def list_auth(tx: ReadTx, room_nid: int, *, after: int) -> list[AuthRow]:
-    """All state events of the room behind a position, as nodes of the auth graph, in order."""
-    rows = tx.connection.execute(_AUTH_ABOVE, {"room_nid": room_nid, "after": after})
-    return [AuthRow(row.position, row.pair_id, row.auth or b"") for row in rows]
-
-
 def find_by_id(tx: ReadTx, room_nid: int, event_id: EventId) -> StoredEvent | None:
     """The event, or None if the room has no such event."""
     event = find_many_by_id(tx, [event_id]).get(event_id)
     return event if event is not None and event.room_nid == room_nid else None
 
 
-def list_all(tx: ReadTx, room_nid: int) -> list[StoredEvent]:
-    """Every event of the room, whatever its status, in the order in which they came."""
-    return [StoredEvent(*row) for row in tx.connection.execute(_ALL_IN_ROOM, {"room_nid": room_nid})]
-
-
-def list_forwards(tx: ReadTx, room_nid: int, *, after: int, upto: int, limit: int) -> list[StoredEvent]:
-    """The room's events at places in (after, upto], in order."""
-    return _list(tx, _FORWARDS, room_nid, after, upto, limit)
-
-
-def list_backwards(tx: ReadTx, room_nid: int, *, after: int, upto: int, limit: int) -> list[StoredEvent]:
-    """The room's events at places in (after, upto], the last first."""
-    return _list(tx, _BACKWARDS, room_nid, after, upto, limit)
-
-
-def list_backwards_in_rooms(tx: ReadTx, room_nids: Iterable[int], *, upto: int, limit: int) -> list[StoredEvent]:
-    """The newest events of these rooms up to a position, the newest first, without those of the past."""
-    found: list[StoredEvent] = []
-    for part in chunks(room_nids):
-        values = {"room_nids": part, "upto": upto, "limit": limit}
-        found.extend(StoredEvent(*row) for row in tx.connection.execute(_BACKWARDS_IN_ROOMS, values))
-    return sorted(found, key=lambda event: event.position, reverse=True)[:limit]
-
-
-def list_every_forwards(tx: ReadTx, room_nid: int, *, after: int, limit: int) -> list[StoredEvent]:
-    """The room's events behind a position, the oldest first: also those that nobody is shown."""
-    values = {"room_nid": room_nid, "after": after, "limit": limit}
-    return [StoredEvent(*row) for row in tx.connection.execute(_EVERY_FORWARDS, values)]
-
-
-def list_every_backwards(tx: ReadTx, room_nid: int, *, upto: int, limit: int) -> list[StoredEvent]:
-    """The room's events up to a position, the newest first: also those that nobody is shown."""
-    values = {"room_nid": room_nid, "upto": upto, "limit": limit}
-    return [StoredEvent(*row) for row in tx.connection.execute(_EVERY_BACKWARDS, values)]
-
-
-def list_graph_backwards(tx: ReadTx, room_nid: int, *, below: int, limit: int) -> list[StoredEvent]:
-    """The room's events below a place, the last first: also those that nobody is shown, without outliers."""
-    values = {"nid": room_nid, "below": below, "limit": limit}
-    return [StoredEvent(*row) for row in tx.connection.execute(_GRAPH_BACKWARDS, values)]
-
-
 def count(tx: ReadTx) -> int:
     """How many events there are."""
     return int(tx.connection.execute(_COUNT).scalar_one())
-
-
-def list_by_time(tx: ReadTx, room_nid: int, *, ts: int, forwards: bool, limit: int) -> list[StoredEvent]:
-    """The room's events that are nearest to this time on one side of it, the nearest first."""
-    values = {"room_nid": room_nid, "ts": ts, "limit": limit}
-    return [StoredEvent(*row) for row in tx.connection.execute(_FROM_TIME if forwards else _UNTIL_TIME, values)]
 
 
 def place_outlier(tx: WriteTx, event: StoredEvent) -> None:
@@ -528,42 +321,6 @@ def redact_many(tx: WriteTx, redactions: Sequence[tuple[int, int, bytes]]) -> No
     )
 
 
-def list_from(tx: ReadTx, room_nid: int, *, after: int, limit: int) -> list[StoredEvent]:
-    """The room's events behind a position, whatever became of them, the oldest first."""
-    values = {"nid": room_nid, "after": after, "limit": limit}
-    return [StoredEvent(*row) for row in tx.connection.execute(_FROM, values)]
-
-
-def list_roots(tx: ReadTx, room_nid: int, *, after: int, limit: int) -> list[Roots]:
-    """The states that the room's events behind a place have to do with, in their order."""
-    values = {"nid": room_nid, "after": after, "limit": limit}
-    return [Roots(*row) for row in tx.connection.execute(_ROOTS, values)]
-
-
-def list_placed(tx: ReadTx, room_nid: int, *, after: int, limit: int) -> list[StoredEvent]:
-    """The room's events that stand behind a place, whatever became of them, in order."""
-    values = {"nid": room_nid, "after": after, "limit": limit}
-    return [StoredEvent(*row) for row in tx.connection.execute(_SINCE, values)]
-
-
-def list_past(tx: ReadTx, room_nid: int, *, after: int, below: int, limit: int) -> list[StoredEvent]:
-    """The room's events of the past between these places, whatever became of them, in order."""
-    values = {"nid": room_nid, "after": after, "below": below, "limit": limit}
-    return [StoredEvent(*row) for row in tx.connection.execute(_PAST, values)]
-
-
-def list_auth_below(tx: ReadTx, room_nid: int, *, below: int, limit: int) -> list[AuthRow]:
-    """The room's state events below a position, as nodes of the auth graph, the newest first."""
-    rows = tx.connection.execute(_AUTH_BELOW, {"nid": room_nid, "below": below, "limit": limit})
-    return [AuthRow(row.position, row.pair_id, row.auth or b"") for row in rows]
-
-
-def list_messages(tx: ReadTx, room_nid: int, *, after: int, below: int, limit: int) -> list[int]:
-    """The positions of the room's events between these which are no state events, whatever became of them."""
-    values = {"nid": room_nid, "after": after, "below": below, "limit": limit}
-    return list(tx.connection.execute(_MESSAGES, values).scalars())
-
-
 def list_redacted(tx: ReadTx, redactions: Iterable[int]) -> list[tuple[int, int]]:
     """The events that were redacted by one of these, as pairs of their position and that of the redaction."""
     found: list[tuple[int, int]] = []
@@ -581,18 +338,6 @@ def find_in_graph(tx: ReadTx, room_nid: int, event_ids: Iterable[EventId]) -> se
     return found
 
 
-def count_below(tx: ReadTx, room_nid: int, position: int, *, only_state: bool = False) -> int:
-    """How many events the room has below a position."""
-    statement = _COUNT_STATE_BELOW if only_state else _COUNT_BELOW
-    return int(tx.connection.execute(statement, {"nid": room_nid, "below": position}).scalar_one())
-
-
-def find_first_at(tx: ReadTx, room_nid: int, ts: int) -> int | None:
-    """The place of the first of the room's events that bear this time or a later one; None if all are older."""
-    first: int | None = tx.connection.execute(_FIRST_AT, {"nid": room_nid, "ts": ts}).scalar_one()
-    return first
-
-
 def hide_many(tx: WriteTx, positions: Iterable[int]) -> None:
     """Take events out of the graph: from now on they are only known because others refer to them."""
     for part in chunks(positions):
@@ -603,8 +348,3 @@ def remove_many(tx: WriteTx, positions: Iterable[int]) -> None:
     """Remove events."""
     for part in chunks(positions):
         tx.connection.execute(_REMOVE, {"positions": part})
-
-
-def _list(tx: ReadTx, statement: object, room_nid: int, after: int, upto: int, limit: int) -> list[StoredEvent]:
-    values = {"room_nid": room_nid, "after": after, "upto": upto, "limit": limit}
-    return [StoredEvent(*row) for row in tx.connection.execute(statement, values)]  # type: ignore[call-overload]

@@ -8,10 +8,10 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 
+from homeserver.config.model import Federation
 from homeserver.matrix.events import Event, build_event
 from homeserver.matrix.identifiers import RoomId
 from homeserver.outbound.transport import Reply
-from homeserver.services.rooms import gaps
 from homeserver.storage import event_graph, rooms
 from homeserver.storage.engine import ReadTx
 from tests.federation.network import Network, Peer, Seen
@@ -102,8 +102,8 @@ def _last(seen: Seen) -> str:
 
 
 @pytest.fixture
-async def stage(network: Network) -> Stage:
-    a = await network.server("a.test")
+async def stage(network: Network, request: pytest.FixtureRequest) -> Stage:
+    a = await network.server("a.test", federation=getattr(request, "param", Federation()))
     alice = await a.user("alice")
     peer = network.peer("b.example")
     scene = Scene(a, alice, await alice.create_room(preset="public_chat"))
@@ -409,11 +409,9 @@ async def test_what_waits_is_looked_for_again_after_a_restart(stage: Stage) -> N
     await eventually(scene.bodies, lambda bodies: bodies == ["0", "1", "2"])
 
 
+@pytest.mark.parametrize("stage", [Federation(searches_per_server=1)], indirect=True)
 @pytest.mark.trust("F31")
-async def test_more_gaps_than_are_filled_at_once_are_filled_one_after_the_other(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(gaps, "_SEARCHES_PER_SERVER", 1)
+async def test_more_gaps_than_are_filled_at_once_are_filled_one_after_the_other(stage: Stage) -> None:
     scenes = [stage.scene]
     for _ in range(3):
         scene = Scene(stage.scene.world, stage.scene.alice, await stage.scene.alice.create_room(preset="public_chat"))

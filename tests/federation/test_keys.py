@@ -1,5 +1,6 @@
 """Keys of servers: published, fetched, vouched for, and what they are good for."""
 
+import asyncio
 import json
 from typing import Any
 
@@ -8,10 +9,10 @@ import pytest
 from homeserver.config.model import Federation, OldKey
 from homeserver.matrix.request_signing import sign_request
 from homeserver.matrix.server_keys import PublishedKey, publish
-from homeserver.matrix.signing import SigningKey, verify_json
+from homeserver.matrix.signing import SigningKey, sign_json, verify_json
 from homeserver.outbound.keyring import KeyRing
 from homeserver.outbound.transport import Reply
-from tests.federation.network import Network, Peer
+from tests.federation.network import Network, Peer, Seen
 from tests.room_graphs import key_of
 
 pytestmark = pytest.mark.anyio
@@ -78,6 +79,44 @@ async def test_notary_knows_nothing_of_servers_that_never_answered(network: Netw
     assert answer.json() == {"server_keys": []}
     answer = await a.client.send("POST", "/_matrix/key/v2/query", json={"server_keys": {"a.test": {}}})
     assert [one["server_name"] for one in answer.json()["server_keys"]] == ["a.test"]
+
+
+@pytest.mark.behaviours("SS-KEY-05")
+async def test_a_notary_is_asked_about_all_who_are_silent_however_many(network: Network) -> None:
+    notary = network.peer("n.test")
+    a = await network.server("a.test", federation=Federation(notaries=("n.test",)))
+    now = network.clock.now()
+
+    def answer(seen: Seen) -> Any:
+        told = list(seen.content["server_keys"])[:100]
+        return {"server_keys": [vouched_for(name, "n.test", now) for name in told]}
+
+    notary.on("POST", "/_matrix/key/v2/query", answer)
+    wanted = {(name, key_of(name).key_id): now for name in (f"s{number}.test" for number in range(150))}
+    assert (await a.container.keys.find(wanted)).keys() == wanted.keys()
+
+
+@pytest.mark.behaviours("SS-KEY-05")
+async def test_who_comes_while_a_notary_is_asked_waits_for_its_answer(network: Network) -> None:
+    notary = network.peer("n.test")
+    a = await network.server("a.test", federation=Federation(notaries=("n.test",)))
+    now = network.clock.now()
+    wanted = {("gone.test", key_of("gone.test").key_id): now}
+    late: list[asyncio.Task[Any]] = []
+
+    async def answer(seen: Seen) -> Any:
+        late.append(asyncio.create_task(a.container.keys.find(wanted)))
+        await asyncio.wait(late, timeout=0.3)
+        return {"server_keys": [vouched_for("gone.test", "n.test", now)]}
+
+    notary.on("POST", "/_matrix/key/v2/query", answer)
+    assert (await a.container.keys.find(wanted)).keys() == wanted.keys()
+    assert (await late[0]).keys() == wanted.keys()
+
+
+def vouched_for(name: str, notary: str, now: int) -> Any:
+    """The keys of a server that is not there any more, as a notary tells them."""
+    return json.loads(sign_json(publish(name, key_of(name), {}, valid_until_ts=now + DAY), notary, key_of(notary)))
 
 
 @pytest.mark.behaviours("SS-AUTH-01")

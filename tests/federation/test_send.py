@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from homeserver.config.model import Federation
 from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import EventId
 from homeserver.matrix.server_keys import publish
-from homeserver.services.federation import transactions
 from homeserver.storage import deliveries, events
 from homeserver.storage.engine import ReadTx
 from tests import room_graphs
@@ -63,8 +63,8 @@ class Stage:
 
 
 @pytest.fixture
-async def stage(network: Network) -> Stage:
-    a = await network.server("a.test")
+async def stage(network: Network, request: pytest.FixtureRequest) -> Stage:
+    a = await network.server("a.test", federation=getattr(request, "param", Federation()))
     alice = await a.user("alice")
     peer = network.peer("b.example")
     scene = Scene(a, alice, await alice.create_room(preset="public_chat"))
@@ -486,9 +486,9 @@ async def test_what_was_staged_by_a_process_that_died_is_taken_in(held: Held, tm
         await again.fsck()
 
 
+@pytest.mark.parametrize("stage", [Federation(staged_per_server=2)], indirect=True)
 @pytest.mark.trust("R6", "C18")
-async def test_server_of_which_too_much_is_staged_has_to_wait(held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transactions, "_MOST_STAGED", 2)
+async def test_server_of_which_too_much_is_staged_has_to_wait(held: Held) -> None:
     await held.wait_for_keys()
     status, answer = await held.put("3", held.body())
     assert (status, answer["errcode"]) == (429, "M_LIMIT_EXCEEDED")

@@ -42,6 +42,7 @@ async def ask(
     largest: int = 100_000,
 ) -> Reply:
     call = Call(
+        operation="test",
         destination=ServerName(name),
         method=method,
         target=target,

@@ -4,6 +4,7 @@ PostgreSQL refuses to run as root; there the server runs as ``nobody``, in a fol
 directory. It listens on a UNIX socket only. Databases are copies of a template that was migrated once.
 """
 
+import asyncio
 import contextlib
 import functools
 import itertools
@@ -13,10 +14,14 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
+
+import asyncpg
 
 from tests.processes import programs, running
 
@@ -76,12 +81,14 @@ class Postgres:
     def create(self, template: str = "template0") -> str:
         """Make a database, as a copy of ``template``, and return its name."""
         name = f"test_{os.getpid()}_{next(_numbers)}"
-        self.execute(f"CREATE DATABASE \"{name}\" TEMPLATE \"{template}\" ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C'")
+        # Copied file by file, which is several times faster than through the log where nothing is synced.
+        options = f"TEMPLATE \"{template}\" STRATEGY FILE_COPY ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C'"
+        _administrator(self.url).execute(f'CREATE DATABASE "{name}" {options}')
         return name
 
     def drop(self, name: str) -> None:
         """Drop a database, whoever is still connected to it."""
-        self.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+        _administrator(self.url).execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
     @contextlib.contextmanager
     def database(self, template: str = "template0") -> Iterator[str]:
@@ -110,12 +117,52 @@ class Postgres:
         return name
 
 
+class _Administrator:
+    """A connection that stays open, used from anywhere: to start psql takes longer than to copy a small database."""
+
+    def __init__(self, url: str) -> None:
+        self._thread = ThreadPoolExecutor(1, "postgres-administrator")
+        self._runner = asyncio.Runner()
+        self._connection: asyncpg.Connection = self._run(asyncpg.connect(url))
+
+    def execute(self, statement: str) -> None:
+        """Run one statement."""
+        self._run(self._connection.execute(statement))
+
+    def close(self) -> None:
+        """End the connection."""
+        self._run(self._connection.close())
+        self._thread.submit(self._runner.close).result()
+        self._thread.shutdown()
+
+    def _run(self, work: Coroutine[Any, Any, Any]) -> Any:
+        # Not in the caller's event loop, which may be running.
+        return self._thread.submit(self._runner.run, work).result(60)
+
+
+_administrators: dict[str, _Administrator] = {}
+
+
+def _administrator(url: str) -> _Administrator:
+    if url not in _administrators:
+        _administrators[url] = _Administrator(url)
+    return _administrators[url]
+
+
+def _forget(url: str) -> None:
+    if url in _administrators:
+        _administrators.pop(url).close()
+
+
 @contextlib.contextmanager
 def shared() -> Iterator[Postgres]:
     """The server of this run if there is one (see `URL_VARIABLE`), otherwise a new one that ends with the context."""
     url = os.environ.get(URL_VARIABLE)
     if url:
-        yield Postgres(url)
+        try:
+            yield Postgres(url)
+        finally:
+            _forget(url)
     else:
         with started() as server:
             yield server
@@ -158,6 +205,7 @@ def started(*, durable: bool = False, settings: tuple[str, ...] = ()) -> Iterato
         if made.returncode != 0:
             raise running.Failed(f"initdb failed:\n{made.stdout}{made.stderr}")
         options = [f"-c{setting}" for setting in (*_SETTINGS, *(() if durable else _FAST), *settings)]
+        url = f"postgresql://postgres@/postgres?host={folder}"
         server = running.start(
             "postgres",
             [binaries / "postgres", "-D", data, "-k", folder, "-c", "listen_addresses=", *options],
@@ -170,8 +218,9 @@ def started(*, durable: bool = False, settings: tuple[str, ...] = ()) -> Iterato
         )
         try:
             server.wait_until(lambda: _says_ready(data / "postmaster.pid"), within=30)
-            yield Postgres(f"postgresql://postgres@/postgres?host={folder}")
+            yield Postgres(url)
         finally:
+            _forget(url)
             # SIGINT is the fast shutdown: sessions are ended, the data is written.
             server.stop(signal.SIGINT)
     finally:

@@ -1,6 +1,6 @@
 """Synapse as the other server: it runs in an environment of its own, and shares nothing with ours but the wire.
 
-`SYNAPSE_PYTHON` names the Python of that environment (`pip install matrix-synapse`); else such tests are skipped.
+`SYNAPSE_PYTHON` names the Python of that environment (`scripts/install-synapse`); else such tests are skipped.
 Its server name is an address, because Synapse finds servers by the DNS alone.
 """
 
@@ -11,10 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
-import pytest
-
-from tests.processes import running
+from tests.processes import programs, running
 from tests.processes.certificates import Authority
 from tests.processes.server import free_port
 
@@ -40,13 +39,24 @@ enable_registration: true
 enable_registration_without_verification: true
 macaroon_secret_key: "for tests"
 registration_shared_secret: "for tests"
-rc_registration: {{per_second: 1000, burst_count: 1000}}
-rc_login: {{address: {{per_second: 1000, burst_count: 1000}}, account: {{per_second: 1000, burst_count: 1000}}}}
-rc_room_creation: {{per_second: 1000, burst_count: 1000}}
-rc_message: {{per_second: 1000, burst_count: 1000}}
-rc_joins: {{local: {{per_second: 1000, burst_count: 1000}}, remote: {{per_second: 1000, burst_count: 1000}}}}
-rc_invites: {{per_room: {{per_second: 1000, burst_count: 1000}}, per_user: {{per_second: 1000, burst_count: 1000}}}}
+bcrypt_rounds: 4
+rc_registration: {unlimited}
+rc_login: {{address: {unlimited}, account: {unlimited}, failed_attempts: {unlimited}}}
+rc_room_creation: {unlimited}
+rc_message: {unlimited}
+rc_joins: {{local: {unlimited}, remote: {unlimited}}}
+rc_joins_per_room: {unlimited}
+rc_invites: {{per_room: {unlimited}, per_user: {unlimited}, per_issuer: {unlimited}}}
+rc_presence: {{per_user: {unlimited}}}
+rc_federation: {{window_size: 1000, sleep_limit: 100000, sleep_delay: 1, reject_limit: 100000, concurrent: 100}}
 federation_rr_transactions_per_room_per_second: 1000
+"""
+_UNLIMITED = "{per_second: 100000, burst_count: 100000}"
+_ON_POSTGRESQL = """
+database:
+  name: psycopg2
+  args: {{user: {user}, dbname: {database}, host: {host}, cp_min: 5, cp_max: 20}}
+  allow_unsafe_locale: true
 """
 
 
@@ -70,12 +80,25 @@ class Synapse:
             connection.close()
 
 
-@contextmanager
-def running_synapse(folder: Path, authority: Authority, more: str = "") -> Iterator[Synapse]:
-    """A Synapse on an empty database; `more` are lines of its settings. Skips the test where there is none."""
+def on_postgresql(url: str) -> str:
+    """Settings by which it uses this database instead of SQLite."""
+    parts = urlsplit(url)
+    host = parse_qs(parts.query)["host"][0]
+    return _ON_POSTGRESQL.format(user=parts.username or "postgres", database=parts.path[1:], host=host)
+
+
+def python() -> str:
+    """The Python that has Synapse; raises `Missing`."""
     program = os.environ.get("SYNAPSE_PYTHON")
     if program is None:
-        pytest.skip("SYNAPSE_PYTHON names no Python that has Synapse.")
+        raise programs.Missing("SYNAPSE_PYTHON names no Python that has Synapse (scripts/install-synapse)")
+    return program
+
+
+@contextmanager
+def running_synapse(folder: Path, authority: Authority, more: str = "", *, within: float = 60) -> Iterator[Synapse]:
+    """A Synapse on an empty database; `more` are lines of its settings. Raises `Missing` where there is none."""
+    program = python()
     folder.mkdir(parents=True, exist_ok=True)
     port, client_port = free_port(), free_port()
     certificate = authority.issue(HOST, to="synapse")
@@ -88,6 +111,7 @@ def running_synapse(folder: Path, authority: Authority, more: str = "") -> Itera
         certificate=certificate.certificate,
         private_key=certificate.private_key,
         authority=authority.file,
+        unlimited=_UNLIMITED,
     )
     (folder / "homeserver.yaml").write_text(settings + more)
     command = [program, *_MODULE, "-c", str(folder / "homeserver.yaml")]
@@ -95,7 +119,7 @@ def running_synapse(folder: Path, authority: Authority, more: str = "") -> Itera
     process = running.start("synapse", command, log=folder / "synapse.log", cwd=folder)
     synapse = Synapse(f"{HOST}:{port}", client_port, process)
     try:
-        process.wait_until(synapse.is_healthy, 60)
+        process.wait_until(synapse.is_healthy, within)
         yield synapse
     finally:
         process.stop(within=30)

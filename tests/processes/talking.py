@@ -22,6 +22,7 @@ class Connection:
     port: int
     token: str = ""
     open: http.client.HTTPConnection | None = None
+    patience_s: float = 60
 
     def call(self, method: str, path: str, body: Json | None = None) -> Json:
         """The answer; anything but success is a failure of the test."""
@@ -32,7 +33,7 @@ class Connection:
     def ask(self, method: str, path: str, body: Json | None = None) -> tuple[int, Json]:
         """The status and the answer."""
         if self.open is None:
-            self.open = http.client.HTTPConnection(self.host, self.port, timeout=60)
+            self.open = http.client.HTTPConnection(self.host, self.port, timeout=self.patience_s)
         headers = {"Content-Type": "application/json"}
         if self.token:
             headers["Authorization"] = f"Bearer {self.token}"

@@ -18,7 +18,7 @@ import pytest
 from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import EventId, RoomId
 from homeserver.matrix.request_signing import sign_request
-from homeserver.storage import deliveries, events, rooms, server_keys
+from homeserver.storage import deliveries, event_log, events, rooms, server_keys
 from homeserver.storage.engine import Database, ReadTx
 from tests import room_graphs
 from tests.processes import running, server
@@ -114,7 +114,7 @@ async def _events(database_url: str, room_id: str) -> list[Event]:
     def read(tx: ReadTx) -> list[Event]:
         room = rooms.find(tx, RoomId(room_id))
         assert room is not None
-        return [Event.parse(row.pdu, room.version, row.event_id) for row in events.list_all(tx, room.room_nid)]
+        return [Event.parse(row.pdu, room.version, row.event_id) for row in event_log.list_all(tx, room.room_nid)]
 
     async with Database.open(database_url) as database:
         return await database.read(read)

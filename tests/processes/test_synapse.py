@@ -11,11 +11,10 @@ from urllib.parse import quote
 
 import pytest
 
+from tests.processes import programs, synapse
 from tests.processes.federating import new_federation
 from tests.processes.people import OPEN, hear, say, until, until_so, user
 from tests.processes.server import HOST, Server, free_port
-from tests.processes.synapse import HOST as SYNAPSE_HOST
-from tests.processes.synapse import running_synapse
 from tests.processes.talking import Connection, Json
 
 pytestmark = pytest.mark.timeout(60)  # Synapse takes a while to start.
@@ -34,17 +33,21 @@ class Pair:
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    try:
+        synapse.python()
+    except programs.Missing as problem:
+        pytest.skip(str(problem))
     folder = tmp_path_factory.mktemp("synapse")
     federation = new_federation(folder)
     name = f"127.0.0.3:{free_port()}"  # Synapse finds servers by the DNS alone, so the name is an address.
     federation.add(name, at=name)
     with ExitStack() as stack:
-        synapse = stack.enter_context(running_synapse(folder / "synapse", federation.authority))
+        other = stack.enter_context(synapse.running_synapse(folder / "synapse", federation.authority))
         ranges = {"HOMESERVER_FEDERATION_ALLOWED_RANGES": '["127.0.0.0/8"]'}
         [server] = stack.enter_context(federation.running(name, **OPEN, **ranges))
         alice = stack.enter_context(user(HOST, server.port, "alice"))
-        bob = stack.enter_context(user(SYNAPSE_HOST, synapse.port, "bob"))
-        yield Pair(alice, name, server, bob, synapse.name)
+        bob = stack.enter_context(user(synapse.HOST, other.port, "bob"))
+        yield Pair(alice, name, server, bob, other.name)
 
 
 @pytest.mark.parametrize("seat", ["the room is ours", "the room is theirs"])

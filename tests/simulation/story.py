@@ -17,7 +17,7 @@ from homeserver.matrix.identifiers import domain_of
 from homeserver.services.rooms import consistency
 from homeserver.services.rooms.hot import parse
 from homeserver.services.rooms.state import StateTrees
-from homeserver.storage import event_graph, events, rooms
+from homeserver.storage import event_graph, event_log, events, rooms
 from homeserver.storage.engine import ReadTx
 from tests.simulation.city import City, Gone, House, part
 from tests.simulation.liar import Liar
@@ -304,7 +304,7 @@ def _look(tx: ReadTx, room_id: Any) -> Seen | None:
     for one in members:
         if one.membership != "join":
             departures[domain_of(one.state_key or "")].add(one.event_id)
-    rows = events.list_from(tx, room.room_nid, after=0, limit=100_000)
+    rows = event_log.list_from(tx, room.room_nid, after=0, limit=100_000)
     return Seen(
         {f"{type_} {key}": stored[at].event_id for (type_, key), at in positions.items()},
         {domain_of(one.state_key or "") for one in members if one.membership == "join"},

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 
 from homeserver.app.parts.foundation import Foundation
 from homeserver.app.parts.outside import Outside
+from homeserver.matrix.identifiers import RoomId, ServerName
 from homeserver.services.rooms.admission import Admission
 from homeserver.services.rooms.arrival import Arrivals
+from homeserver.services.rooms.askable import Askable
 from homeserver.services.rooms.backfill import Backfill
 from homeserver.services.rooms.checks import Checks
 from homeserver.services.rooms.completion import Completion
@@ -22,6 +24,7 @@ from homeserver.services.rooms.persist import EventWriter
 from homeserver.services.rooms.policy import PolicyServers
 from homeserver.services.rooms.replay import Replay
 from homeserver.services.rooms.resolution import Resolver
+from homeserver.services.rooms.searches import Searches
 from homeserver.services.rooms.send import Sender
 from homeserver.services.rooms.server_acl import ServerAcls
 from homeserver.services.rooms.signatures import Signatures
@@ -70,13 +73,25 @@ def build_graph(foundation: Foundation, outside: Outside, stack: AsyncExitStack)
     inbox = Inbox(database, hot, checks, founding, outliers, admission, waiting)
 
     states_elsewhere = StatesElsewhere(database, trees, inbox, client)
-    gaps = Gaps(database, clock, hot, inbox, states_elsewhere, server_acls, client, metrics, background, name)
-    stack.push_async_callback(gaps.close)
-    past = Past(database, clock, trees, hot, writer, graph, inbox)
-    backfill = Backfill(
-        database, clock, hot, inbox, states_elsewhere, past, server_acls, client, metrics, background, name
+    askable = Askable(server_acls, name)
+    gap_searches: Searches[tuple[RoomId, ServerName]] = Searches(clock, background)
+    history_searches: Searches[RoomId] = Searches(clock, background)
+    stack.push_async_callback(gap_searches.close)
+    stack.push_async_callback(history_searches.close)
+    gaps = Gaps(
+        database,
+        hot,
+        inbox,
+        states_elsewhere,
+        client,
+        metrics,
+        askable,
+        gap_searches,
+        name,
+        searches_per_server=config.federation.searches_per_server,
     )
-    stack.push_async_callback(backfill.close)
+    past = Past(database, clock, trees, hot, writer, graph, inbox)
+    backfill = Backfill(database, hot, inbox, states_elsewhere, past, client, metrics, askable, history_searches)
 
     arrivals = Arrivals(database, clock, hot, trees, writer, inbox, checks, outliers, name)
     replay = Replay(database, trees, hot, resolver, name)

@@ -79,7 +79,19 @@ def build_servers(
     early = Early(hot, graph.arrivals, lines, background, name)
     stack.push_async_callback(early.close)
     transactions = Transactions(
-        database, clock, hot, inbox, invitations, acls, lines, early, edus, metrics, background, name
+        database,
+        clock,
+        hot,
+        inbox,
+        invitations,
+        acls,
+        lines,
+        early,
+        edus,
+        metrics,
+        background,
+        name,
+        staged_per_server=config.federation.staged_per_server,
     )
     room_reads = RoomReads(database, graph.trees, acls)
     return Servers(

@@ -12,7 +12,7 @@ from homeserver.kit.clock import Clock
 from homeserver.kit.metrics import Metrics
 from homeserver.outbound.destinations import Destinations, Health
 from homeserver.outbound.ephemeral import Ephemeral
-from homeserver.outbound.federation import Received
+from homeserver.outbound.operations.transactions import Received
 from homeserver.storage.destinations import MOST_PDUS, Destination, Parcel
 
 DOWN_AFTER = 3

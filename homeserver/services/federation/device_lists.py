@@ -22,7 +22,8 @@ from homeserver.kit.clock import Clock
 from homeserver.kit.concurrency import SingleFlight
 from homeserver.matrix import identifiers
 from homeserver.matrix.identifiers import DeviceId, ServerName, UserId, domain_of
-from homeserver.outbound.federation import FederationClient, QueriedKeys, UserDevices
+from homeserver.outbound.federation import FederationClient
+from homeserver.outbound.operations.users import QueriedKeys, UserDevices
 from homeserver.services.federation import remote_keys
 from homeserver.services.federation.contents import decoded, identifier, user_of
 from homeserver.services.federation.remote_keys import LARGEST_NUMBER, MOST_DEVICES, RemoteKeys

@@ -14,7 +14,7 @@ from homeserver.services.federation.room_reads import RoomReads
 from homeserver.services.rooms.hot import parse
 from homeserver.services.rooms.state import StateTrees
 from homeserver.services.rooms.visibility import OnlookingServer
-from homeserver.storage import events, rooms
+from homeserver.storage import events, rooms, timelines
 from homeserver.storage.engine import Database, ReadTx
 from homeserver.storage.events import StoredEvent
 from homeserver.storage.rooms import Room
@@ -128,7 +128,7 @@ class _Walk:
                 newest = max(row.timeline_place for row in new)
                 self._reads += 1
                 self._read = min(max(2 * self._read, len(wanted)), _AHEAD)
-                ahead = events.list_graph_backwards(self._tx, self._room.room_nid, below=newest, limit=self._read)
+                ahead = timelines.list_graph_backwards(self._tx, self._room.room_nid, below=newest, limit=self._read)
                 self._rows.update((row.event_id, row) for row in ahead)
         return [row for one in wanted if (row := self._rows.get(one)) is not None]
 

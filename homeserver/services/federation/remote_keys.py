@@ -10,7 +10,7 @@ from homeserver.errors import RequestError
 from homeserver.matrix import identifiers
 from homeserver.matrix.canonical import CanonicalJsonError, canonical_json
 from homeserver.matrix.identifiers import DeviceId, InvalidIdentifier, UserId
-from homeserver.outbound.federation import QueriedKeys, UserDevices
+from homeserver.outbound.operations.users import QueriedKeys, UserDevices
 from homeserver.services.users import e2e_keys
 from homeserver.storage.e2e_keys import CrossSigningKey
 

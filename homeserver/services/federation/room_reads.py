@@ -15,7 +15,7 @@ from homeserver.services.rooms.auth_chain import auth_chain
 from homeserver.services.rooms.server_acl import ServerAcls
 from homeserver.services.rooms.state import StateTrees
 from homeserver.services.rooms.visibility import OnlookingServer
-from homeserver.storage import events, partial_rooms, rooms
+from homeserver.storage import events, partial_rooms, rooms, timelines
 from homeserver.storage.engine import Database, ReadTx
 from homeserver.storage.events import StoredEvent
 from homeserver.storage.rooms import Room
@@ -124,7 +124,7 @@ class RoomReads:
             raise Forbidden(_NOT_IN_ROOM)
         eye = OnlookingServer(tx, self._trees, room, origin)
         for limit in _NEAREST:
-            rows = events.list_by_time(tx, room.room_nid, ts=ts, forwards=forwards, limit=limit)
+            rows = timelines.list_by_time(tx, room.room_nid, ts=ts, forwards=forwards, limit=limit)
             whole = [one.stored for one in eye.shown(rows) if one.is_whole]
             if whole:
                 return whole[0]

@@ -13,7 +13,10 @@ from homeserver.storage.server_keys import StoredDocument
 
 _VALID_MS = 2 * 24 * 60 * 60 * 1000
 """So that who is a day ahead of this server still has a day."""
-_MOST_SERVERS = 100
+_MOST_SERVERS = 1000
+"""So many servers are told of at once."""
+_MOST_ASKED = 100
+"""And so many of them are asked anew."""
 
 
 class PublishedKeys:
@@ -49,7 +52,7 @@ class PublishedKeys:
         others = others[:_MOST_SERVERS]
         found = await self._database.read(server_keys.find_documents, others)
         old = [server for server in others if not self._is_fresh(found.get(server), wanted[server])]
-        if old and await self._keys.refresh(old):
+        if old and await self._keys.refresh(old[:_MOST_ASKED]):
             found = await self._database.read(server_keys.find_documents, others)
         documents = [sign_json(one.document, self._server_name, self._key) for one in found.values()]
         return [self.own(), *documents] if self._server_name in wanted else documents

@@ -44,8 +44,6 @@ _PATIENCE_S = 2.0
 """So long an answer waits for events to be taken in."""
 _QUEUED = 4
 """So many deliveries of a server may wait for their turn; a server should make one at a time."""
-_MOST_STAGED = 5000
-"""A server that so many events are staged of has to wait."""
 _AGAIN_MS = 10_000
 _SERVERS = 500
 _GATHERED_S = 0.1
@@ -108,6 +106,8 @@ class Transactions:
         metrics: Metrics,
         background: Background,
         server_name: str,
+        *,
+        staged_per_server: int,
     ) -> None:
         self._database = database
         self._clock = clock
@@ -121,6 +121,8 @@ class Transactions:
         self._metrics = metrics
         self._background = background
         self._server_name = ServerName(server_name)
+        self._staged_per_server = staged_per_server
+        """A server that so many events are staged of has to wait."""
         self._turns: KeyedLocks[ServerName] = KeyedLocks()
         self._under_way: dict[tuple[ServerName, bytes], asyncio.Task[bytes]] = {}
         self._queued: Counter[ServerName] = Counter()
@@ -143,7 +145,7 @@ class Transactions:
             if answers is not None and name in answers.by_name:
                 self._metrics.transactions_received.labels("repeated").inc()
                 return answers.by_name[name]
-            if self._queued[origin] >= _QUEUED or self._lines.count_staged(origin) >= _MOST_STAGED:
+            if self._queued[origin] >= _QUEUED or self._lines.count_staged(origin) >= self._staged_per_server:
                 self._metrics.transactions_received.labels("refused").inc()
                 raise LimitExceeded(_AGAIN_MS)
             self._queued[origin] += 1

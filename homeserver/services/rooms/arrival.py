@@ -9,10 +9,11 @@ another one, and what it stored is not stored again.
 import asyncio
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from homeserver.errors import BadAnswer, Conflict, NotFound
 from homeserver.kit.clock import Clock
+from homeserver.kit.concurrency import finish
 from homeserver.matrix import event_auth
 from homeserver.matrix.event_auth import AuthError
 from homeserver.matrix.events import Event
@@ -36,6 +37,10 @@ from homeserver.storage.tables import chunks
 
 _CREATE: Pair = ("m.room.create", "")
 _MEMBER = "m.room.member"
+_PROTECTIVE = {"m.room.encryption", "m.room.history_visibility", "m.room.policy", "m.room.server_acl"}
+"""State without which people of this server would say what they do not want to, or hear whom they should not."""
+_PATIENCE_S = 1.0
+"""So long servers may take to tell their keys before the room is used without what they have signed."""
 _ATTEMPTS = 5
 _PART = 1000
 MOST_STATE = 200_000
@@ -54,6 +59,8 @@ class _Answer:
     members: Mapping[EventId, tuple[str, UserId]]
     """Of the member events of the state: what they make of the user, and their sender."""
     events: Mapping[EventId, Event]
+    servers: Collection[ServerName] | None
+    """The servers in the room, where events were left out because their signers did not tell their keys in time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,12 +153,15 @@ class Arrivals:
         """Take a join event of a user of this server, as the resident server gave it back, with all that it stands on.
 
         `state` is the state before it, `partial` the servers in the room where members were left out of the state.
+        What cannot be proven soon is left out here, and had later with what was left out there.
         Raises `BadAnswer` where nothing can be made of it: another server may be tried then.
         """
         facts = ROOM_VERSIONS[version]
         if len(state) > MOST_STATE or len(auth_chain) > MOST_CHAIN or len(partial or ()) > MOST_SERVERS:
             raise BadAnswer("The room is too large.")
         answer = await self._verify(room_id, facts, pdu, state, auth_chain)
+        if partial is None:
+            partial = answer.servers
         event_id = EventId(answer.join.event_id)
         if await self._is_in(room_id):
             # Somebody else of this server has come meanwhile: what the room is, is known here.
@@ -188,7 +198,12 @@ class Arrivals:
     ) -> _Answer:
         """The first checks on everything, and that it is about the room that is asked for."""
         distinct = list(dict.fromkeys([pdu, *state, *auth_chain]))
-        outcomes = dict(zip(distinct, await self._checks.check(room_id, version, distinct, is_old=True), strict=True))
+        checked = await self._checks.check(room_id, version, distinct, is_old=True, patience_s=_PATIENCE_S)
+        outcomes = dict(zip(distinct, checked, strict=True))
+        while insisted := _unproven_but_needed(pdu, outcomes):
+            # Without these one cannot come in, or would not do as the room wants: they are worth any time.
+            checked = await self._checks.check(room_id, version, insisted, is_old=True)
+            outcomes |= zip(insisted, map(_final, checked), strict=True)
         join = outcomes[pdu]
         if isinstance(join, Unfit):
             raise BadAnswer(f"The join event cannot be used: {join.reason}")
@@ -213,10 +228,14 @@ class Arrivals:
         except AuthError as error:
             raise BadAnswer(f"The room cannot begin like this: {error}") from None
         room = HotRoom(room_id, version)
-        begin = NewEvent(answer.create, status=events.OUTLIER, placement=Placement(None))
+        # Whoever does not wait for the end of it must not leave a room behind that has no beginning.
+        await finish(self._found(room, answer.create))
+        return await self._hot.find(room_id)
+
+    async def _found(self, room: HotRoom, create: Event) -> None:
+        begin = NewEvent(create, status=events.OUTLIER, placement=Placement(None))
         await self._writer.write(Batch(room, [begin], now=self._clock.now()))
         self._hot.drop(room)  # Nobody has seen it yet; it is read with the state that it has by now.
-        return await self._hot.find(room_id)
 
     async def _take(self, room: HotRoom, answer: _Answer) -> None:
         """Store what is not known yet, but for the join event."""
@@ -289,8 +308,28 @@ class Arrivals:
         )
 
 
+def _unproven_but_needed(join: bytes, outcomes: Mapping[bytes, Event | Unfit]) -> list[bytes]:
+    """Those events whose keys were not to be had yet without which the room cannot be used."""
+    found: dict[str, tuple[bytes, Event, bool]] = {}
+    for pdu, one in outcomes.items():
+        event = one.unproven if isinstance(one, Unfit) else one
+        if event is not None:
+            found[event.event_id] = pdu, event, isinstance(one, Unfit)
+    rest = [event_id for event_id, (pdu, event, _) in found.items() if pdu == join or event.type in _PROTECTIVE]
+    needed = set(rest)
+    while rest:
+        cited = found[rest.pop()][1].auth_events
+        rest += [event_id for event_id in cited if event_id in found and event_id not in needed]
+        needed.update(cited)
+    return [pdu for event_id, (pdu, _, is_unproven) in found.items() if is_unproven and event_id in needed]
+
+
+def _final(one: Event | Unfit) -> Event | Unfit:
+    return replace(one, unproven=None) if isinstance(one, Unfit) else one
+
+
 def _sort(
-    version: RoomVersion, join: Event, state: Iterable[Event | Unfit], everything: Iterable[Event | Unfit]
+    version: RoomVersion, join: Event, state: Collection[Event | Unfit], everything: Collection[Event | Unfit]
 ) -> _Answer:
     """The answer by what its events are. Raises `BadAnswer`."""
     pairs: dict[Pair, EventId] = {}
@@ -312,7 +351,18 @@ def _sort(
         raise BadAnswer("The state of the room has no event that created it.")
     if create.content.get("room_version", "1") != version.identifier:
         raise BadAnswer("The room is of another version than it was said to be.")
-    return _Answer(join, create, pairs, members, found)
+    is_lacking = any(isinstance(one, Unfit) and one.unproven is not None for one in everything)
+    return _Answer(join, create, pairs, members, found, _servers_in(state) if is_lacking else None)
+
+
+def _servers_in(state: Iterable[Event | Unfit]) -> set[ServerName]:
+    """The servers of those who are in the room by this state, proven or not."""
+    found = (one.unproven if isinstance(one, Unfit) else one for one in state)
+    return {
+        ServerName(domain_of(one.state_key))
+        for one in found
+        if one is not None and one.type == _MEMBER and one.membership == "join" and one.state_key
+    }
 
 
 def _look(tx: ReadTx, room: HotRoom, join: Event) -> _Ground:

@@ -6,9 +6,9 @@ from homeserver.matrix import auth_graph
 from homeserver.matrix.identifiers import EventId
 from homeserver.matrix.room_versions import ROOM_VERSIONS
 from homeserver.services.rooms.hot import parse
-from homeserver.storage import events
+from homeserver.storage import auth_nodes, events
+from homeserver.storage.auth_nodes import AuthNode
 from homeserver.storage.engine import ReadTx
-from homeserver.storage.events import AuthRow
 from homeserver.storage.rooms import Room
 
 _STEPS = 8
@@ -27,7 +27,7 @@ def auth_chain(tx: ReadTx, room: Room, positions: Iterable[int], *, page: int = 
     asked = set(positions)
     if not asked:
         return []
-    rows = {row.position: row for row in events.find_auth(tx, asked)}
+    rows = {row.position: row for row in auth_nodes.find_many(tx, asked)}
     found = set(_cited(tx, room, asked - rows.keys()))
     found.update(cited for row in rows.values() for cited in _edges(row))
     if not ROOM_VERSIONS[room.version].create_in_auth_events:
@@ -36,7 +36,7 @@ def auth_chain(tx: ReadTx, room: Room, positions: Iterable[int], *, page: int = 
     for _ in range(_STEPS):
         if not waiting:
             return sorted(found)
-        cited = {at for row in events.find_auth(tx, waiting) for at in _edges(row)}
+        cited = {at for row in auth_nodes.find_many(tx, waiting) for at in _edges(row)}
         # Of those that were given, and that were found before, the edges are known already.
         waiting = cited - found - rows.keys()
         found |= cited
@@ -47,7 +47,7 @@ def auth_chain(tx: ReadTx, room: Room, positions: Iterable[int], *, page: int = 
 def _go_down(tx: ReadTx, room: Room, found: set[int], waiting: set[int], page: int) -> None:
     """Find what the waiting events cite. An event cites what is below it, so one pass downwards meets all of them."""
     while waiting:
-        rows = events.list_auth_below(tx, room.room_nid, below=max(waiting) + 1, limit=page)
+        rows = auth_nodes.list_below(tx, room.room_nid, below=max(waiting) + 1, limit=page)
         for row in rows:
             if row.position in waiting:
                 new = {at for at in _edges(row) if at not in found}
@@ -65,5 +65,5 @@ def _cited(tx: ReadTx, room: Room, positions: Iterable[int]) -> Iterable[int]:
     return [standing.position for standing in standings if standing.room_nid == room.room_nid]
 
 
-def _edges(row: AuthRow) -> list[int]:
+def _edges(row: AuthNode) -> list[int]:
     return auth_graph.unpack(row.position, row.auth)

@@ -3,31 +3,28 @@
 A gap is where events are missing before one that is known: mostly that by which this server came into the room. Who
 reads back as far as a gap waits for one fetch, and not for long; who comes near it has the next page fetched meanwhile.
 
-A room has one fetch at a time. Each has bounds in requests, events, bytes and time, and after one that brought nothing
-the room is left alone for a while, longer each time: no peer, and no reader, can keep this server busy.
+A room has one fetch at a time (`services/rooms/searches.py`). Each has bounds in requests, events, bytes and time.
 """
 
 import asyncio
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
-from homeserver.errors import NotFound, RemoteFailure, Unavailable
-from homeserver.kit.caching import Lru
-from homeserver.kit.clock import Clock
-from homeserver.kit.concurrency import Background
+from homeserver.errors import RemoteFailure
 from homeserver.kit.metrics import Metrics
 from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import EventId, RoomId, ServerName, domain_of
 from homeserver.outbound.federation import FederationClient
+from homeserver.services.rooms.askable import Askable
 from homeserver.services.rooms.hot import HotRoom, HotRooms, parse
 from homeserver.services.rooms.inbox import Inbox
 from homeserver.services.rooms.past import Past
-from homeserver.services.rooms.server_acl import ServerAcls
+from homeserver.services.rooms.searches import Searches
 from homeserver.services.rooms.states_elsewhere import StatesElsewhere
-from homeserver.storage import event_graph, events, places, purges
+from homeserver.storage import event_graph, events, places, purges, timelines
 from homeserver.storage.engine import Database, ReadTx
 from homeserver.storage.state import Pair
 
@@ -36,24 +33,11 @@ log = structlog.get_logger()
 _LEAST, _MOST = 20, 100
 """So many events are asked for at a time."""
 _LATEST = 20
-_SERVERS = 4
 _STATES = 10
 """So often one server is asked for a state, for one fetch."""
 _AUTH = 3
 _PATIENCE_S = 10.0
-_LONGEST_S = 120.0
 _FETCHES = 50
-_PAUSE_MS = 30_000
-_LONGEST_PAUSE_MS = 60 * 60 * 1000
-_REMEMBERED = 10_000
-
-
-@dataclass(frozen=True, slots=True)
-class _Pause:
-    """Until when a room is left alone, and how often nothing came of it."""
-
-    until: int
-    failures: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,31 +62,24 @@ class Backfill:
     def __init__(
         self,
         database: Database,
-        clock: Clock,
         hot: HotRooms,
         inbox: Inbox,
         elsewhere: StatesElsewhere,
         past: Past,
-        acls: ServerAcls,
         client: FederationClient,
         metrics: Metrics,
-        background: Background,
-        server_name: str,
+        askable: Askable,
+        searches: Searches[RoomId],
     ) -> None:
         self._database = database
-        self._clock = clock
         self._hot = hot
         self._inbox = inbox
         self._elsewhere = elsewhere
         self._past = past
-        self._acls = acls
         self._client = client
         self._metrics = metrics
-        self._background = background
-        self._server_name = ServerName(server_name)
-        self._under_way: dict[RoomId, asyncio.Task[bool]] = {}
-        self._pauses: Lru[RoomId, _Pause] = Lru(_REMEMBERED)
-        self._is_closing = False
+        self._askable = askable
+        self._searches = searches
 
     async def ensure(self, room_id: RoomId, *, before: int, wanted: int) -> bool:
         """Fetch what is missing before the event at a place, and wait for that a while; whether anything came."""
@@ -114,63 +91,38 @@ class Backfill:
 
     def begin(self, room_id: RoomId, *, before: int, wanted: int) -> "asyncio.Task[bool] | None":
         """Fetch it while nobody waits; None where nothing can come of it now."""
-        if (task := self._under_way.get(room_id)) is not None:
+        if (task := self._searches.under_way(room_id)) is not None:
             return task
-        pause = self._pauses.get(room_id)
-        is_resting = pause is not None and pause.until > self._clock.now()
-        if self._is_closing or is_resting or len(self._under_way) >= _FETCHES:
+        if self._searches.is_resting(room_id) or self._searches.count >= _FETCHES:
             return None
         limit = min(max(2 * wanted, _LEAST), _MOST)
-        task = self._under_way[room_id] = self._background.start(self._fetch(room_id, before, limit))
-        return task
-
-    async def close(self) -> None:
-        """Stop fetching: what is there is in the database."""
-        self._is_closing = True
-        tasks = list(self._under_way.values())
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        return self._searches.begin(room_id, partial(self._fetch, room_id, before, limit))
 
     async def _fetch(self, room_id: RoomId, before: int, limit: int) -> bool:
         has_come = False
         try:
-            async with asyncio.timeout(_LONGEST_S):
-                has_come = await self._ask_around(await self._hot.find(room_id), before, limit)
-        except (TimeoutError, NotFound, Unavailable):
-            pass  # It can be tried again.
+            has_come = await self._ask_around(await self._hot.find(room_id), before, limit)
         finally:
-            del self._under_way[room_id]
-        self._metrics.backfills.labels("come" if has_come else "nothing").inc()
+            self._metrics.backfills.labels("come" if has_come else "nothing").inc()
         if has_come:
-            self._pauses.drop(room_id)
-            return True
-        failures = 0 if (pause := self._pauses.get(room_id)) is None else pause.failures
-        rest = min(_PAUSE_MS << min(failures, 20), _LONGEST_PAUSE_MS)
-        self._pauses.put(room_id, _Pause(self._clock.now() + rest, failures + 1))
-        log.info("history could not be had", room_id=room_id)
-        return False
+            self._searches.wake(room_id)
+        else:
+            log.info("history could not be had", room_id=room_id)
+        return has_come
 
     async def _ask_around(self, room: HotRoom, before: int, limit: int) -> bool:
         """Ask servers one after the other until one has it."""
         gap = await self._database.snapshot(_look, room, before)
         if not gap.missing:
             return False
-        for server in self._candidates(room, gap):
+        # Who spoke right behind the gap was there.
+        for server in self._askable.servers(room, gap.servers):
             try:
                 if await self._fetch_from(room, server, gap.missing, limit):
                     return True
             except RemoteFailure:
                 continue  # Another one may have it.
         return False
-
-    def _candidates(self, room: HotRoom, gap: _Gap) -> list[ServerName]:
-        """Who spoke right behind the gap was there; then those with the most users in the room."""
-        members = Counter(ServerName(domain_of(user_id)) for user_id in room.joined)
-        others = [server for server, _ in members.most_common(2 * _SERVERS)]
-        found = dict.fromkeys([*gap.servers, *others, *sorted(room.servers)])
-        return [one for one in found if one != self._server_name and self._acls.allows(room, one)][:_SERVERS]
 
     async def _fetch_from(self, room: HotRoom, server: ServerName, missing: Sequence[EventId], limit: int) -> bool:
         answer = await self._client.backfill(server, room.room_id, missing, limit=limit)
@@ -235,7 +187,7 @@ def _look(tx: ReadTx, room: HotRoom, before: int) -> _Gap:
     purge = purges.find_last(tx, room.room_nid)
     purged_at = 0 if purge is None else purge.purge_id
     ends = [(one, at) for one, at in event_graph.list_backward_extremities(tx, room.room_nid) if at > purged_at]
-    stand = events.find_places(tx, {at for _, at in ends})
+    stand = timelines.find_places(tx, {at for _, at in ends})
     start = places.start_of_gap(before)
     end = max(before, places.upto(places.position_of(start)) + 1)
     inside = sorted(

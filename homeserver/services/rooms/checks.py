@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from homeserver.matrix.events import Event, receive_events
 from homeserver.matrix.identifiers import EventId, RoomId
 from homeserver.matrix.room_versions import RoomVersion
-from homeserver.services.rooms.signatures import Signatures
+from homeserver.services.rooms.signatures import Doubt, Signatures
 
 MAX_PREV_EVENTS = 20
 MAX_AUTH_EVENTS = 10
@@ -29,6 +29,8 @@ class Unfit:
 
     event_id: EventId | None
     reason: str
+    unproven: Event | None = None
+    """The event, where nothing is known to be wrong but that a key is missing by which it may be proven later."""
 
 
 class Checks:
@@ -38,20 +40,27 @@ class Checks:
         self._signatures = signatures
 
     async def check(
-        self, room_id: RoomId, version: RoomVersion, pdus: Sequence[bytes], *, is_old: bool = False
+        self,
+        room_id: RoomId,
+        version: RoomVersion,
+        pdus: Sequence[bytes],
+        *,
+        is_old: bool = False,
+        patience_s: float | None = None,
     ) -> list[Event | Unfit]:
         """Each as an event that may be used, or what is wrong with it; in the order given.
 
-        `is_old` is for what was accepted long ago, when an event could name more events before it.
+        `is_old` is for what was accepted long ago, when an event could name more events before it. With `patience_s`,
+        servers that take longer to tell their keys are not waited for.
         """
         if len(pdus) <= _GROUP:
-            return await self._check(room_id, version, pdus, is_old)
+            return await self._check(room_id, version, pdus, is_old, patience_s)
         groups = [pdus[first : first + _GROUP] for first in range(0, len(pdus), _GROUP)]
         turns = asyncio.Semaphore(_AT_ONCE)
 
         async def check(group: Sequence[bytes]) -> list[Event | Unfit]:
             async with turns:
-                return await self._check(room_id, version, group, is_old)
+                return await self._check(room_id, version, group, is_old, patience_s)
 
         async with asyncio.TaskGroup() as tasks:
             checking = [tasks.create_task(check(group)) for group in groups]
@@ -77,7 +86,7 @@ class Checks:
         ]
 
     async def _check(
-        self, room_id: RoomId, version: RoomVersion, pdus: Sequence[bytes], is_old: bool
+        self, room_id: RoomId, version: RoomVersion, pdus: Sequence[bytes], is_old: bool, patience_s: float | None
     ) -> list[Event | Unfit]:
         if len(pdus) <= _FEW:
             received = receive_events(list(pdus), version.identifier)
@@ -85,7 +94,8 @@ class Checks:
             received = await asyncio.to_thread(receive_events, list(pdus), version.identifier)
         judged = [_judge(one, room_id, is_old) for one in received]
         found = [event for event, _ in judged if isinstance(event, Event)]
-        wrong = dict(zip(map(id, found), await self._signatures.check(found), strict=True))
+        doubts = await self._signatures.check(found, patience_s=patience_s)
+        wrong = dict(zip(map(id, found), doubts, strict=True))
         return [_outcome(event, matches, wrong.get(id(event))) for event, matches in judged]
 
 
@@ -112,10 +122,11 @@ def _judge(received: tuple[Event, bool] | str, room_id: RoomId, is_old: bool) ->
     return event, matches
 
 
-def _outcome(event: Event | Unfit, matches: bool, wrong: str | None) -> Event | Unfit:
+def _outcome(event: Event | Unfit, matches: bool, doubt: Doubt | None) -> Event | Unfit:
     """Checks 2 and 3: an event must be signed; of one that is not as it was hashed, only the rest may be used."""
     if isinstance(event, Unfit):
         return event
-    if wrong is not None:
-        return Unfit(EventId(event.event_id), wrong)
-    return event if matches else event.redacted()
+    usable = event if matches else event.redacted()
+    if doubt is None:
+        return usable
+    return Unfit(EventId(event.event_id), doubt.reason, None if doubt.is_wrong else usable)

@@ -12,7 +12,7 @@ from homeserver.matrix.relations import EDIT, REFERENCE, THREAD, can_be_edited, 
 from homeserver.services.auth.sessions import Requester
 from homeserver.services.rooms.hot import parse
 from homeserver.services.rooms.visibility import Onlooker, Seen
-from homeserver.storage import events, relations, transactions
+from homeserver.storage import events, relations, timelines, transactions
 from homeserver.storage.engine import ReadTx
 from homeserver.storage.events import StoredEvent
 from homeserver.storage.relations import Child
@@ -155,7 +155,7 @@ def _bundles(
         for (parent_id, kind), of_kind in children.items()
         if kind == THREAD and of_kind
     }
-    stored = events.find_many_by_place(tx, eye.room.room_nid, [latest for latest, _ in counts.values()])
+    stored = timelines.find_many(tx, eye.room.room_nid, [latest for latest, _ in counts.values()])
     newest = {one.stored.timeline_place: one for one in eye.seen(list(stored.values()))}
     edits = _edits(tx, eye, parents, children)
     nested = _bundles(tx, eye, who, list(newest.values()), form, threads=False)

@@ -28,6 +28,7 @@ from homeserver.services.rooms.state import StateTrees
 from homeserver.storage import events, partial_rooms, room_servers, stream_rows
 from homeserver.storage.engine import Database, ReadTx, WriteTx
 from homeserver.storage.partial_rooms import PartialRoom
+from homeserver.storage.state import Pair
 from homeserver.storage.tables import chunks
 
 log = structlog.get_logger()
@@ -231,6 +232,7 @@ class Completion:
         """Let the room be known whole."""
         given = await self._database.snapshot(self._given, partial)
         additions: dict[int, int] = {}
+        others: list[Pair] = []
         members: dict[UserId, Standing] = {}
         standings: dict[EventId, events.Standing] = {}
         for part in chunks(state, 2 * _GROUP):
@@ -243,17 +245,20 @@ class Completion:
         new = {one.position: one.pair_id for one in of_room if one.pair_id not in given}
         for positions in chunks([*given.values(), *new], _GROUP):
             rows = await self._database.read(events.find_many, positions)
-            read = await asyncio.to_thread(_read_members, rows, room.version.identifier)
-            for position, (user_id, standing) in read.items():
+            read = await asyncio.to_thread(_read_state, rows, room.version.identifier)
+            for position, (pair, standing) in read.items():
                 pair_id = new.get(position)
-                if pair_id is not None and pair_id not in additions:
+                if pair_id in additions:
+                    continue
+                if pair_id is not None:
                     additions[pair_id] = position
-                    members[user_id] = standing
-                elif pair_id is None:
-                    members[user_id] = standing
+                if standing is not None:
+                    members[UserId(pair[1])] = standing
+                elif pair_id is not None:
+                    others.append(pair)
         async with self._inbox.turn(room.room_id):
             whole = await self._database.write(self._write_whole, partial, additions)
-            count = await self._replay.run(partial, whole, members)
+            count = await self._replay.run(partial, whole, members, others)
         log.info(
             f"room {room.room_id} is known whole: {len(members)} members", room_id=room.room_id, events_replayed=count
         )
@@ -265,7 +270,7 @@ class Completion:
         return {ids[pair]: at for pair, at in positions.items()}
 
     def _write_whole(self, tx: WriteTx, partial: PartialRoom, additions: Mapping[int, int]) -> int:
-        """The root of the whole state before the join: what was given stays, members are added."""
+        """The root of the whole state before the join: what was given stays, the rest is added."""
         if not additions:
             return partial.given_root
         states = self._trees.begin(tx, set())
@@ -282,11 +287,13 @@ def _find_sources(tx: ReadTx, partial: PartialRoom) -> tuple[EventId, list[Serve
     return row.event_id, list(dict.fromkeys(servers))
 
 
-def _read_members(rows: Mapping[int, events.StoredEvent], version: str) -> dict[int, tuple[UserId, Standing]]:
-    """What the member events among these say, by position."""
-    parsed = {position: parse(row, version) for position, row in rows.items()}
-    return {
-        position: (UserId(event.state_key), Standing(event.membership or "leave", UserId(event.sender), position))
-        for position, event in parsed.items()
-        if event.type == _MEMBER and event.state_key is not None
-    }
+def _read_state(rows: Mapping[int, events.StoredEvent], version: str) -> dict[int, tuple[Pair, Standing | None]]:
+    """Where in the state events are, by position, and what those of them that are member events say."""
+    read: dict[int, tuple[Pair, Standing | None]] = {}
+    for position, row in rows.items():
+        event = parse(row, version)
+        if event.state_key is not None:
+            is_member = event.type == _MEMBER
+            standing = Standing(event.membership or "leave", UserId(event.sender), position) if is_member else None
+            read[position] = (event.type, event.state_key), standing
+    return read

@@ -8,7 +8,7 @@ import msgspec
 from homeserver.errors import NotFound
 from homeserver.matrix.events import Event, MalformedEvent
 from homeserver.matrix.identifiers import EventId, RoomAlias, RoomId
-from homeserver.storage import aliases, event_graph, events, resolutions, rooms
+from homeserver.storage import aliases, event_graph, event_log, events, resolutions, rooms
 from homeserver.storage.engine import ReadTx
 from homeserver.storage.events import StoredEvent
 from homeserver.storage.resolutions import Resolution
@@ -95,7 +95,7 @@ def read_graph(tx: ReadTx, name: str, *, newest: str | None, limit: int) -> Grap
         if last is None:
             raise NotFound(f"The room has no event {newest}.")
         upto = last.position
-    rows = events.list_every_backwards(tx, room.room_nid, upto=upto, limit=limit)[::-1]
+    rows = event_log.list_backwards(tx, room.room_nid, upto=upto, limit=limit)[::-1]
     tips = set(rooms.list_extremities(tx, room.room_nid))
     near = min(upto, _LAST - _NEAR) + _NEAR
     known = resolutions.list_newest(tx, room.room_nid, upto=near, limit=_RESOLUTIONS)

@@ -13,29 +13,29 @@ no peer can keep this server busy by chains that do not end, nor keep others wai
 import asyncio
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
-from homeserver.errors import NotFound, RemoteFailure, Unavailable
+from homeserver.errors import NotFound, RemoteFailure
 from homeserver.kit.caching import Lru
-from homeserver.kit.clock import Clock
-from homeserver.kit.concurrency import Background
 from homeserver.kit.metrics import Metrics
 from homeserver.matrix.events import Event
-from homeserver.matrix.identifiers import EventId, RoomId, ServerName, domain_of
+from homeserver.matrix.identifiers import EventId, RoomId, ServerName
 from homeserver.outbound.federation import FederationClient
+from homeserver.services.rooms.askable import Askable
 from homeserver.services.rooms.hot import HotRoom, HotRooms
 from homeserver.services.rooms.inbox import Inbox
 from homeserver.services.rooms.receipts import Outcome
-from homeserver.services.rooms.server_acl import ServerAcls
+from homeserver.services.rooms.searches import Searches
 from homeserver.services.rooms.states_elsewhere import StatesElsewhere
 from homeserver.storage import event_graph, events, rooms
 from homeserver.storage.engine import Database, ReadTx
 
 log = structlog.get_logger()
 
-_LONGEST_S = 180.0
 _WALKS = 10
 _AT_ONCE = 100
 """So many events are asked for at a time, going back."""
@@ -45,17 +45,14 @@ _STUCK = 100
 _LATEST = 20
 _JUMPS = 20
 _ROUNDS = 3
-_SERVERS = 4
-"""So many are asked."""
 _TOLD_BY = 10
 _TOLD = 20
 """So many servers are remembered that delivered what waits in a room, and of each so many of the newest events."""
-_SEARCHES_PER_SERVER = 10
 _MOST_QUEUED = 10_000
 _SEARCHES_AGAIN = 50
 _REST_MS = 10_000
-_PAUSE_MS = 30_000
-_LONGEST_PAUSE_MS = 60 * 60 * 1000
+_LATER_MS = 30_000
+_LONGEST_FILL_S = 180.0
 _PATIENCE = 4
 """So often all servers are asked for a state of which something is missing, before the rest of it has to do."""
 _REMEMBERED = 2000
@@ -91,13 +88,9 @@ class _Budget:
 
 @dataclass(slots=True)
 class _Wanted:
-    """Events that wait, and until when what they wait for is not looked for."""
+    """Events that wait; None stands for all that do so in the room."""
 
     event_ids: dict[EventId, None] | None
-    """None stands for all that wait in the room."""
-    until: int = 0
-    failures: int = 0
-    """How often nothing came of it."""
 
 
 class Gaps:
@@ -106,33 +99,32 @@ class Gaps:
     def __init__(
         self,
         database: Database,
-        clock: Clock,
         hot: HotRooms,
         inbox: Inbox,
         elsewhere: StatesElsewhere,
-        acls: ServerAcls,
         client: FederationClient,
         metrics: Metrics,
-        background: Background,
+        askable: Askable,
+        searches: Searches[tuple[RoomId, ServerName]],
         server_name: str,
+        *,
+        searches_per_server: int,
     ) -> None:
         self._database = database
-        self._clock = clock
         self._hot = hot
         self._inbox = inbox
         self._elsewhere = elsewhere
-        self._acls = acls
         self._client = client
         self._metrics = metrics
-        self._background = background
+        self._askable = askable
+        self._searches = searches
         self._server_name = ServerName(server_name)
-        self._under_way: dict[tuple[RoomId, ServerName], asyncio.Task[None]] = {}
+        self._per_server = searches_per_server
         self._busy: Counter[ServerName] = Counter()
         self._queued: dict[ServerName, dict[RoomId, None]] = {}
         """Rooms for which servers are to be asked that are busy with others, in order."""
         self._wanted: Lru[RoomId, dict[ServerName, _Wanted]] = Lru(_REMEMBERED)
         """What waits in rooms, by who delivered it, the last one last; under our own name whatever waits."""
-        self._is_closing = False
 
     def notice(self, room_id: RoomId, server: ServerName, event_ids: Iterable[EventId]) -> None:
         """These events wait that this server has delivered: look for what is missing, now or when its pause ends."""
@@ -143,40 +135,35 @@ class Gaps:
         by_server[server] = wanted
         while len(by_server) > _TOLD_BY:
             del by_server[next(iter(by_server))]
-        if wanted.until <= self._clock.now():
+        if not self._searches.is_resting((room_id, server)):
             self._begin(room_id, server)
 
     def begin_anew(self, room_id: RoomId) -> None:
         """Look for what is missing in a room without a pause: more can be made of it than before."""
         by_server = self._wanted_in(room_id)
         by_server.setdefault(self._server_name, _Wanted(None))
-        for server, wanted in by_server.items():
-            wanted.until = wanted.failures = 0
+        for server in by_server:
+            self._searches.wake((room_id, server))
             self._begin(room_id, server)
 
     async def look_again(self) -> None:
         """Look for what is missing in rooms that were left alone for long enough."""
-        now = self._clock.now()
         for room_id in await self._database.read(_rooms_waiting):
             by_server = self._wanted_in(room_id)
-            # What was delivered lately is looked for first.
-            by_server.setdefault(self._server_name, _Wanted(None, until=now + _PAUSE_MS if by_server else 0))
-            for server, wanted in list(by_server.items()):
-                if len(self._under_way) < _SEARCHES_AGAIN and wanted.until <= now:
+            if self._server_name not in by_server:
+                if by_server and not self._searches.is_resting((room_id, self._server_name)):
+                    # What was delivered lately is looked for first.
+                    self._searches.rest((room_id, self._server_name), _LATER_MS)
+                by_server[self._server_name] = _Wanted(None)
+            for server in list(by_server):
+                if self._searches.count < _SEARCHES_AGAIN and not self._searches.is_resting((room_id, server)):
                     self._begin(room_id, server)
 
-    async def fill(self, room_id: RoomId, event_ids: Iterable[EventId]) -> bool:
-        """Look for what these events of a room wait for; whether none of them does any more. Raises `NotFound`."""
-        return await self._fill(room_id, self._server_name, _Wanted(dict.fromkeys(event_ids)))
-
-    async def close(self) -> None:
-        """Stop looking; what waits is in the database."""
-        self._is_closing = True
-        tasks = list(self._under_way.values())
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+    async def fill(self, room_id: RoomId, event_ids: Iterable[EventId]) -> None:
+        """Look for what these events of a room wait for. Raises `NotFound`."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LONGEST_FILL_S):
+                await self._fill(room_id, self._server_name, _Wanted(dict.fromkeys(event_ids)))
 
     def _wanted_in(self, room_id: RoomId) -> dict[ServerName, _Wanted]:
         found = self._wanted.get(room_id)
@@ -186,26 +173,24 @@ class Gaps:
         return found
 
     def _begin(self, room_id: RoomId, server: ServerName) -> None:
-        if self._is_closing or (room_id, server) in self._under_way:
+        """Look for what is missing of what this server has delivered, unless it is busy already."""
+        if self._searches.under_way((room_id, server)) is not None:
             return
-        if self._busy[server] >= _SEARCHES_PER_SERVER:
+        if self._busy[server] >= self._per_server:
             queued = self._queued.setdefault(server, {})
             if len(queued) < _MOST_QUEUED:
                 queued[room_id] = None
-            return
-        self._busy[server] += 1
-        self._under_way[room_id, server] = self._background.start(self._search(room_id, server))
+        elif self._searches.begin((room_id, server), partial(self._search, room_id, server)) is not None:
+            self._busy[server] += 1
 
-    async def _search(self, room_id: RoomId, server: ServerName) -> None:
+    async def _search(self, room_id: RoomId, server: ServerName) -> bool:
         try:
             wanted = self._wanted_in(room_id).get(server, _Wanted({}))
             is_filled = await self._fill(room_id, server, wanted)
-            await self._end(room_id, server, wanted, is_filled=is_filled)
+            await self._forget_placed(room_id, server, wanted, is_filled=is_filled)
             self._metrics.gaps.labels("filled" if is_filled else "left").inc()
-        except (NotFound, Unavailable):
-            pass  # The room is gone, or changes too quickly: the next event will tell.
+            return is_filled
         finally:
-            del self._under_way[room_id, server]
             self._busy[server] -= 1
             if not self._busy[server]:
                 del self._busy[server]
@@ -214,67 +199,58 @@ class Gaps:
     async def _fill(self, room_id: RoomId, server: ServerName, wanted: _Wanted) -> bool:
         """Ask one server after the other, this one first; whether none of the events waits any more."""
         room = await self._hot.find(room_id)
-        candidates = self._candidates(room, server)
-        try:
-            async with asyncio.timeout(_LONGEST_S):
-                for one in candidates:
-                    if await self._fill_from(room, one, wanted):
-                        return True
-        except TimeoutError:
-            pass
+        # Then those who delivered what waits, the last one first.
+        candidates = self._askable.servers(room, [server, *reversed(self._wanted_in(room_id))])
+        # What cannot be verified now may be later; but nobody can keep an event waiting for ever.
+        is_whole = self._searches.failures((room_id, server)) < _PATIENCE
+        for one in candidates:
+            pause_ms = await self._fill_from(room, one, wanted, is_whole=is_whole)
+            if pause_ms is not None:
+                self._searches.rest((room_id, server), pause_ms)
+                return True
         log.info("what is missing in a room could not be had", room_id=room_id, asked=candidates)
         return False
 
-    async def _end(self, room_id: RoomId, server: ServerName, wanted: _Wanted, *, is_filled: bool) -> None:
-        """Forget what does not wait any more; the rest is left alone for a while."""
-        if is_filled:
-            wanted.failures = 0
+    async def _forget_placed(self, room_id: RoomId, server: ServerName, wanted: _Wanted, *, is_filled: bool) -> None:
+        """Forget what does not wait any more."""
+        if wanted.event_ids is None:
+            is_empty = is_filled
         else:
-            wanted.until = self._clock.now() + min(_PAUSE_MS * 2**wanted.failures, _LONGEST_PAUSE_MS)
-            wanted.failures = min(wanted.failures + 1, 20)
-        if wanted.event_ids:
             told = wanted.event_ids  # What comes meanwhile is not among them.
             ended = told.keys() - await self._database.read(event_graph.find_waiting, told)
             wanted.event_ids = {one: None for one in wanted.event_ids if one not in ended}
-        if not wanted.event_ids and wanted.until <= self._clock.now():
+            is_empty = not wanted.event_ids
+        if is_empty:
             self._wanted_in(room_id).pop(server, None)
 
     def _begin_next(self, server: ServerName) -> None:
         queued = self._queued.get(server)
-        while queued and self._busy[server] < _SEARCHES_PER_SERVER:
+        while queued and self._busy[server] < self._per_server:
             room_id = next(iter(queued))
             del queued[room_id]
             self._begin(room_id, server)
         if not queued:
             self._queued.pop(server, None)
 
-    def _candidates(self, room: HotRoom, server: ServerName) -> list[ServerName]:
-        """Whom to ask: this one, then who delivered what waits, the last one first, then those with the most users."""
-        told_by = [*reversed(self._wanted_in(room.room_id))]
-        members = Counter(ServerName(domain_of(user_id)) for user_id in room.joined)
-        others = [one for one, _ in members.most_common(2 * _SERVERS)]
-        found = [one for one in dict.fromkeys([server, *told_by, *others]) if one != self._server_name]
-        return [one for one in found if self._acls.allows(room, one)][:_SERVERS]
-
-    async def _fill_from(self, room: HotRoom, server: ServerName, wanted: _Wanted) -> bool:
-        """Ask one server; whether none of the events waits any more."""
+    async def _fill_from(self, room: HotRoom, server: ServerName, wanted: _Wanted, *, is_whole: bool) -> int | None:
+        """Ask one server until none of the events waits any more; how long to rest then. None if some go on waiting."""
         stuck = await self._walk(room, server, wanted)
+        if not stuck:
+            return 0
         for _ in range(_ROUNDS):
-            if not stuck:
-                return True
             before = {one.event_id for one in stuck}
             for one in stuck[:_JUMPS]:
                 try:
-                    await self._jump(room, server, one, is_whole=wanted.failures < _PATIENCE)
+                    await self._jump(room, server, one, is_whole=is_whole)
                 except (RemoteFailure, NotFound):
                     continue  # Something else may be had.
             stuck = await self._stuck(room, wanted)
+            if not stuck:
+                # It took more than going back: whoever wants to can make that happen with every event.
+                return _REST_MS
             if before <= {one.event_id for one in stuck}:
-                return False
-        if not stuck:
-            # It took more than going back: whoever wants to can make that happen with every event.
-            wanted.until = self._clock.now() + _REST_MS
-        return not stuck
+                break
+        return None
 
     async def _walk(self, room: HotRoom, server: ServerName, wanted: _Wanted) -> list[_Stuck]:
         """Fetch what lies between, going back, until all is there, or nothing new comes; what waits then."""
@@ -303,10 +279,7 @@ class Gaps:
                 await self._inbox.receive(room.room_id, pdus)
 
     async def _jump(self, room: HotRoom, server: ServerName, stuck: _Stuck, *, is_whole: bool) -> None:
-        """Place an event without what it follows, or bring what it cites.
-
-        What cannot be verified now may be later (`is_whole`); but nobody can keep an event waiting for ever.
-        """
+        """Place an event without what it follows, or bring what it cites."""
         if stuck.auth:
             await self._elsewhere.bring_auth(room, server, stuck.event_id)
         if not stuck.prev:

@@ -13,7 +13,9 @@ from homeserver.matrix.identifiers import EventId
 from homeserver.services.rooms.hot import parse
 from homeserver.services.rooms.state import StateTrees
 from homeserver.storage import (
+    auth_nodes,
     event_graph,
+    event_log,
     events,
     members,
     places,
@@ -23,6 +25,7 @@ from homeserver.storage import (
     resolutions,
     rooms,
     stream_rows,
+    timelines,
     transactions,
 )
 from homeserver.storage.engine import ReadTx, WriteTx
@@ -59,16 +62,16 @@ class HistoryPurge:
         before = _point(job)
         room = rooms.find_many(tx, [job.room_nid])[job.room_nid]
         rooms.set_purged(tx, job.room_nid, max(before, room.purged_before))
-        first = events.list_from(tx, job.room_nid, after=before - 1, limit=1)
+        first = event_log.list_from(tx, job.room_nid, after=before - 1, limit=1)
         ts = first[0].origin_server_ts if first else self._clock.now()
         event_graph.end_waiting(tx, event_graph.list_waiting_since(tx, job.room_nid, before=ts))
-        total = events.count_below(tx, job.room_nid, before)
+        total = event_log.count_below(tx, job.room_nid, before)
         return replace(job, stage="messages", cursor=0, done=0, total=total)
 
     def messages(self, tx: WriteTx, job: Job) -> Job:
         """Remove some messages, and take the state events among them out of the graph, the oldest first."""
         before, place = _point(job), _place(job)
-        rows = events.list_from(tx, job.room_nid, after=job.cursor, limit=2 * self._batch)
+        rows = event_log.list_from(tx, job.room_nid, after=job.cursor, limit=2 * self._batch)
         batch = [row for row in rows[: self._batch] if row.position < before]
         if not batch:
             has_past = rooms.find_many(tx, [job.room_nid])[job.room_nid].gapped_at > 0
@@ -91,7 +94,7 @@ class HistoryPurge:
 
     def past(self, tx: WriteTx, job: Job) -> Job:
         """Do the same with what came later than the point, but stands before it."""
-        rows = events.list_past(tx, job.room_nid, after=places.FIRST, below=_place(job), limit=self._batch)
+        rows = timelines.list_past(tx, job.room_nid, after=places.FIRST, below=_place(job), limit=self._batch)
         if not rows:
             return replace(job, stage="gaps", cursor=_place(job) - 1, done=0, total=1)
         _take_out(tx, job, rows)
@@ -100,7 +103,7 @@ class HistoryPurge:
 
     def gaps(self, tx: WriteTx, job: Job) -> Job:
         """Note what is missing before the events of the past that stay."""
-        rows = events.list_past(tx, job.room_nid, after=job.cursor, below=places.LAST, limit=self._batch)
+        rows = timelines.list_past(tx, job.room_nid, after=job.cursor, below=places.LAST, limit=self._batch)
         if not rows:
             return replace(job, stage="edges", cursor=_point(job) - 1, done=0, total=1)
         _note_what_is_missing(tx, job, rows)
@@ -109,12 +112,12 @@ class HistoryPurge:
     def edges(self, tx: WriteTx, job: Job) -> Job:
         """Note what is missing before events that did not simply follow all before them."""
         forked_at = rooms.find_many(tx, [job.room_nid])[job.room_nid].forked_at
-        rows = events.list_from(tx, job.room_nid, after=job.cursor, limit=self._batch)
+        rows = event_log.list_from(tx, job.room_nid, after=job.cursor, limit=self._batch)
         _note_what_is_missing(tx, job, rows)
         if rows and rows[-1].position <= forked_at:
             return replace(job, cursor=rows[-1].position, done=job.done + len(rows), total=job.done + 2 * len(rows))
         before = _point(job)
-        total = events.count_below(tx, job.room_nid, before, only_state=True)
+        total = event_log.count_below(tx, job.room_nid, before, only_state=True)
         return replace(job, stage="state", cursor=before, done=0, total=total)
 
     def survey(self, tx: ReadTx, job: Job) -> Survey:
@@ -130,7 +133,7 @@ class HistoryPurge:
         known = set(roots)
         needed = members.list_events_below(tx, job.room_nid, before) | set(tips)
         after = _place(job) - 1
-        while rows := events.list_roots(tx, job.room_nid, after=after, limit=_ROOTS):
+        while rows := timelines.list_roots(tx, job.room_nid, after=after, limit=_ROOTS):
             needed.update(row.position for row in rows if row.position < before)
             for row in rows:
                 new = [root for root in (row.state_before, row.room_state) if root is not None and root not in known]
@@ -143,11 +146,11 @@ class HistoryPurge:
             changed = self._trees.differing_ids(tx, last, root)
             needed.update(at for _, at in changed.values() if at is not None and at < before)
             last = root
-        for node in events.list_auth(tx, job.room_nid, after=before - 1):
+        for node in auth_nodes.list_above(tx, job.room_nid, after=before - 1):
             needed.update(auth_graph.unpack(node.position, node.auth))
         below = before
         while job.stage == "state" and below > job.cursor:
-            nodes = events.list_auth_below(tx, job.room_nid, below=below, limit=_NODES)
+            nodes = auth_nodes.list_below(tx, job.room_nid, below=below, limit=_NODES)
             for node in nodes:
                 if node.position >= job.cursor:
                     needed.update(auth_graph.unpack(node.position, node.auth))
@@ -156,11 +159,11 @@ class HistoryPurge:
 
     def state(self, tx: WriteTx, job: Job, survey: Survey) -> Job:
         """Remove some of the state events that nothing refers to, the newest first: events cite older ones."""
-        new = events.list_auth(tx, job.room_nid, after=survey.upto)
+        new = auth_nodes.list_above(tx, job.room_nid, after=survey.upto)
         for node in new:
             survey.needed.update(auth_graph.unpack(node.position, node.auth))
         survey.upto = new[-1].position if new else survey.upto
-        rows = events.list_auth_below(tx, job.room_nid, below=job.cursor, limit=self._batch)
+        rows = auth_nodes.list_below(tx, job.room_nid, below=job.cursor, limit=self._batch)
         if not rows:
             return replace(job, stage="redactions", cursor=0)
         unneeded = []
@@ -175,7 +178,7 @@ class HistoryPurge:
     def redactions(self, tx: WriteTx, job: Job) -> Job:
         """Remove redactions that were kept for events which are gone by now."""
         before = _point(job)
-        positions = events.list_messages(tx, job.room_nid, after=job.cursor, below=before, limit=self._batch)
+        positions = event_log.list_messages(tx, job.room_nid, after=job.cursor, below=before, limit=self._batch)
         if not positions:
             return replace(job, stage="roots", cursor=0, done=0, total=1)
         tips = rooms.list_extremities(tx, job.room_nid)

@@ -10,12 +10,13 @@ from homeserver.errors import NotFound, RemoteFailure
 from homeserver.matrix import identifiers
 from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import InvalidIdentifier, RoomId
-from homeserver.outbound.federation import FederationClient, NearestEvent
+from homeserver.outbound.federation import FederationClient
+from homeserver.outbound.operations.graph import NearestEvent
 from homeserver.services.auth.sessions import Requester
 from homeserver.services.rooms.backfill import Backfill
 from homeserver.services.rooms.read import RoomReader, gap_below
 from homeserver.services.rooms.visibility import Onlooker
-from homeserver.storage import events, places, room_servers
+from homeserver.storage import places, room_servers, timelines
 from homeserver.storage.engine import Database, ReadTx
 
 _LOOKS = (100, 1000)
@@ -84,7 +85,7 @@ class NearestEvents:
 
 def _nearest(tx: ReadTx, eye: Onlooker, upto: int, ts: int, forwards: bool) -> Event | None:
     for limit in _LOOKS:
-        rows = events.list_by_time(tx, eye.room.room_nid, ts=ts, forwards=forwards, limit=limit)
+        rows = timelines.list_by_time(tx, eye.room.room_nid, ts=ts, forwards=forwards, limit=limit)
         seen = eye.seen([row for row in rows if row.timeline_place <= upto])
         if seen:
             return seen[0].event
@@ -95,10 +96,10 @@ def _nearest(tx: ReadTx, eye: Onlooker, upto: int, ts: int, forwards: bool) -> E
 
 def _gap_at(tx: ReadTx, eye: Onlooker, upto: int, ts: int) -> int | None:
     """Where events are missing between the last that is known from before a time and the first from after it."""
-    after = events.list_by_time(tx, eye.room.room_nid, ts=ts, forwards=True, limit=1)
+    after = timelines.list_by_time(tx, eye.room.room_nid, ts=ts, forwards=True, limit=1)
     if not after or after[0].timeline_place > upto:
         return None
-    before = events.list_by_time(tx, eye.room.room_nid, ts=ts - 1, forwards=False, limit=1)
+    before = timelines.list_by_time(tx, eye.room.room_nid, ts=ts - 1, forwards=False, limit=1)
     bound = before[0].timeline_place if before else places.FIRST
     return gap_below(tx, eye.room, after[0].timeline_place, bound)
 

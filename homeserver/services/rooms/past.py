@@ -19,7 +19,7 @@ from homeserver.services.rooms.loose_ends import settle
 from homeserver.services.rooms.persist import EventWriter, Superseded
 from homeserver.services.rooms.placement import Batch, NewEvent, State
 from homeserver.services.rooms.state import StateTrees
-from homeserver.storage import event_graph, events, places
+from homeserver.storage import event_graph, events, places, timelines
 from homeserver.storage.engine import Database, ReadTx
 from homeserver.storage.state import Pair
 
@@ -110,7 +110,7 @@ def _plan(tx: ReadTx, room: HotRoom, found: Mapping[EventId, Event]) -> list[_Pl
         if event_id not in in_graph and ((one := standings.get(event_id)) is None or one.room_nid == room.room_nid)
     }
     followers = event_graph.find_behind_missing(tx, room.room_nid, new)
-    known = events.find_places(tx, {position for positions in followers.values() for position in positions})
+    known = timelines.find_places(tx, {position for positions in followers.values() for position in positions})
     lowest: dict[EventId, int] = {}
     for event_id, positions in followers.items():
         stand = [known[position] for position in positions if position in known]
@@ -158,11 +158,11 @@ class _Shelf:
         start = places.start_of_gap(bound)
         if start not in self._ends:
             # Where nothing came before as it happened, there is no end to the past.
-            is_bounded = events.has_live_upto(self._tx, self._room_nid, start)
+            is_bounded = timelines.has_live_upto(self._tx, self._room_nid, start)
             self._ends[start] = start if is_bounded else places.FIRST
         end = self._ends[start]
         if end not in self._lowest:
-            self._lowest[end] = events.find_lowest_place(self._tx, self._room_nid, above=end) or bound
+            self._lowest[end] = timelines.find_lowest_place(self._tx, self._room_nid, above=end) or bound
         place = places.before(min(self._lowest[end], bound))
         if place <= end:
             return None

@@ -21,7 +21,7 @@ from homeserver.services.rooms.resolution import Resolver
 from homeserver.services.rooms.room_purge import RoomPurge
 from homeserver.services.rooms.send import Sender
 from homeserver.services.rooms.state import StateTrees
-from homeserver.storage import events, partial_rooms, places, purges, rooms, state, stream_rows
+from homeserver.storage import events, partial_rooms, places, purges, rooms, state, stream_rows, timelines
 from homeserver.storage.engine import Database, ReadTx, WriteTx
 from homeserver.storage.events import OK
 from homeserver.storage.purges import PAGE, ROOT, Job
@@ -284,7 +284,7 @@ def _forget_roots(tx: WriteTx, job: Job) -> Job:
 def _place_of(tx: ReadTx, room_nid: int, point: Point) -> int:
     """The place of the first event that stays."""
     if point.event_id is None:
-        first = events.find_first_at(tx, room_nid, point.ts or 0)
+        first = timelines.find_first_at(tx, room_nid, point.ts or 0)
         return places.at(stream_rows.current(tx) + 1) if first is None else first
     event = events.find_by_id(tx, room_nid, point.event_id)
     if event is None or event.status != OK:

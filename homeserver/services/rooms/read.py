@@ -22,7 +22,7 @@ from homeserver.services.rooms.partial import PartialRooms, need_all_members
 from homeserver.services.rooms.state import StateTrees
 from homeserver.services.rooms.visibility import Onlooker, Seen
 from homeserver.services.users.account_data import ignored_users
-from homeserver.storage import event_graph, events, members, places, rooms, stream_rows
+from homeserver.storage import event_graph, events, members, places, rooms, stream_rows, timelines
 from homeserver.storage.engine import Database, ReadTx
 from homeserver.storage.events import StoredEvent
 from homeserver.storage.rooms import Room
@@ -313,7 +313,7 @@ class RoomReader:
         readable = self.readable(eye)
         root = readable.root
         if at is not None and at.upto < readable.upto:
-            rows = events.list_backwards(tx, eye.room.room_nid, after=places.FIRST, upto=at.upto, limit=1)
+            rows = timelines.list_backwards(tx, eye.room.room_nid, after=places.FIRST, upto=at.upto, limit=1)
             root = _root_when(eye.room, rows[0]) if rows else None
         _need_all_members(tx, eye)
         positions = [at for (kind, _), at in self._trees.items(tx, root).items() if kind == "m.room.member"]
@@ -349,13 +349,13 @@ def _gaps(tx: ReadTx, room: Room) -> set[int]:
     if not room.gapped_at:
         return set()
     ends = event_graph.list_backward_extremities(tx, room.room_nid)
-    return set(events.find_places(tx, {position for _, position in ends}).values())
+    return set(timelines.find_places(tx, {position for _, position in ends}).values())
 
 
 def _rows(tx: ReadTx, room: Room, *, forwards: bool, start: int, bound: int, limit: int) -> list[StoredEvent]:
     if forwards:
-        return events.list_forwards(tx, room.room_nid, after=start, upto=bound, limit=limit)
-    return events.list_backwards(tx, room.room_nid, after=bound, upto=start, limit=limit)
+        return timelines.list_forwards(tx, room.room_nid, after=start, upto=bound, limit=limit)
+    return timelines.list_backwards(tx, room.room_nid, after=bound, upto=start, limit=limit)
 
 
 def _beyond(row: StoredEvent, *, forwards: bool) -> int:

@@ -19,7 +19,8 @@ from homeserver.matrix.canonical import CanonicalJsonError
 from homeserver.matrix.events import Event, EventTooLarge, MalformedEvent, build_event
 from homeserver.matrix.identifiers import EventId, RoomId, ServerName, UserId, domain_of, is_server_name
 from homeserver.matrix.room_versions import ROOM_VERSIONS
-from homeserver.outbound.federation import FederationClient, Joined, Template
+from homeserver.outbound.federation import FederationClient
+from homeserver.outbound.operations.membership import Joined, Template
 from homeserver.services.rooms.arrival import Arrivals
 from homeserver.services.rooms.author import Author
 from homeserver.services.rooms.checks import MAX_AUTH_EVENTS, MAX_PREV_EVENTS

@@ -5,7 +5,7 @@ that nobody else sees. States are written on the way, which concerns nobody; wha
 the room, its members and its servers become what they are then in one transaction.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from homeserver.errors import BadAnswer
@@ -31,6 +31,7 @@ from homeserver.storage import (
     room_servers,
     rooms,
     stream_rows,
+    timelines,
 )
 from homeserver.storage.engine import Database, ReadTx, WriteTx
 from homeserver.storage.events import StoredEvent
@@ -85,12 +86,15 @@ class Replay:
         self._resolver = resolver
         self._server_name = server_name
 
-    async def run(self, partial: PartialRoom, whole: int, members: Mapping[UserId, Standing]) -> int:
+    async def run(
+        self, partial: PartialRoom, whole: int, members: Mapping[UserId, Standing], others: Collection[Pair]
+    ) -> int:
         """Make a room whole: `whole` is the state before the join event, with these members. How much was replayed.
 
+        `others` are what is in that state, and was not in what was given with the join, besides members.
         Raises `BadAnswer` where that state does not let this server's user join.
         """
-        shadow = await self._begin(partial, whole, members)
+        shadow = await self._begin(partial, whole, members, others)
         graph = Graph(self._database, self._trees, self._hot, self._resolver, shadow.anew)
         await self._follow(shadow, graph)
         while True:
@@ -108,10 +112,12 @@ class Replay:
                     raise
             return len(shadow.anew)
 
-    async def _begin(self, partial: PartialRoom, whole: int, members: Mapping[UserId, Standing]) -> _Shadow:
+    async def _begin(
+        self, partial: PartialRoom, whole: int, members: Mapping[UserId, Standing], others: Collection[Pair]
+    ) -> _Shadow:
         room = await self._hot.get(partial.room_nid)
         row, event, gapped = await self._database.snapshot(_find_join, room, partial)
-        state = await self._database.snapshot(self._read_state, room, whole, event)
+        state = await self._database.snapshot(self._read_state, room, whole, [*auth_keys(event), *others])
         kept = {member: one.membership for member, one in members.items()}
         shadow = HotRoom(
             room.room_id,
@@ -134,11 +140,11 @@ class Replay:
         self._take_over(begun, row, event, None, roots, events.OK)
         return begun
 
-    def _read_state(self, tx: ReadTx, room: HotRoom, whole: int, join: Event) -> dict[Pair, Event]:
-        """The state without members but those that the join needs."""
+    def _read_state(self, tx: ReadTx, room: HotRoom, whole: int, more: Collection[Pair]) -> dict[Pair, Event]:
+        """The state as it was given, without members, and what of the whole one is wanted besides."""
         positions = self._trees.items(tx, room.partial.given_root if room.partial else whole)
         wanted = {pair: at for pair, at in positions.items() if pair[0] != _MEMBER}
-        wanted |= self._trees.find(tx, whole, auth_keys(join))
+        wanted |= self._trees.find(tx, whole, more)
         stored = events.find_many(tx, wanted.values())
         return {pair: parse(stored[at], room.version.identifier) for pair, at in wanted.items()}
 
@@ -146,7 +152,7 @@ class Replay:
         """Go through what was not gone through yet."""
         nid = shadow.room.room_nid
         assert nid is not None
-        while rows := await self._database.read(events.list_placed, nid, after=shadow.place, limit=_PAGE):
+        while rows := await self._database.read(timelines.list_placed, nid, after=shadow.place, limit=_PAGE):
             for row in rows:
                 if row.state_before is not None and not places.is_past(row.timeline_place):
                     await self._judge(shadow, graph, row)

@@ -22,9 +22,9 @@ from homeserver.matrix.room_versions import RoomVersion
 from homeserver.services.rooms.hot import HotRoom, parse
 from homeserver.services.rooms.placement import UNSTORED, Resolved, State
 from homeserver.services.rooms.state import StateTrees
-from homeserver.storage import events, resolutions
+from homeserver.storage import auth_nodes, events, resolutions
+from homeserver.storage.auth_nodes import AuthNode
 from homeserver.storage.engine import Database, ReadTx
-from homeserver.storage.events import AuthRow
 from homeserver.storage.state import Pair
 
 _KNOWN = 2000
@@ -77,7 +77,7 @@ class _Memory:
     """What resolving has read of late: nodes of auth graphs, and events. Neither ever changes."""
 
     def __init__(self) -> None:
-        self.rows: Lru[int, AuthRow] = Lru(_NODES)
+        self.rows: Lru[int, AuthNode] = Lru(_NODES)
         self.events: Lru[int, _Known] = Lru(_EVENTS)
 
 
@@ -189,29 +189,29 @@ class _Resolving:
                 case "rows":
                     self._add(await self._rows(positions))
                 case "above":
-                    self._add(await self._database.read(events.list_auth, self._room.room_nid, after=positions[0]))
+                    self._add(await self._database.read(auth_nodes.list_above, self._room.room_nid, after=positions[0]))
                     self._graph.set_complete_above(positions[0])
                 case "unknown":
                     self._graph.tell(await self._database.read(self._standing, positions))
 
-    async def _rows(self, positions: Sequence[int]) -> list[AuthRow]:
+    async def _rows(self, positions: Sequence[int]) -> list[AuthNode]:
         known = [row for at in positions if (row := self._memory.rows.get(at)) is not None]
         if len(known) == len(positions):
             return known
         have = {row.position for row in known}
-        read = await self._database.read(events.find_auth, [at for at in positions if at not in have])
+        read = await self._database.read(auth_nodes.find_many, [at for at in positions if at not in have])
         for row in read:
             self._memory.rows.put(row.position, row)
         return [*known, *read]
 
-    def _add(self, rows: Iterable[AuthRow]) -> None:
+    def _add(self, rows: Iterable[AuthNode]) -> None:
         self._graph.add([(row.position, row.pair_id, row.auth) for row in rows])
 
     def _standing(self, tx: ReadTx, positions: Sequence[int]) -> list[tuple[int, bool]]:
         """Which of the events are in the state that all have in common."""
         pairs = {at: pair_id for at in positions if (pair_id := self._graph.pair_of(at)) is not None}
         missing = [at for at in positions if at not in pairs]
-        pairs |= {row.position: row.pair_id for row in events.find_auth(tx, missing)}
+        pairs |= {row.position: row.pair_id for row in auth_nodes.find_many(tx, missing)}
         current = self._common(tx, set(pairs.values()))
         return [(at, pairs[at] not in self._conflict.values and current.get(pairs[at]) == at) for at in positions]
 

@@ -15,6 +15,7 @@ from homeserver.services.rooms.state import StateTrees
 from homeserver.storage import (
     consistency,
     event_graph,
+    event_log,
     events,
     members,
     partial_rooms,
@@ -72,7 +73,7 @@ class RoomCheck:
     def run(self) -> list[findings.Finding]:
         """All that is wrong."""
         after = 0
-        while rows := events.list_every_forwards(self._tx, self._room.room_nid, after=after, limit=_BATCH):
+        while rows := event_log.list_from(self._tx, self._room.room_nid, after=after, limit=_BATCH):
             page = self._page(rows)
             for row, event in page.events:
                 self._check_row(page, row, event)

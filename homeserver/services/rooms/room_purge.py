@@ -16,6 +16,7 @@ from homeserver.storage import (
     deliveries,
     departures,
     event_graph,
+    event_log,
     events,
     introductions,
     members,
@@ -71,12 +72,12 @@ class RoomPurge:
         out_of_room.remove_of_room(tx, job.room_id)
         partial_rooms.remove(tx, job.room_nid)
         rooms.remove(tx, job.room_nid)
-        total = events.count_below(tx, job.room_nid, _FOR_EVER)
+        total = event_log.count_below(tx, job.room_nid, _FOR_EVER)
         return replace(job, stage="events", cursor=0, done=0, total=total)
 
     def events(self, tx: WriteTx, job: Job) -> Job:
         """Remove some of the events."""
-        rows = events.list_from(tx, job.room_nid, after=job.cursor, limit=self._batch)
+        rows = event_log.list_from(tx, job.room_nid, after=job.cursor, limit=self._batch)
         if not rows:
             return replace(job, stage="rest", cursor=0, done=0, total=1)
         positions = [row.position for row in rows]

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from homeserver.matrix import signing
@@ -19,39 +20,53 @@ Check = tuple[Event, str, str, str]
 """An event, a signer, the id of its key, and the key."""
 
 
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """Why the signatures of an event prove nothing."""
+
+    reason: str
+    is_wrong: bool
+    """Whether one of them is wrong; else a key is not known that may become known later."""
+
+
 class Signatures:
     """Checks signatures of events."""
 
     def __init__(self, keys: KeyRing) -> None:
         self._keys = keys
 
-    async def check(self, events: Sequence[Event]) -> list[str | None]:
+    async def check(self, events: Sequence[Event], *, patience_s: float | None = None) -> list[Doubt | None]:
         """What is wrong with the signatures of each event; None where nothing is.
 
-        Signatures by keys that are not known, or had expired, count for nothing; one that is known must be good.
+        Signatures by keys that are not known, or had expired, count for nothing; one that is known must be good. With
+        `patience_s`, keys that take longer to be had count as not known.
         """
-        return await self._check([(event, signers_of(event)) for event in events])
+        return await self._check([(event, signers_of(event)) for event in events], patience_s)
 
     async def check_one(self, event: Event, signers: Collection[str]) -> str | None:
         """What is wrong with the signatures of these servers on an event; None if all are there and good."""
-        return (await self._check([(event, signers)]))[0]
+        [doubt] = await self._check([(event, signers)], None)
+        return None if doubt is None else doubt.reason
 
-    async def _check(self, events: Sequence[tuple[Event, Collection[str]]]) -> list[str | None]:
+    async def _check(
+        self, events: Sequence[tuple[Event, Collection[str]]], patience_s: float | None
+    ) -> list[Doubt | None]:
         signed = [_signed(event, signers) for event, signers in events]
         wanted = _wanted([event for event, _ in events], signed)
-        keys = await self._keys.find(wanted) if wanted else {}
-        reasons: list[str | None] = [None] * len(events)
+        keys = await self._keys.find(wanted, patience_s=patience_s) if wanted else {}
+        doubts: list[Doubt | None] = [None] * len(events)
         checks: list[tuple[int, Check]] = []
         for index, ((event, _), by_signer) in enumerate(zip(events, signed, strict=True)):
             for signer, key_ids in by_signer.items():
                 good = [key for key_id in key_ids if (key := _usable(keys, (signer, key_id), event)) is not None]
                 if not good:
-                    reasons[index] = f"There is no signature of {signer} by a key that is known."
+                    reason = f"There is no signature of {signer} by a key that is known."
+                    doubts[index] = Doubt(reason, is_wrong=not key_ids)
                 checks.extend((index, (event, signer, key.key_id, key.public_key)) for key in good)
         for (index, (_, signer, _, _)), wrong in zip(checks, await _verify(checks), strict=True):
             if wrong is not None:
-                reasons[index] = f"A signature of {signer} is wrong: {wrong}"
-        return reasons
+                doubts[index] = Doubt(f"A signature of {signer} is wrong: {wrong}", is_wrong=True)
+        return doubts
 
     def is_quick(self, events: Sequence[Event]) -> bool:
         """Whether all keys are in memory by which the events say they are signed, so that nobody has to be asked."""

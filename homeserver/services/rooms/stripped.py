@@ -75,9 +75,9 @@ class Stripper:
         whole = [event for event in kept if isinstance(event, Event)]
         wrong = dict(zip(map(id, whole), await self._signatures.check(whole), strict=True))
         if is_strict:
-            for reason in wrong.values():
-                if reason is not None:
-                    raise InvalidParam(reason)
+            for doubt in wrong.values():
+                if doubt is not None:
+                    raise InvalidParam(doubt.reason)
             if not any(_is_create_of(event, version) for event in whole):
                 raise InvalidParam("The create event is not in the state of the room.")
         return _distinct([event for event in kept if wrong.get(id(event)) is None])

@@ -20,7 +20,7 @@ from homeserver.services.rooms.visibility import Onlooker
 from homeserver.services.sync.unread import Place, Unread
 from homeserver.services.users.account_data import ignored_users
 from homeserver.services.users.push_rules import PushRules
-from homeserver.storage import events, members, rooms, stream_rows
+from homeserver.storage import members, rooms, stream_rows, timelines
 from homeserver.storage.engine import Database, ReadTx
 from homeserver.storage.events import StoredEvent
 from homeserver.storage.members import Member
@@ -57,7 +57,7 @@ class Notifications:
         upto: int | None = current if start is None else min(start.position, current)
         for _ in range(_MOST_PAGES):
             assert upto is not None
-            rows = events.list_backwards_in_rooms(tx, search.rooms, upto=upto, limit=_PAGE)
+            rows = timelines.list_backwards_in_rooms(tx, search.rooms, upto=upto, limit=_PAGE)
             met = self._met(tx, search, rows, only_highlights=only_highlights)
             found += met[: limit - len(found)]
             if len(found) == limit:

@@ -16,7 +16,7 @@ from homeserver.services.rooms.state import StateTrees
 from homeserver.services.rooms.stays import is_joined_since
 from homeserver.services.rooms.stripped import STRIPPED
 from homeserver.services.rooms.visibility import Onlooker, Seen
-from homeserver.storage import events, members, places
+from homeserver.storage import events, members, places, timelines
 from homeserver.storage.engine import ReadTx
 from homeserver.storage.events import StoredEvent
 from homeserver.storage.members import Member
@@ -144,7 +144,7 @@ def _timeline(tx: ReadTx, eye: Onlooker, view: View, *, base: int | None, upto: 
     after = places.at(room.gapped_at) - 1 if has_gap else places.FIRST if base is None else places.upto(base)
     for _ in range(_PAGES):
         size = limit + 1 if wanted.admits_all else _PAGE
-        rows = events.list_backwards(tx, room.room_nid, after=after, upto=end, limit=size)
+        rows = timelines.list_backwards(tx, room.room_nid, after=after, upto=end, limit=size)
         heard = [one for one in eye.seen(rows) if eye.hears(one.event)]
         admitted = heard if wanted.admits_all else [one for one in heard if wanted.admits_event(one.event)]
         is_empty = is_empty and not rows
@@ -187,7 +187,7 @@ def _state(
 
 def _root_at(tx: ReadTx, room: Room, position: int) -> int | None:
     """The state of the room at a position."""
-    last = events.list_backwards(tx, room.room_nid, after=places.FIRST, upto=places.at(position), limit=1)
+    last = timelines.list_backwards(tx, room.room_nid, after=places.FIRST, upto=places.at(position), limit=1)
     if last and max(last[0].came_at + 1, room.purged_before) <= room.completed_at <= position:
         return room.completed_root  # What was in the state and not known came without an event.
     return last[0].room_root if last else None

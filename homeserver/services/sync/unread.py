@@ -19,7 +19,7 @@ from homeserver.services.rooms.hot import HotRoom, parse
 from homeserver.services.rooms.state import StateTrees
 from homeserver.services.rooms.stays import joined_since
 from homeserver.services.users.push_rules import PushRules
-from homeserver.storage import events, members, places, receipts
+from homeserver.storage import events, members, places, receipts, timelines
 from homeserver.storage.engine import ReadTx
 from homeserver.storage.members import Member
 from homeserver.storage.receipts import UNTHREADED
@@ -134,7 +134,9 @@ class Unread:
     def _scan(
         self, tx: ReadTx, user_id: UserId, room: Room, notices: list[Notice], *, after: int, upto: int
     ) -> list[Notice]:
-        rows = events.list_backwards(tx, room.room_nid, after=places.upto(after), upto=places.upto(upto), limit=_MOST)
+        rows = timelines.list_backwards(
+            tx, room.room_nid, after=places.upto(after), upto=places.upto(upto), limit=_MOST
+        )
         if not rows:
             return notices
         place = Place.of_stored(tx, self._trees, room, user_id)

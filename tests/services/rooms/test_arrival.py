@@ -18,7 +18,7 @@ from homeserver.matrix.identifiers import EventId, RoomId
 from homeserver.matrix.room_versions import ROOM_VERSIONS
 from homeserver.matrix.signing import sign_event
 from homeserver.services.rooms.arrival import MOST_STATE
-from homeserver.storage import event_graph, events, rooms, server_keys
+from homeserver.storage import event_graph, event_log, events, rooms, server_keys
 from homeserver.storage.engine import ReadTx
 from tests import room_graphs
 from tests.room_graphs import CREATOR, Graph, State, key_of
@@ -201,7 +201,7 @@ async def _as_elsewhere(world: World, graph: Graph) -> Graph:
 def _rows(tx: ReadTx, room_id: str) -> list[events.StoredEvent]:
     room = rooms.find(tx, RoomId(room_id))
     assert room is not None
-    return events.list_all(tx, room.room_nid)
+    return event_log.list_all(tx, room.room_nid)
 
 
 def altered(pdu: bytes, **fields: Any) -> bytes:

@@ -5,7 +5,7 @@ import pytest
 from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import EventId, RoomId
 from homeserver.services.rooms.auth_chain import auth_chain
-from homeserver.storage import events, rooms
+from homeserver.storage import event_log, events, rooms
 from homeserver.storage.engine import ReadTx
 from tests.statements import counted
 from tests.world import User, World
@@ -36,7 +36,7 @@ def _expected(found: dict[str, Event], start: list[str]) -> set[str]:
 def _ask(tx: ReadTx, room_id: str, event_ids: list[str], page: int = 100) -> tuple[set[str], dict[str, Event]]:
     room = rooms.find(tx, RoomId(room_id))
     assert room is not None
-    rows = {str(row.event_id): row for row in events.list_all(tx, room.room_nid)}
+    rows = {str(row.event_id): row for row in event_log.list_all(tx, room.room_nid)}
     found = auth_chain(tx, room, [rows[one].position for one in event_ids], page=page)
     assert found == sorted(found)
     ids = events.find_ids(tx, found)

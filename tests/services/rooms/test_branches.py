@@ -11,7 +11,7 @@ from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import EventId, RoomId
 from homeserver.matrix.signing import sign_pdu
 from homeserver.services.rooms.receipts import Outcome, Receipt
-from homeserver.storage import event_graph, events, rooms, server_keys
+from homeserver.storage import event_graph, event_log, events, rooms, server_keys
 from homeserver.storage.engine import ReadTx
 from tests import room_graphs
 from tests.room_graphs import Graph
@@ -60,7 +60,7 @@ class Scene:
 def _all(tx: ReadTx, room_id: str) -> list[Event]:
     room = rooms.find(tx, RoomId(room_id))
     assert room is not None
-    return [Event.parse(row.pdu, room.version, row.event_id) for row in events.list_all(tx, room.room_nid)]
+    return [Event.parse(row.pdu, room.version, row.event_id) for row in event_log.list_all(tx, room.room_nid)]
 
 
 def _tips(tx: ReadTx, room_id: str) -> set[str]:

@@ -10,7 +10,7 @@ import pytest
 from homeserver.matrix.identifiers import RoomId
 from homeserver.matrix.room_versions import ROOM_VERSIONS
 from homeserver.services.rooms.state import StateTrees
-from homeserver.storage import events, rooms, server_keys
+from homeserver.storage import event_log, events, rooms, server_keys
 from homeserver.storage.engine import ReadTx
 from tests import room_graphs
 from tests.room_graphs import Graph
@@ -28,7 +28,7 @@ class Stored:
         room = rooms.find(tx, RoomId(room_id))
         assert room is not None
         trees = StateTrees()
-        rows = {row.position: row for row in events.list_all(tx, room.room_nid)}
+        rows = {row.position: row for row in event_log.list_all(tx, room.room_nid)}
         self.status = {row.event_id: row.status for row in rows.values()}
         self.tips = {rows[at].event_id for at in rooms.list_extremities(tx, room.room_nid)}
         self.state = {pair: rows[at].event_id for pair, at in trees.items(tx, room.state_root).items()}

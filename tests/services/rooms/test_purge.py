@@ -16,7 +16,7 @@ from homeserver.services.rooms import consistency
 from homeserver.services.rooms.hot import parse
 from homeserver.services.rooms.purge import Point, Purge
 from homeserver.services.rooms.state import StateTrees
-from homeserver.storage import event_graph, events, purges, rooms, server_keys, state
+from homeserver.storage import event_graph, event_log, events, purges, rooms, server_keys, state
 from homeserver.storage.engine import ReadTx, WriteTx
 from homeserver.storage.events import StoredEvent
 from homeserver.storage.purges import Job
@@ -78,7 +78,7 @@ def nid_of(tx: ReadTx, room_id: str) -> int:
 
 
 def rows_of(tx: ReadTx, room_id: str) -> list[StoredEvent]:
-    return events.list_all(tx, nid_of(tx, room_id))
+    return event_log.list_all(tx, nid_of(tx, room_id))
 
 
 def check_whole(tx: ReadTx, *, is_over: bool) -> None:

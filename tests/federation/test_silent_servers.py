@@ -1,0 +1,89 @@
+"""Joining rooms in which servers have spoken that are silent now: what they signed cannot be proven yet."""
+
+import asyncio
+import json
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from homeserver.services.rooms.landing import PARTIAL
+from homeserver.services.rooms.partial import COMPLETED
+from homeserver.storage import partial_rooms
+from tests.federation.foreign import FEDERATION, ForeignRoom
+from tests.federation.network import Network, Seen
+from tests.federation.test_joins import join_by
+from tests.world import User, World
+
+SPEAKER = "@dan:silent.test"
+
+
+async def foreign_room(network: Network, speaks: str, content: dict[str, Any]) -> ForeignRoom:
+    """A room in whose state is what somebody on a silent server has said."""
+    room = ForeignRoom.begin(network.peer("p.test"))
+    powers = room.state["m.room.power_levels", ""].content
+    room.say("m.room.power_levels", powers | {"users": {room.owner: 100, SPEAKER: 50}}, state_key="")
+    room.say("m.room.member", {"membership": "join"}, sender=SPEAKER, state_key=SPEAKER)
+    room.say(speaks, content, sender=SPEAKER, state_key="")
+    room.host()
+    network.peer("silent.test").awake.clear()
+    return room
+
+
+async def state(user: User, room: ForeignRoom, type_: str) -> Any:
+    """What a state event says; None if there is none."""
+    answer = await user.get(f"/rooms/{quote(room.room_id)}/state/{type_}/")
+    return answer.json() if answer.status_code == 200 else None
+
+
+async def becomes_whole(network: Network, world: World) -> None:
+    notifier = world.container.notifier
+    while await world.container.database.read(partial_rooms.list_all):
+        with notifier.waiting_for([COMPLETED]) as waiter:
+            network.clock.time += 3600 * 1000
+            notifier.changed(notifier.latest, {PARTIAL})
+            await waiter.wait(0.05)
+
+
+@pytest.mark.behaviours("SS-JOIN-05")
+@pytest.mark.trust("F24")
+async def test_a_silent_server_does_not_delay_a_join_and_what_it_said_comes_later(network: Network) -> None:
+    world = await network.server("b.test")
+    bob = await world.user("bob")
+    room = await foreign_room(network, "m.room.topic", {"topic": "Silence"})
+    before = list(room.state.values())
+    async with asyncio.timeout(5):  # It would be waited for twice as long.
+        answer = await join_by(bob, room.room_id, "p.test")
+    assert answer.status_code == 200, answer.text
+    since = (await bob.sync())["next_batch"]
+    assert await state(bob, room, "m.room.topic") is None
+    assert await state(bob, room, "m.room.name") == {"name": "Abroad"}
+    await bob.send(room.room_id, "Anybody here?")
+
+    def whole(seen: Seen) -> Any:
+        return {"pdus": [json.loads(one.pdu) for one in before], "auth_chain": []}
+
+    network.peers["silent.test"].awake.set()
+    room.peer.on("GET", f"{FEDERATION}/v1/state/", whole)
+    await becomes_whole(network, world)
+    assert await state(bob, room, "m.room.topic") == {"topic": "Silence"}
+    told = (await bob.sync(since))["rooms"]["join"][room.room_id]
+    assert {(one["type"], one["state_key"]) for one in told["state"]["events"]} == {
+        ("m.room.topic", ""),
+        ("m.room.member", SPEAKER),
+    }
+
+
+async def test_nobody_comes_in_without_knowing_that_a_room_is_encrypted(network: Network) -> None:
+    world = await network.server("b.test")
+    bob = await world.user("bob")
+    algorithm = {"algorithm": "m.megolm.v1.aes-sha2"}
+    room = await foreign_room(network, "m.room.encryption", algorithm)
+    async with asyncio.TaskGroup() as tasks:
+        joining = tasks.create_task(join_by(bob, room.room_id, "p.test"))
+        done, _ = await asyncio.wait({joining}, timeout=2)
+        assert not done
+        network.peers["silent.test"].awake.set()
+    assert joining.result().status_code == 200
+    assert await state(bob, room, "m.room.encryption") == algorithm
+    assert not await world.container.database.read(partial_rooms.list_all)
