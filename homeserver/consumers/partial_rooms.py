@@ -27,6 +27,7 @@ class RoomCompletion:
     async def run(self) -> None:
         """Work until cancelled."""
         self._working.clear()
+        await self._completion.tidy()
         async with asyncio.TaskGroup() as tasks:
             while True:
                 with self._notifier.waiting_for([PARTIAL]) as waiter:
