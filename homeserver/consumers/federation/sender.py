@@ -40,7 +40,9 @@ class FederationSender:
         ephemeral: Ephemeral,
         metrics: Metrics,
         server_name: str,
+        connections: int,
     ) -> None:
+        """So many requests may be under way to all servers together, of which the sender takes a part."""
         self._database = database
         self._clock = clock
         self._randomness = randomness
@@ -50,11 +52,12 @@ class FederationSender:
         self._ephemeral = ephemeral
         self._metrics = metrics
         self._own = ServerName(server_name)
+        self._connections = connections
 
     async def run(self) -> None:
         """Work until cancelled."""
         lines = Lines(self._own, self._ephemeral)
-        turns = Turns(self._clock, lines, self._health)
+        turns = Turns(self._clock, lines, self._health, self._connections)
         ledger = Ledger(self._database)
         contents = Contents(self._database)
         news = News(self._database, self._notifier, lines, turns, contents)
