@@ -3,6 +3,7 @@
 from homeserver.storage import (
     account_data,
     aliases,
+    coming_members,
     deliveries,
     departures,
     destinations,
@@ -45,6 +46,7 @@ from homeserver.storage.tables import metadata
 __all__ = [
     "account_data",
     "aliases",
+    "coming_members",
     "deliveries",
     "departures",
     "destinations",

@@ -313,6 +313,7 @@ async def test_a_sign_of_life_ends_the_wait(stage: Stage) -> None:
         Reply(429, {"retry-after": "NaN"}, b'{"retry_after_ms": "NaN"}'),
     ],
 )
+@pytest.mark.by_turns
 async def test_garbage_is_a_failure_like_any_other(stage: Stage, reply: Reply) -> None:
     stage.b.failure = reply
     await stage.say("one")
