@@ -21,6 +21,7 @@ import httpcore2
 from homeserver.config.model import Federation
 from homeserver.errors import AnswerTooLarge, Unreachable
 from homeserver.kit.clock import Clock
+from homeserver.kit.metrics import Metrics
 from homeserver.kit.randomness import Randomness
 from homeserver.matrix.identifiers import ServerName
 from homeserver.outbound.addresses import find_literal
@@ -96,7 +97,8 @@ class _Stream(httpcore2.AsyncNetworkStream):
 class _Connection:
     """An open connection to a server. With HTTP/2 it has several users at once."""
 
-    def __init__(self, wire: Wire, route: Route) -> None:
+    def __init__(self, wire: Wire, route: Route, metrics: Metrics) -> None:
+        self._metrics = metrics
         self.route = route
         self.users = 0
         self.idle_since = 0.0
@@ -138,7 +140,11 @@ class _Connection:
         before = self._stream.received
         is_done = False
         try:
-            reply = await self._read(await self._http.handle_async_request(request), call.largest)
+            began = asyncio.get_running_loop().time()
+            response = await self._http.handle_async_request(request)
+            waited_s = asyncio.get_running_loop().time() - began
+            self._metrics.first_byte_seconds.labels(call.operation).observe(waited_s)
+            reply = await self._read(response, call.largest)
             is_done = True
         except httpcore2.ConnectionNotAvailable:
             raise _Stale from None
@@ -208,6 +214,7 @@ class HttpTransport:
         settings: Federation,
         clock: Clock,
         randomness: Randomness,
+        metrics: Metrics,
         resolver: Resolver | None = None,
         *,
         idle_s: float = _IDLE_S,
@@ -226,9 +233,30 @@ class HttpTransport:
         self._peers: dict[str, _Peer] = {}
         self._idle: OrderedDict[_Connection, str] = OrderedDict()
         self._sweep: asyncio.TimerHandle | None = None
+        self._metrics = metrics
+        metrics.requests_under_way.set_function(lambda: sum(peer.users for peer in self._peers.values()))
+        metrics.connections.labels("idle").set_function(lambda: len(self._idle))
+        metrics.connections.labels("in use").set_function(
+            lambda: sum(len(peer.connections) for peer in self._peers.values()) - len(self._idle)
+        )
 
     async def exchange(self, call: Call) -> Reply:
         """The answer of a server to a request. Raises `Unreachable`, whose message says which step failed."""
+        outcome = "given up"
+        try:
+            reply = await self._exchange(call)
+            outcome = "good" if reply.status < 300 else "refused"
+            return reply
+        except AnswerTooLarge:
+            outcome = "too large"
+            raise
+        except Unreachable:
+            outcome = "unreachable"
+            raise
+        finally:
+            self._metrics.requests_sent.labels(call.operation, outcome).inc()
+
+    async def _exchange(self, call: Call) -> Reply:
         destination = call.destination
         refusal = self._partners.refusal(destination)
         if refusal is not None:
@@ -317,7 +345,7 @@ class HttpTransport:
             timeout_s=timeout_s,
             largest=largest,
         )
-        connection = _Connection(await self.connector.connect(route), route)
+        connection = _Connection(await self.connector.connect(route), route, self._metrics)
         try:
             return await connection.exchange(call)
         finally:
@@ -338,7 +366,7 @@ class HttpTransport:
         except Unreachable:
             self.discovery.doubt(destination)
             raise
-        connection = _Connection(wire, route)
+        connection = _Connection(wire, route, self._metrics)
         connection.users = 1
         peer.connections.append(connection)
 
@@ -408,12 +436,13 @@ async def opened(
     settings: Federation,
     clock: Clock,
     randomness: Randomness,
+    metrics: Metrics,
     resolver: Resolver | None = None,
     *,
     idle_s: float = _IDLE_S,
 ) -> AsyncIterator[HttpTransport]:
     """The way to other servers, closed in the end. Raises `ConfigError`."""
-    transport = HttpTransport(settings, clock, randomness, resolver, idle_s=idle_s)
+    transport = HttpTransport(settings, clock, randomness, metrics, resolver, idle_s=idle_s)
     try:
         yield transport
     finally:

@@ -11,6 +11,7 @@ import pytest
 
 from homeserver.config.model import Federation
 from homeserver.kit.clock import Clock
+from homeserver.kit.metrics import Metrics
 from homeserver.kit.randomness import Randomness
 from homeserver.outbound.http import opened
 from homeserver.storage import server_keys
@@ -50,7 +51,7 @@ async def stage(
     )
     config = settings(database_url, str(folder), server_name="a.test", federation=federation)
     async with (
-        opened(federation, Clock(), Randomness(), Names()) as transport,
+        opened(federation, Clock(), Randomness(), Metrics(), Names()) as transport,
         running(config, transport=transport) as world,
     ):
         alice = await world.user("alice")

@@ -7,6 +7,7 @@ from homeserver.consumers.federation.backlog import Backlog
 from homeserver.consumers.federation.bisection import Bisection
 from homeserver.consumers.federation.contents import Contents
 from homeserver.consumers.federation.deliveries import Deliveries
+from homeserver.consumers.federation.gauges import Gauges
 from homeserver.consumers.federation.ledger import Ledger
 from homeserver.consumers.federation.lines import Lines
 from homeserver.consumers.federation.news import News
@@ -63,7 +64,8 @@ class FederationSender:
         news = News(self._database, self._notifier, lines, turns, contents)
         deliveries = self._deliveries(lines, turns, ledger, contents)
         backlog = Backlog(self._database, self._clock, self._metrics, self._health, lines)
-        upkeep = Upkeep(self._database, self._clock, self._metrics, self._health)
+        upkeep = Upkeep(self._database, self._clock)
+        Gauges(self._clock, self._health, lines).show(self._metrics)
         found = await self._database.snapshot(start.read)
         Start(self._clock, lines, turns, self._health, self._ephemeral).take_up(found)
         async with asyncio.TaskGroup() as group:

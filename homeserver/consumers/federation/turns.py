@@ -118,6 +118,8 @@ class Turns:
 
     def _queue(self, line: Line, queue: deque[Line]) -> None:
         line.stage = Stage.QUEUED
+        if line.waiting_since is None:
+            line.waiting_since = self._clock.monotonic()
         queue.append(line)
         self._changed.set()
 
