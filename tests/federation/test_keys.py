@@ -234,6 +234,7 @@ async def test_request_for_another_server_is_refused(network: Network, destinati
         (lambda o, d, k, s: "", False),
     ],
 )
+@pytest.mark.by_turns
 async def test_spelling_of_the_header(network: Network, spell: Any, is_good: bool) -> None:
     await network.server("a.test")
     peer = network.peer("p.test")
