@@ -3,6 +3,7 @@
 from homeserver.storage import (
     account_data,
     aliases,
+    coming_members,
     deliveries,
     departures,
     destinations,
@@ -19,6 +20,7 @@ from homeserver.storage import (
     openid_tokens,
     out_of_room,
     outgoing,
+    outgoing_edus,
     partial_rooms,
     profiles,
     purges,
@@ -44,6 +46,7 @@ from homeserver.storage.tables import metadata
 __all__ = [
     "account_data",
     "aliases",
+    "coming_members",
     "deliveries",
     "departures",
     "destinations",
@@ -61,6 +64,7 @@ __all__ = [
     "out_of_room",
     "partial_rooms",
     "outgoing",
+    "outgoing_edus",
     "metadata",
     "profiles",
     "purges",

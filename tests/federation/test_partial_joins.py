@@ -4,18 +4,19 @@ import asyncio
 import json
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 
 from homeserver.matrix.events import Event, build_event
-from homeserver.matrix.identifiers import RoomId, ServerName
+from homeserver.matrix.identifiers import RoomId, ServerName, UserId
 from homeserver.matrix.room_versions import ROOM_VERSIONS
 from homeserver.services.rooms.landing import PARTIAL
 from homeserver.services.rooms.partial import COMPLETED, list_joins
-from homeserver.storage import events, partial_rooms, server_keys
+from homeserver.storage import coming_members, events, partial_rooms, server_keys
+from homeserver.storage.members import Member
 from homeserver.storage.partial_rooms import PartialRoom
 from tests import room_graphs
 from tests.federation.network import Network, Peer, Seen
@@ -293,6 +294,28 @@ async def test_whoever_asks_for_all_members_waits_until_they_are_known(network: 
 
 
 @pytest.mark.behaviours("SS-JOIN-08")
+async def test_members_are_written_beforehand_for_nobody_to_see_and_nothing_stays_behind(network: Network) -> None:
+    scene = await arrive(network)
+    world = scene.world
+    [partial] = await world.container.database.read(partial_rooms.list_all)
+    # An attempt that the end of the process cut short has written some; one of them is nobody by now.
+    ghost, eve = (
+        Member(partial.room_nid, UserId(user_id), "join", UserId(user_id), 0, partial.position)
+        for user_id in ("@ghost:c.example", "@eve:c.example")
+    )
+    lost = [replace(one, room_nid=4711) for one in (ghost, eve)]
+    await world.container.database.write(coming_members.add_many, [ghost, eve, *lost])
+    await network.stop("localhost")
+    world = await network.server("localhost")
+    await eventually(lambda: world.container.database.read(coming_members.list_rooms), lambda found: 4711 not in found)
+    scene.world = world
+    alice = User(world.client, scene.alice.user_id, scene.alice.device_id, scene.alice.token)
+    scene.answer(scene.before)
+    await scene.try_until_whole()
+    assert set(await members_of(alice, scene.room)) == {*room_graphs.USERS, alice.user_id}
+    await eventually(lambda: world.container.database.read(coming_members.list_rooms), lambda found: not found)
+
+
 async def test_state_that_does_not_let_us_in_is_not_believed_and_not_fetched_again(network: Network) -> None:
     graph = room_graphs.begin("10")
     alice = "@alice:localhost"

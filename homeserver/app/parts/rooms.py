@@ -53,11 +53,13 @@ def build_rooms(foundation: Foundation, outside: Outside, graph: RoomGraph) -> R
     remote_members = RemoteMembers(database, clock, client, author, graph.signatures, graph.arrivals, stripper)
     succession = Succession(database, trees)
     known_in_part = PartialRooms(database, foundation.notifier)
-    members = Members(database, sender, graph.inbox, graph.gaps, succession, remote_members, known_in_part, name)
+    spaces_elsewhere = SpacesElsewhere(client, clock)
+    members = Members(
+        database, sender, graph.inbox, graph.gaps, succession, remote_members, known_in_part, spaces_elsewhere, name
+    )
     creation = RoomCreation(clock, sender, members, author, default_version=config.default_room_version)
     reader = RoomReader(database, clock, trees, known_in_part, graph.backfill)
     summaries = Summaries(trees)
-    spaces_elsewhere = SpacesElsewhere(client, clock)
     directory = Directory(database, clock, sender, summaries, DirectoriesElsewhere(client), name)
     holder = foundation.randomness.letters(16)
     return Rooms(

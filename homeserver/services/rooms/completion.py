@@ -25,7 +25,7 @@ from homeserver.services.rooms.outliers import Outliers, by_auth
 from homeserver.services.rooms.persist import Superseded
 from homeserver.services.rooms.replay import Replay
 from homeserver.services.rooms.state import StateTrees
-from homeserver.storage import events, partial_rooms, room_servers, stream_rows
+from homeserver.storage import coming_members, events, partial_rooms, room_servers, stream_rows
 from homeserver.storage.engine import Database, ReadTx, WriteTx
 from homeserver.storage.partial_rooms import PartialRoom
 from homeserver.storage.state import Pair
@@ -56,7 +56,7 @@ class _Progress:
 
 
 class Completion:
-    """Makes rooms whole. A room is worked at by one caller at a time, who is told of it by `list_due`."""
+    """Makes rooms whole. A room is worked at by one caller at a time, who is told of it by `list_all`."""
 
     def __init__(
         self,
@@ -84,11 +84,20 @@ class Completion:
         self._replay = replay
         self._server_name = server_name
 
-    async def list_due(self) -> list[PartialRoom]:
-        """The rooms whose rest should be asked for now."""
+    async def list_all(self) -> list[PartialRoom]:
+        """The rooms that are known in part."""
         found = await self._database.read(partial_rooms.list_all)
         self._metrics.partial_rooms.set(len(found))
-        return [room for room in found if room.retry_ts <= self._clock.now()]
+        return found
+
+    def is_due(self, room: PartialRoom) -> bool:
+        """Whether the rest of the room should be asked for now."""
+        return room.retry_ts <= self._clock.now()
+
+    async def tidy(self) -> None:
+        """Remove what was prepared for rooms that have become whole otherwise, or have gone."""
+        for room_nid in await self._database.read(_find_leftovers):
+            await self._replay.unprepare(room_nid)
 
     async def complete(self, partial: PartialRoom) -> RoomId | None:
         """Try to make a room whole; which one, if that was so. If it fails, it is noted when to try again.
@@ -115,6 +124,7 @@ class Completion:
                 in_s=pause // 1000,
             )
             return None
+        await self._replay.unprepare(partial.room_nid)
         return room.room_id
 
     async def _complete(self, room: HotRoom, partial: PartialRoom) -> None:
@@ -252,6 +262,7 @@ class Completion:
                     members[UserId(pair[1])] = standing
                 elif pair_id is not None:
                     others.append(pair)
+        await self._replay.prepare(partial.room_nid, members)
         async with self._inbox.turn(room.room_id):
             whole = await self._database.write(self._write_whole, partial, additions)
             count = await self._replay.run(partial, whole, members, others)
@@ -274,6 +285,11 @@ class Completion:
         states.store(tx)
         tx.on_commit(lambda: self._trees.keep(states))
         return root
+
+
+def _find_leftovers(tx: ReadTx) -> list[int]:
+    found = coming_members.list_rooms(tx)
+    return sorted(set(found) - partial_rooms.find_many(tx, found).keys())
 
 
 def _find_sources(tx: ReadTx, partial: PartialRoom) -> tuple[EventId, list[ServerName]]:

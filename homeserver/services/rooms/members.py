@@ -40,6 +40,7 @@ from homeserver.services.rooms.partial import PartialRooms
 from homeserver.services.rooms.receipts import Outcome
 from homeserver.services.rooms.remote_members import RemoteMembers
 from homeserver.services.rooms.send import Build, Sender, is_local
+from homeserver.services.rooms.spaces_elsewhere import SpacesElsewhere
 from homeserver.services.rooms.stripped import stripped_state
 from homeserver.services.rooms.succession import Succession
 from homeserver.services.users.account_data import INVITE_PERMISSION
@@ -50,6 +51,7 @@ from homeserver.storage.engine import Database, ReadTx
 MOST_INVITEES = 1000
 _AT_ONCE = 50
 _FROM_PROFILE = ("displayname", "avatar_url")
+_NO_GUESTS = "Guests may not join this room."
 _NOT_KEPT = {*_FROM_PROFILE, AUTHORISED, "reason"}
 
 Json = dict[str, Any]
@@ -67,6 +69,7 @@ class Members:
         succession: Succession,
         remote: RemoteMembers,
         known_in_part: PartialRooms,
+        elsewhere: SpacesElsewhere,
         server_name: str,
     ) -> None:
         self._database = database
@@ -76,6 +79,7 @@ class Members:
         self._succession = succession
         self._remote = remote
         self._known_in_part = known_in_part
+        self._elsewhere = elsewhere
         self._server_name = server_name
         self._coming: KeyedLocks[RoomId] = KeyedLocks()
 
@@ -331,7 +335,7 @@ class Members:
 
         def build(drafts: Drafts) -> None:
             if who.is_guest and not guests_can_join(drafts):
-                raise GuestForbidden("Guests may not join this room.")
+                raise GuestForbidden(_NO_GUESTS)
             if again or drafts.room.membership_of(user_id) != "join":
                 authoriser = authoriser_of(drafts, user_id, whereabouts, self._server_name)
                 granted = {} if authoriser is None else {AUTHORISED: authoriser}
@@ -342,13 +346,26 @@ class Members:
 
     async def _join_remote(self, who: Requester, room_id: RoomId, content: Json, servers: Sequence[str]) -> EventId:
         if who.is_guest:
-            raise GuestForbidden("Guests may only join rooms that this server knows to be open to them.")
+            await self._check_open_to_guests(room_id, servers)
         event_id = await self._remote.join(who.user_id, room_id, servers, content)
+        if who.is_guest:
+            # What was said of the room before may not be so.
+            await self.put_out_guests(room_id)
+            if (await self._sender.room(room_id)).membership_of(who.user_id) != "join":
+                raise GuestForbidden(_NO_GUESTS)
         room = await self._sender.room(room_id)
         inherit = await self._succession.inheritance(room, who.user_id, has_joined=True)
         if inherit is not None and room.room_nid is not None:
             await self._database.write(inherit, room.room_nid)
         return event_id
+
+    async def _check_open_to_guests(self, room_id: RoomId, servers: Sequence[str]) -> None:
+        """Raise `GuestForbidden` unless a server in the room says that guests may join it."""
+        names = [ServerName(server) for server in dict.fromkeys(servers) if identifiers.is_server_name(server)]
+        await self._elsewhere.ask({room_id: [name for name in names if name != self._server_name]})
+        found = self._elsewhere.find(room_id)
+        if found is None or not found.room.guest_can_join:
+            raise GuestForbidden(_NO_GUESTS)
 
     async def _join_by_others(self, user_id: UserId, room_id: RoomId, content: Json, servers: Sequence[str]) -> EventId:
         """Have a server let the user in which is in the room, as this one is, and knows more or may do more."""

@@ -15,15 +15,17 @@ from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import EventId, UserId, domain_of
 from homeserver.services.rooms.graph import Graph, Placed, auth_keys
 from homeserver.services.rooms.hot import HotRoom, HotRooms, NotLoaded, RoomState, parse
-from homeserver.services.rooms.landing import Standing, servers_by, write_members
+from homeserver.services.rooms.landing import Standing, servers_by
 from homeserver.services.rooms.partial import COMPLETED
 from homeserver.services.rooms.placement import UNSTORED, Placement, Resolved
 from homeserver.services.rooms.record import relation_of
 from homeserver.services.rooms.resolution import Resolver
 from homeserver.services.rooms.state import StateTrees, StateWriter
 from homeserver.storage import (
+    coming_members,
     event_graph,
     events,
+    members,
     partial_rooms,
     places,
     relations,
@@ -35,11 +37,14 @@ from homeserver.storage import (
 )
 from homeserver.storage.engine import Database, ReadTx, WriteTx
 from homeserver.storage.events import StoredEvent
+from homeserver.storage.members import Member
 from homeserver.storage.partial_rooms import PartialRoom
 from homeserver.storage.resolutions import Resolution
 from homeserver.storage.state import Pair
+from homeserver.storage.tables import chunks
 
 _PAGE = 500
+_STEP = 1000
 _MEMBER = "m.room.member"
 
 
@@ -60,6 +65,8 @@ class _Shadow:
 
     room: HotRoom
     members: dict[UserId, Standing]
+    prepared: Mapping[UserId, Standing]
+    """The members that were written down beforehand."""
     anew: dict[int, StoredEvent]
     """The events as they will be, by position."""
     gapped: set[int]
@@ -86,12 +93,25 @@ class Replay:
         self._resolver = resolver
         self._server_name = server_name
 
+    async def prepare(self, room_nid: int, members: Mapping[UserId, Standing]) -> None:
+        """Write the members down, some at a time, so that little is left to be written when the room becomes whole."""
+        await self.unprepare(room_nid)
+        for part in chunks(members.items(), _STEP):
+            coming = [Member(room_nid, user_id, one.membership, one.sender, 0, one.event) for user_id, one in part]
+            await self._database.write(coming_members.add_many, coming)
+
+    async def unprepare(self, room_nid: int) -> None:
+        """Remove what was written down, some at a time."""
+        while await self._database.write(coming_members.remove_some, room_nid, limit=_STEP):
+            pass
+
     async def run(
         self, partial: PartialRoom, whole: int, members: Mapping[UserId, Standing], others: Collection[Pair]
     ) -> int:
         """Make a room whole: `whole` is the state before the join event, with these members. How much was replayed.
 
-        `others` are what is in that state, and was not in what was given with the join, besides members.
+        It was prepared for these members; `others` are what is in that state besides members, and was not in what was
+        given with the join.
         Raises `BadAnswer` where that state does not let this server's user join.
         """
         shadow = await self._begin(partial, whole, members, others)
@@ -136,7 +156,7 @@ class Replay:
         except AuthError as error:
             raise BadAnswer(f"Upon this state nobody of this server could have joined: {error}") from None
         roots = await self._database.write(self._write_roots, shadow, row, event, None, events.OK)
-        begun = _Shadow(shadow, dict(members), {}, gapped, row.timeline_place, row.room_root)
+        begun = _Shadow(shadow, dict(members), members, {}, gapped, row.timeline_place, row.room_root)
         self._take_over(begun, row, event, None, roots, events.OK)
         return begun
 
@@ -300,12 +320,32 @@ class Replay:
         rooms.replace_extremities(tx, [(nid, tip) for tip in old - new], [(nid, tip) for tip in new - old])
         rooms.set_forked(tx, [(nid, position)])
         rooms.set_completed(tx, nid, position, root)
-        changed = write_members(tx, nid, shadow.members, position)
+        changed = _write_members(tx, nid, shadow, position)
         room_servers.replace(tx, nid, servers_by(shadow.members, self._server_name), position)
         partial_rooms.remove(tx, nid)
         local = [user_id for user_id in changed if domain_of(user_id) == self._server_name]
         tx.wake([room.room_id, COMPLETED, *local])
         tx.on_commit(lambda: self._hot.drop(room))
+
+
+def _write_members(tx: WriteTx, room_nid: int, shadow: _Shadow, position: int) -> set[UserId]:
+    """Let the members be those of the shadow; who is another than before. Most of them were written beforehand."""
+    old = {member.user_id: member for member in members.list_in_room(tx, room_nid)}
+    now, prepared = shadow.members, shadow.prepared
+    coming_members.take_in(tx, room_nid, position)
+    others = [(user_id, one) for user_id, one in now.items() if user_id in old or prepared.get(user_id) is not one]
+    changed = [
+        Member(room_nid, user_id, one.membership, one.sender, position, one.event)
+        for user_id, one in others
+        if (was := old.get(user_id)) is None
+        or (was.membership, was.sender, was.event) != (one.membership, one.sender, one.event)
+    ]
+    if changed:
+        members.set_many(tx, changed)
+    gone = (old.keys() | prepared.keys()) - now.keys()
+    if gone:
+        members.remove_many(tx, [(room_nid, user_id) for user_id in gone])
+    return {member.user_id for member in changed} | gone | (now.keys() - old.keys())
 
 
 def _write_resolved(

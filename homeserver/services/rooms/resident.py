@@ -123,10 +123,13 @@ class Resident:
     ) -> Welcome:
         """Take a user in. Raises `InvalidParam` for an event that is not their join, `Forbidden` if they may not."""
         room, event = await self._submitted(origin, room_id, event_id, pdu, "join")
+        if not omit_members:
+            check_whole(room)
         signed = await self._countersigned(room, event)
-        servers = sorted(room.servers)
+        servers, is_partial = sorted(room.servers), room.partial is not None
         await self._take(room, signed or event)
-        state, chain, is_whole = await self._database.snapshot(self._surroundings, room_id, event_id, omit_members)
+        surroundings = await self._database.snapshot(self._surroundings, room_id, event_id, omit_members, is_partial)
+        state, chain, is_whole = surroundings
         return Welcome(None if signed is None else signed.pdu, state, chain, None if is_whole else servers)
 
     async def send_knock(self, origin: Origin, room_id: RoomId, event_id: EventId, pdu: bytes) -> list[bytes]:
@@ -158,14 +161,19 @@ class Resident:
 
     async def _admit(self, origin: Origin, room_id: RoomId, user_id: str) -> HotRoom:
         """The room, if this server can speak for it to that server, and that server for the user."""
-        room = await self._sender.room(room_id)
-        if self._author.server_name not in room.servers or room.partial is not None:
-            raise NotFound("This server is not in the room, or does not know it well enough yet.")
-        if not self._acls.allows(room, origin):
-            raise Forbidden("The room does not let this server take part.")
-        check_whole(room)
+        room = await self._seat(origin, room_id)
+        _check_known(room, user_id)
         if domain_of(user_id) != origin:
             raise Forbidden("A server may only ask for its own users.")
+        return room
+
+    async def _seat(self, origin: Origin, room_id: RoomId) -> HotRoom:
+        """The room, if this server is in it, and it does not keep that server out."""
+        room = await self._sender.room(room_id)
+        if self._author.server_name not in room.servers:
+            raise NotFound("This server is not in the room.")
+        if not self._acls.allows(room, origin):
+            raise Forbidden("The room does not let this server take part.")
         return room
 
     async def _make(self, room: HotRoom, user_id: UserId, membership: str) -> Template:
@@ -184,7 +192,7 @@ class Resident:
         self, origin: Origin, room_id: RoomId, event_id: EventId, pdu: bytes, membership: str
     ) -> tuple[HotRoom, Event]:
         """The event, if it is what it has to be: a membership event of a user of that server about themselves."""
-        room = await self._admit(origin, room_id, f"@:{origin}")
+        room = await self._seat(origin, room_id)
         event = parse_submitted(pdu, room.version.identifier, room_id, event_id)
         if event.type != "m.room.member" or event.membership != membership:
             raise InvalidParam(f"The event is no member event of a {membership}.")
@@ -196,6 +204,7 @@ class Resident:
         wrong = await self._signatures.check_one(event, (signers_of(event) - {self._author.server_name}) | {origin})
         if wrong is not None:
             raise InvalidParam(wrong)
+        _check_known(room, event.sender)
         return room, event
 
     async def _countersigned(self, room: HotRoom, event: Event) -> Event | None:
@@ -242,7 +251,7 @@ class Resident:
                 raise InvalidParam(receipt.reason or "The event cannot be placed in the room.")
 
     def _surroundings(
-        self, tx: ReadTx, room_id: RoomId, event_id: EventId, omit_members: bool
+        self, tx: ReadTx, room_id: RoomId, event_id: EventId, omit_members: bool, is_partial: bool
     ) -> tuple[list[int], list[int], bool]:
         """Where the state before a join is, and the auth chains of all of it; and whether that is all members."""
         room = rooms.find(tx, room_id)
@@ -250,7 +259,8 @@ class Resident:
         if room is None or row is None:
             raise NotFound("This server does not know the room.")
         state = self._trees.items(tx, row.state_before)
-        is_whole = not omit_members or sum(pair[0] == "m.room.member" for pair in state) <= _FEW_MEMBERS
+        count = sum(pair[0] == "m.room.member" for pair in state)
+        is_whole = not omit_members or (count <= _FEW_MEMBERS and not is_partial)
         if not is_whole:
             kept = self._heroes(tx, room.room_nid, state, UserId(parse(row, room.version).sender))
             state = {pair: at for pair, at in state.items() if pair[0] != "m.room.member" or pair in kept}
@@ -287,6 +297,12 @@ def parse_submitted(pdu: bytes, version: str, room_id: RoomId, event_id: EventId
     if not event.content_hash_matches():
         raise InvalidParam("The content of the event is not what was hashed.")
     return event
+
+
+def _check_known(room: HotRoom, user_id: str) -> None:
+    """Raise `NotFound` if it is not known what the user is in the room: whoever is unknown may have been put out."""
+    if not room.state.knows(user_id):
+        check_whole(room)
 
 
 def _check_version(room: HotRoom, versions: Collection[str]) -> None:

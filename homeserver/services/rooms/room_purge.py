@@ -13,6 +13,7 @@ from homeserver.services.rooms.history_purge import roots_of
 from homeserver.storage import (
     account_data,
     aliases,
+    coming_members,
     deliveries,
     departures,
     event_graph,
@@ -108,4 +109,5 @@ _REST: tuple[Callable[..., int], ...] = (
     room_servers.remove_some,
     deliveries.remove_some,
     introductions.remove_some,
+    coming_members.remove_some,
 )

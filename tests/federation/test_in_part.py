@@ -1,0 +1,151 @@
+"""Other servers, and guests, at the door of rooms that are known in part or not at all."""
+
+import json
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from homeserver.matrix.events import Event
+from homeserver.matrix.identifiers import RoomId
+from homeserver.matrix.room_versions import ROOM_VERSIONS
+from homeserver.matrix.signing import sign_event
+from homeserver.storage import partial_rooms
+from tests.federation.foreign import FEDERATION, ForeignRoom, complete, hand_over, make
+from tests.federation.network import Network, Peer
+from tests.federation.test_hierarchy import HIERARCHY
+from tests.federation.test_hierarchy import room as told_of
+from tests.federation.test_joins import join_by
+from tests.room_graphs import key_of
+from tests.world import User, World, eventually
+
+
+async def joined_in_part(network: Network) -> tuple[World, User, ForeignRoom]:
+    """A room of which the server of our user knows a part, and will for long; everybody in it may invite."""
+    world = await network.server("b.test")
+    bob = await world.user("bob")
+    room = ForeignRoom.begin(network.peer("p.test"), join_rule="invite")
+    levels = room.state["m.room.power_levels", ""].content
+    room.say("m.room.power_levels", levels | {"invite": 0}, state_key="")
+    room.host()
+
+    def welcome(seen: Any) -> Any:
+        answer = room.welcome(seen)
+        kept = [one for one in answer["state"] if one["type"] != "m.room.member"]
+        return answer | {"state": kept, "members_omitted": True, "servers_in_room": ["p.test"]}
+
+    room.peer.on("PUT", f"{FEDERATION}/v2/send_join/", welcome)
+    invite = room.invite(bob.user_id)
+    assert (await room.send_invite("b.test", invite)).status_code == 200
+    room.take(invite)
+    assert (await join_by(bob, room.room_id)).status_code == 200
+    assert await world.container.database.read(partial_rooms.list_all)
+    return world, bob, room
+
+
+async def invited(user: User, by: User, room_id: str) -> None:
+    """Invite somebody, and wait until that is known there."""
+    answer = await by.post(f"/rooms/{quote(room_id)}/invite", {"user_id": user.user_id})
+    assert answer.status_code == 200, answer.text
+    assert room_id in (await user.sync())["rooms"]["invite"]
+
+
+@pytest.mark.behaviours("SS-JOIN-05", "SS-INV-05")
+async def test_who_is_invited_from_a_room_known_in_part_can_come_in(network: Network) -> None:
+    _, bob, room = await joined_in_part(network)
+    c = await network.server("c.test")
+    cat = await c.user("cat")
+    await invited(cat, bob, room.room_id)
+    # The only server that Cat's knows to be in the room is Bob's.
+    answer = await join_by(cat, room.room_id)
+    assert answer.status_code == 200, answer.text
+    hot = await c.container.sender.room(RoomId(room.room_id))
+    assert {"b.test", "p.test"} <= hot.servers
+    assert await c.container.database.read(partial_rooms.list_all)
+    said = await cat.send(room.room_id, "Thank you.")
+    state = f"/rooms/{quote(room.room_id)}/state/m.room.name/"
+
+    async def heard() -> bool:
+        events = (await bob.sync())["rooms"]["join"][room.room_id]["timeline"]["events"]
+        return said in [event["event_id"] for event in events]
+
+    await eventually(heard, bool)
+    assert (await cat.get(state)).json() == {"name": "Abroad"}
+
+
+@pytest.mark.behaviours("SS-INV-05")
+async def test_who_is_invited_from_a_room_known_in_part_can_refuse(network: Network) -> None:
+    world, bob, room = await joined_in_part(network)
+    cat = await (await network.server("c.test")).user("cat")
+    await invited(cat, bob, room.room_id)
+    assert (await cat.post(f"/rooms/{quote(room.room_id)}/leave")).status_code == 200
+
+    hot = await world.container.sender.room(RoomId(room.room_id))
+    assert hot.membership_of(cat.user_id) == "leave"
+
+
+@pytest.mark.trust("S3")
+async def test_nobody_comes_in_by_a_server_that_does_not_know_whether_they_may(network: Network) -> None:
+    _, bob, room = await joined_in_part(network)
+    q = network.peer("q.test")
+    cat = "@cat:q.test"
+    q.on("PUT", f"{FEDERATION}/v2/invite/", lambda seen: {"event": _signed(q, seen.content)})
+    assert (await bob.post(f"/rooms/{quote(room.room_id)}/invite", {"user_id": cat})).status_code == 200
+    for membership in ("join", "knock", "leave"):
+        answer = await make(q, "b.test", membership, room.room_id, "@fay:q.test", *ROOM_VERSIONS)
+        assert (answer.status_code, answer.json()["errcode"]) == (404, "M_NOT_FOUND")
+    made = await make(q, "b.test", "join", room.room_id, cat, *ROOM_VERSIONS)
+    assert made.status_code == 200, made.text
+    # With her invite she could write her join, but not one of somebody of whom nothing is known.
+    fay = complete(q, made.json(), sender="@fay:q.test", state_key="@fay:q.test")
+    answer = await hand_over(q, "b.test", "join", room.room_id, fay, query="?omit_members=true")
+    assert (answer.status_code, answer.json()["errcode"]) == (404, "M_NOT_FOUND")
+    # And all members cannot be told to a server that wants no less.
+    join = complete(q, made.json())
+    answer = await hand_over(q, "b.test", "join", room.room_id, join)
+    assert (answer.status_code, answer.json()["errcode"]) == (404, "M_NOT_FOUND")
+    answer = await hand_over(q, "b.test", "join", room.room_id, join, query="?omit_members=true")
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["members_omitted"] is True
+    assert set(answer.json()["servers_in_room"]) == {"b.test", "p.test"}
+
+
+def _signed(peer: Peer, content: dict[str, Any]) -> dict[str, Any]:
+    event = Event.parse(json.dumps(content["event"]).encode(), content["room_version"])
+    both = content["event"]["signatures"] | sign_event(event, peer.name, key_of(peer.name)).signatures
+    return content["event"] | {"signatures": both}
+
+
+def open_room(network: Network, access: str | None, *, said: bool) -> ForeignRoom:
+    """A public room, of which its server says whether guests may join."""
+    room = ForeignRoom.begin(network.peer("p.test"))
+    if access is not None:
+        room.say("m.room.guest_access", {"guest_access": access}, state_key="")
+    room.host()
+    shown = told_of(room.room_id, guest_can_join=said)
+    room.peer.on("GET", HIERARCHY, lambda seen: {"room": shown, "children": [], "inaccessible_children": []})
+    return room
+
+
+@pytest.mark.behaviours("CS-MEM-03")
+async def test_guest_joins_a_room_elsewhere_that_is_open_to_guests(network: Network) -> None:
+    guest = await (await network.server("b.test")).guest("gast")
+    room = open_room(network, "can_join", said=True)
+    answer = await join_by(guest, room.room_id, "p.test")
+    assert answer.status_code == 200, answer.text
+    assert await guest.send(room.room_id, "Hello.")
+
+
+@pytest.mark.trust("S4")
+@pytest.mark.parametrize(("access", "said"), [("can_join", False), ("forbidden", True), (None, True)])
+async def test_guest_stays_out_of_rooms_elsewhere_that_are_not_open(
+    network: Network, access: str | None, said: bool
+) -> None:
+    b = await network.server("b.test")
+    guest = await b.guest("gast")
+    room = open_room(network, access, said=said)
+    answer = await join_by(guest, room.room_id, "p.test")
+    assert (answer.status_code, answer.json()["errcode"]) == (403, "M_GUEST_ACCESS_FORBIDDEN"), answer.text
+    # Where the server did not say so, the guest is out again.
+    assert room.calls("make_join") == (["make_join"] if said else [])
+    assert (await guest.get("/joined_rooms")).json()["joined_rooms"] == []
