@@ -28,9 +28,9 @@ from homeserver.matrix.events import Event, build_event
 from homeserver.matrix.identifiers import RoomId
 from homeserver.matrix.server_keys import publish
 from homeserver.services.rooms.create import NewRoom
-from homeserver.services.rooms.inbox import Outcome
+from homeserver.services.rooms.receipts import Outcome
 from homeserver.services.users.accounts import NewDevice
-from homeserver.storage import events, rooms, server_keys
+from homeserver.storage import event_log, rooms, server_keys
 from homeserver.storage.engine import ReadTx, WriteTx
 from homeserver.storage.server_keys import StoredDocument
 from tests import room_graphs
@@ -121,7 +121,7 @@ async def _let_in(container: Container, room_id: RoomId, names: list[str], count
 def _stored(tx: ReadTx, room_id: RoomId) -> list[Event]:
     room = rooms.find(tx, room_id)
     assert room is not None
-    return [Event.parse(row.pdu, room.version, row.event_id) for row in events.list_all(tx, room.room_nid)]
+    return [Event.parse(row.pdu, room.version, row.event_id) for row in event_log.list_all(tx, room.room_nid)]
 
 
 def join(joiner: Seat, resident: Seat, room: LargeRoom, seconds: float) -> list[tuple[str, str]]:

@@ -108,6 +108,7 @@ class Pairing:
             lines.append(synapse.on_postgresql(url))
         running = synapse.running_synapse(folder, self._federation.authority, "\n".join(lines), within=_START_S)
         one = self._stack.enter_context(running)
+        assert one.process is not None
         return Seat("Synapse", one.name, synapse.HOST, one.port, one.process.pid)
 
 

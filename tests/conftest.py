@@ -3,6 +3,7 @@
 A fresh database is a copy of one that was migrated once, so a test pays milliseconds for it.
 """
 
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -18,10 +19,27 @@ from tests.world import World, running, settings
 NETWORK = ("tests/e2e/", "tests/processes/")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         if item.nodeid.startswith(NETWORK):
             item.add_marker(pytest.mark.enable_socket)
+    left_out = _not_their_turn(items)
+    if left_out:
+        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=list(left_out))
+
+
+def _not_their_turn(items: list[pytest.Item]) -> set[pytest.Item]:
+    """Of the tests whose cases take the databases by turns: every other case, and on the other database the others."""
+    counted = Counter[tuple[str, bool]]()
+    left_out = set()
+    for item in items:
+        if item.get_closest_marker("by_turns"):
+            test = item.nodeid.partition("[")[0], item.get_closest_marker("postgres") is not None
+            if (counted[test] + test[1]) % 2:
+                left_out.add(item)
+            counted[test] += 1
+    return left_out
 
 
 @pytest.fixture(scope="session")

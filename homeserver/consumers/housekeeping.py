@@ -11,7 +11,7 @@ from homeserver.streams.notifier import Notifier
 
 _TRANSACTIONS_MS = 24 * 60 * 60 * 1000
 _EVERY_SWEEPS = 6  # Once a minute.
-_PURGES_S = 2.0
+_PURGES_S = 5.0
 
 
 class Housekeeping:

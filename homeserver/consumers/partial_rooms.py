@@ -9,6 +9,8 @@ from homeserver.storage.partial_rooms import PartialRoom
 from homeserver.streams.notifier import Notifier
 
 _LOOK_AGAIN_S = 2.0
+_IDLE_S = 60.0
+"""So long nothing is looked at while all rooms are whole: what comes is announced."""
 _AT_ONCE = 2
 
 
@@ -29,11 +31,12 @@ class RoomCompletion:
         async with asyncio.TaskGroup() as tasks:
             while True:
                 with self._notifier.waiting_for([PARTIAL]) as waiter:
-                    for room in await self._completion.list_due():
-                        if room.room_nid not in self._working:
+                    rooms = await self._completion.list_all()
+                    for room in rooms:
+                        if self._completion.is_due(room) and room.room_nid not in self._working:
                             self._working.add(room.room_nid)
                             tasks.create_task(self._work(room))
-                    await waiter.wait(_LOOK_AGAIN_S)
+                    await waiter.wait(_LOOK_AGAIN_S if rooms else _IDLE_S)
 
     async def _work(self, room: PartialRoom) -> None:
         try:

@@ -79,6 +79,12 @@ class Metrics:
         self.federation_edus = Counter(
             "homeserver_federation_edus_sent", "Data other than events that other servers took.", registry=self.registry
         )
+        self.federation_edus_dropped = Counter(
+            "homeserver_federation_edus_dropped",
+            "Data that is not sent to other servers, as something newer is, or as too much of it waits.",
+            ["reason"],
+            registry=self.registry,
+        )
         self.destinations = Gauge(
             "homeserver_federation_destinations", "Servers to which something was sent.", registry=self.registry
         )

@@ -15,6 +15,7 @@ Origin = NewType("Origin", ServerName)
 LONGEST = 255  # bytes
 
 _LOCALPART = re.compile(r"[a-z0-9._=/+-]+")
+_COMPLIANT = re.compile(r"@[!-9;-~]+:")
 _SERVER_NAME = re.compile(r"(?:[0-9A-Za-z.-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 _OPAQUE = re.compile(r"[0-9A-Za-z._~-]{1,255}")
 
@@ -64,6 +65,11 @@ def server_name(text: str) -> ServerName:
 def is_new_localpart(text: str) -> bool:
     """Whether a new account may have this localpart."""
     return _LOCALPART.fullmatch(text) is not None
+
+
+def is_compliant(text: UserId) -> bool:
+    """Whether clients are told of a user with this id outside of events (appendices, Historical User IDs)."""
+    return _COMPLIANT.match(text) is not None
 
 
 def is_opaque(text: str) -> bool:

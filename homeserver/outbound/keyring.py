@@ -153,7 +153,8 @@ class KeyRing:
         if await self._ask_itself(server):
             self._asked.put(server, _Asked(self._clock.now() + _AGAIN_MS))  # Nobody is to believe it was in vain.
             return True
-        is_answered = bool(self._notaries) and await self._ask_notaries(server)
+        # A notary speaks for itself: its own key is needed in the middle of asking the notaries.
+        is_answered = bool(self._notaries) and server not in self._notaries and await self._ask_notaries(server)
         asked = self._asked.get(server) or _Asked(0)
         pause = min(_AGAIN_MS * 2**asked.failures, _MOST_PATIENT_MS)
         self._asked.put(server, _Asked(self._clock.now() + pause, min(asked.failures + 1, 10)))

@@ -20,6 +20,8 @@ from homeserver.storage.tables import Text, chunks, metadata, some_of_room
 
 KEPT = 16
 """So many answers to a server are kept."""
+NAME = 16
+"""So many bytes the name of a delivery has."""
 
 staged_pdus = Table(
     "staged_pdus",
@@ -38,7 +40,7 @@ answered_deliveries = Table(
     Column("origin", Text, primary_key=True),
     Column("slot", SmallInteger, primary_key=True, autoincrement=False),
     Column("number", BigInteger, nullable=False),  # How many came before; the slot is what remains of it.
-    Column("name", LargeBinary, nullable=False),  # A hash of the transaction id.
+    Column("name", LargeBinary, nullable=False),  # A hash of the transaction id, and one of what was delivered.
     Column("answer", LargeBinary, nullable=False),
     Column("answered_ts", BigInteger, nullable=False),
 )
@@ -62,6 +64,8 @@ class Answered:
     name: bytes
     answer: bytes
     answered_ts: int
+    body: bytes = b""
+    """A hash of what was delivered, as long as not all of it is known to have been taken in."""
 
 
 _STAGE = insert(staged_pdus)
@@ -84,6 +88,11 @@ _ANSWER = insert(answered_deliveries)
 _KEEP_ANSWER = _ANSWER.on_conflict_do_update(
     index_elements=["origin", "slot"],
     set_={name: _ANSWER.excluded[name] for name in ("number", "name", "answer", "answered_ts")},
+)
+_BEGIN_ANSWER = _ANSWER.on_conflict_do_update(
+    index_elements=["origin", "slot"],
+    set_={name: _ANSWER.excluded[name] for name in ("number", "name", "answer", "answered_ts")},
+    where=answered_deliveries.c.number < _ANSWER.excluded.number,
 )
 
 
@@ -131,23 +140,29 @@ def remove_some(tx: WriteTx, room_nid: int, *, limit: int) -> int:
 def list_answers(tx: ReadTx, origin: ServerName) -> list[Answered]:
     """The last answers to a server, the newest last."""
     rows = tx.connection.execute(_ANSWERS, {"of": origin})
-    return [Answered(ServerName(row.origin), row.number, row.name, row.answer, row.answered_ts) for row in rows]
+    return [
+        Answered(ServerName(row.origin), row.number, row.name[:NAME], row.answer, row.answered_ts, body=row.name[NAME:])
+        for row in rows
+    ]
 
 
 def keep_answers(tx: WriteTx, answered: Sequence[Answered]) -> None:
     """Keep answers, in their order, in the place of the oldest ones."""
     slots = {(one.origin, one.number % KEPT): one for one in answered}
-    tx.connection.execute(
-        _KEEP_ANSWER,
-        [
-            {
-                "origin": origin,
-                "slot": slot,
-                "number": one.number,
-                "name": one.name,
-                "answer": one.answer,
-                "answered_ts": one.answered_ts,
-            }
-            for (origin, slot), one in slots.items()
-        ],
-    )
+    tx.connection.execute(_KEEP_ANSWER, [_as_row(one) for one in slots.values()])
+
+
+def begin_answer(tx: WriteTx, answered: Answered) -> None:
+    """Keep what is probably going to be answered, unless a later answer is there already, or this one."""
+    tx.connection.execute(_BEGIN_ANSWER, _as_row(answered))
+
+
+def _as_row(one: Answered) -> dict[str, object]:
+    return {
+        "origin": one.origin,
+        "slot": one.number % KEPT,
+        "number": one.number,
+        "name": one.name + one.body,
+        "answer": one.answer,
+        "answered_ts": one.answered_ts,
+    }

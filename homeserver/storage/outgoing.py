@@ -1,18 +1,17 @@
-"""What is to be sent to other servers: events by their place in the log, and data that is no event, by server.
+"""Which events are to be sent to other servers. (Data that is no event is in `outgoing_edus`.)
 
 An event has one row here, whatever the number of servers: who is to have it follows from who was in the room
 (`storage/room_servers.py`), and how far a server has got is one number (`storage/destinations.py`). See
 docs/decisions/0013-outbound.md.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import (
     BigInteger,
     Column,
     Index,
-    LargeBinary,
     Select,
     Table,
     bindparam,
@@ -28,12 +27,11 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert
 
 from homeserver.matrix.identifiers import ServerName
-from homeserver.storage import stream_rows
 from homeserver.storage.destinations import destinations
 from homeserver.storage.engine import ReadTx, WriteTx
 from homeserver.storage.events import events
 from homeserver.storage.room_servers import room_servers
-from homeserver.storage.tables import Text, among, metadata, some_of_room
+from homeserver.storage.tables import Text, metadata, some_of_room
 
 FEDERATION = "federation"
 """Whoever sends to other servers waits for this key."""
@@ -56,17 +54,6 @@ outgoing_events = Table(
     ),
 )
 
-outgoing_edus = Table(
-    "outgoing_edus",
-    metadata,
-    Column("destination", Text, primary_key=True),
-    Column("position", BigInteger, primary_key=True, autoincrement=False),
-    Column("edu_type", Text, nullable=False),
-    Column("content", LargeBinary, nullable=False),  # A JSON object.
-    # What is new.
-    Index("ix_outgoing_edus_position", "position"),
-)
-
 
 @dataclass(frozen=True, slots=True)
 class OutgoingEvent:
@@ -80,24 +67,6 @@ class OutgoingEvent:
     """A server that is to have it although it is not in the room."""
 
 
-@dataclass(frozen=True, slots=True)
-class OutgoingEdu:
-    """Data that is no event, for one server; `content` is a JSON object."""
-
-    destination: ServerName
-    edu_type: str
-    content: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class StoredEdu:
-    """Data that waits for being sent, at its place among all that happened."""
-
-    position: int
-    edu_type: str
-    content: bytes
-
-
 _INSERT_EVENT = insert(outgoing_events)
 _FORWARD = (
     insert(outgoing_events)
@@ -109,7 +78,6 @@ _FORWARD = (
     )
     .on_conflict_do_nothing()
 )
-_INSERT_EDU = insert(outgoing_edus)
 _REMOVE_SOME = some_of_room(outgoing_events)
 _NEW = (
     select(outgoing_events)
@@ -200,25 +168,6 @@ _PENDING = union(
     .outerjoin(destinations, destinations.c.server_name == outgoing_events.c.also_to)
     .where(_IS_FOR_ONE, outgoing_events.c.position > func.coalesce(destinations.c.delivered, 0)),
 )
-_EDU_DESTINATIONS = select(outgoing_edus.c.destination).distinct()
-_NEW_EDU_DESTINATIONS = _EDU_DESTINATIONS.where(
-    outgoing_edus.c.position > bindparam("after"), outgoing_edus.c.position <= bindparam("upto")
-)
-_EDUS = (
-    select(outgoing_edus.c.position, outgoing_edus.c.edu_type, outgoing_edus.c.content)
-    .where(outgoing_edus.c.destination == bindparam("to"), outgoing_edus.c.position > bindparam("after"))
-    .order_by(outgoing_edus.c.position)
-    .limit(bindparam("limit"))
-)
-_EDUS_AT = (
-    select(outgoing_edus.c.position, outgoing_edus.c.edu_type, outgoing_edus.c.content)
-    .where(outgoing_edus.c.destination == bindparam("to"), among(outgoing_edus.c.position, "positions"))
-    .order_by(outgoing_edus.c.position)
-)
-_COUNT_EDUS = select(outgoing_edus.c.destination, func.count()).group_by(outgoing_edus.c.destination)
-_REMOVE_EDU = delete(outgoing_edus).where(
-    outgoing_edus.c.destination == bindparam("to"), outgoing_edus.c.position == bindparam("at")
-)
 _newer = outgoing_events.alias("newer")
 _next = outgoing_events.alias("following")
 _HAS_NEWER = exists().where(
@@ -285,27 +234,6 @@ def forward(tx: WriteTx, position: int, except_for: ServerName) -> None:
     tx.wake([FEDERATION])
 
 
-def add_many(tx: WriteTx, edus: Iterable[OutgoingEdu]) -> None:
-    """Have data sent, each server's in the order given, once at least. It is never lost."""
-    edus = list(edus)
-    if not edus:
-        return
-    first = stream_rows.advance(tx, len(edus)) - len(edus) + 1
-    tx.connection.execute(
-        _INSERT_EDU,
-        [
-            {
-                "destination": edu.destination,
-                "position": first + index,
-                "edu_type": edu.edu_type,
-                "content": edu.content,
-            }
-            for index, edu in enumerate(edus)
-        ],
-    )
-    tx.wake([FEDERATION])
-
-
 def list_new(tx: ReadTx, *, after: int, upto: int, limit: int) -> list[OutgoingEvent]:
     """The events in (after, upto], the oldest first."""
     rows = tx.connection.execute(_NEW, {"after": after, "upto": upto, "limit": limit})
@@ -334,35 +262,8 @@ def list_newest_for(tx: ReadTx, server: ServerName, *, after: int, upto: int, li
 
 
 def list_pending_servers(tx: ReadTx) -> set[ServerName]:
-    """The servers for which there may be something that they do not have."""
-    found = {*tx.connection.execute(_PENDING).scalars(), *tx.connection.execute(_EDU_DESTINATIONS).scalars()}
-    return {ServerName(name) for name in found}
-
-
-def list_edu_destinations(tx: ReadTx, *, after: int, upto: int) -> set[ServerName]:
-    """The servers for which there is new data that is no event."""
-    rows = tx.connection.execute(_NEW_EDU_DESTINATIONS, {"after": after, "upto": upto})
-    return {ServerName(name) for name in rows.scalars()}
-
-
-def list_edus(tx: ReadTx, server: ServerName, *, after: int, limit: int) -> list[StoredEdu]:
-    """The data for a server behind a position, the oldest first."""
-    return [StoredEdu(*row) for row in tx.connection.execute(_EDUS, {"to": server, "after": after, "limit": limit})]
-
-
-def find_edus(tx: ReadTx, server: ServerName, positions: Collection[int]) -> list[StoredEdu]:
-    """The data for a server at these positions, the oldest first."""
-    return [StoredEdu(*row) for row in tx.connection.execute(_EDUS_AT, {"to": server, "positions": positions})]
-
-
-def count_edus(tx: ReadTx) -> dict[ServerName, int]:
-    """How much data waits, by server."""
-    return {ServerName(row[0]): row[1] for row in tx.connection.execute(_COUNT_EDUS)}
-
-
-def remove_edus(tx: WriteTx, delivered: Iterable[tuple[ServerName, int]]) -> None:
-    """Forget data that was delivered: pairs of a server and a position."""
-    tx.connection.execute(_REMOVE_EDU, [{"to": server, "at": position} for server, position in delivered])
+    """The servers for which there may be events that they do not have."""
+    return {ServerName(name) for name in tx.connection.execute(_PENDING).scalars()}
 
 
 def trim(tx: WriteTx, *, below: int, limit: int) -> int:

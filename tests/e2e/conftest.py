@@ -1,4 +1,5 @@
-"""Homeserver processes for the client libraries to talk to: one on SQLite, one on PostgreSQL, and two that federate.
+"""Homeserver processes for the client libraries to talk to: one on SQLite, one on PostgreSQL, two that federate, and
+one that federates with Synapse.
 
 With TEST_SERVER_URL set the same scenarios run against a server that is already there, for comparison.
 """
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.scenarios import FOLDER, Homes
-from tests.processes import programs
+from tests.processes import programs, synapse
 from tests.processes.federating import new_federation
 from tests.processes.people import OPEN
 from tests.processes.postgres import Postgres
@@ -40,7 +41,13 @@ def homeserver_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.Temp
         yield homes.url
 
 
-@pytest.fixture(scope="module", params=ONE if EXISTING else [*ONE, "two servers"])
+SYNAPSE = [
+    pytest.param("Synapse elsewhere", marks=pytest.mark.synapse),
+    pytest.param("Synapse here", marks=pytest.mark.synapse),
+]
+
+
+@pytest.fixture(scope="module", params=ONE if EXISTING else [*ONE, "two servers", *SYNAPSE])
 def homes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Homes]:
     """The same for people who speak to others: these may be on a server of their own."""
     with _serving(request, tmp_path_factory) as homes:
@@ -57,6 +64,13 @@ def _serving(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         federation = new_federation(data_dir, "a.test", "b.test")
         with federation.running("a.test", "b.test", **OPEN) as (a, b):
             yield Homes(a.url, b.url)
+    elif "Synapse" in request.param:
+        try:
+            synapse.python()
+        except programs.Missing as problem:
+            pytest.skip(str(problem))
+        with synapse.beside_synapse(data_dir) as (ours, theirs):
+            yield Homes(ours.url, theirs.url) if request.param == "Synapse elsewhere" else Homes(theirs.url, ours.url)
     elif request.param == "sqlite":
         with running_server(data_dir, **UNLIMITED) as server:
             yield Homes(server.url, server.url)

@@ -32,6 +32,8 @@ class Seen:
     method: str
     target: str
     content: Any
+    header: str = ""
+    """How it was signed."""
 
 
 Answer = Callable[[Seen], "Any | Reply"]
@@ -93,8 +95,9 @@ class Peer:
 
     async def reply(self, method: str, target: str, headers: Mapping[str, str], body: bytes | None) -> Reply:
         """What it answers to a request."""
-        origin = XMatrix.parse(headers["authorization"]).origin if "authorization" in headers else None
-        seen = Seen(origin, method, target, None if body is None else json.loads(body))
+        header = headers.get("authorization", "")
+        origin = XMatrix.parse(header).origin if header else None
+        seen = Seen(origin, method, target, None if body is None else json.loads(body), header)
         self.seen.append(seen)
         if target == "/_matrix/key/v2/server" and ("GET", target) not in self.answers:
             return Reply(200, {}, self.keys())

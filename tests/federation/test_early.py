@@ -58,4 +58,5 @@ async def test_what_comes_while_somebody_joins_is_taken_in_when_the_room_is_know
     await eventually(scene.bodies, lambda bodies: bodies == ["welcome"])
     # Nobody joins now: what is said elsewhere is none of ours.
     other = room_graphs.begin("10", 7)
-    assert await peer.send("here.test", "last", other.events[-1].pdu) == {}
+    results = await peer.send("here.test", "last", other.events[-1].pdu)
+    assert results[other.events[-1].event_id] == {"error": "This server does not know the room."}

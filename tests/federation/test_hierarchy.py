@@ -180,6 +180,7 @@ async def test_room_elsewhere_is_shown_to_those_who_could_come_in(network: Netwo
         lambda seen: {"room": {**room("!there"), "num_joined_members": "many"}},
     ],
 )
+@pytest.mark.by_turns
 async def test_nonsense_about_a_space_is_left_out_and_not_sought_again(network: Network, answer: Any) -> None:
     a = await network.server("a.test")
     alice, peer = await a.user("alice"), network.peer("p.test")

@@ -30,6 +30,7 @@ async def invites(user: User, since: str | None = None) -> dict[str, list[dict[s
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.behaviours("SS-INV-01", "SS-INV-02", "CS-MEM-01")
+@pytest.mark.by_turns
 async def test_invited_user_sees_the_room_and_comes_in(network: Network, version: str) -> None:
     a, b = await network.server("a.test"), await network.server("b.test")
     ann, bob = await a.user("ann"), await b.user("bob")
@@ -206,6 +207,7 @@ async def test_older_servers_are_invited_the_older_way(network: Network, version
         lambda event: {"event": event | {"signatures": {"p.test": []}}},
     ],
 )
+@pytest.mark.by_turns
 async def test_invite_that_was_not_signed_is_not_sent(network: Network, spoil: Any) -> None:
     a = await network.server("a.test")
     ann = await a.user("ann")
@@ -274,6 +276,7 @@ BAD = [
 @pytest.mark.behaviours("SS-INV-01")
 @pytest.mark.parametrize("changes", BAD)
 @pytest.mark.parametrize("version", ["1", "11", "12"])
+@pytest.mark.by_turns
 async def test_nothing_is_signed_that_is_no_invite_of_ours(
     network: Network, version: str, changes: dict[str, Any]
 ) -> None:
@@ -341,6 +344,7 @@ async def test_invite_must_be_signed_by_its_server_and_be_the_one_of_the_path(ne
         (["11"], "M_BAD_JSON"),
     ],
 )
+@pytest.mark.by_turns
 async def test_invite_to_a_version_that_is_none_is_refused(network: Network, version: Any, errcode: str) -> None:
     b = await network.server("b.test")
     bob = await b.user("bob")
@@ -385,6 +389,7 @@ STATES: dict[str, Any] = {
 @pytest.mark.trust("C30")
 @pytest.mark.behaviours("SS-INV-02")
 @pytest.mark.parametrize("what", STATES)
+@pytest.mark.by_turns
 async def test_state_that_comes_with_an_invite_is_checked(network: Network, what: str) -> None:
     b = await network.server("b.test")
     bob = await b.user("bob")
@@ -397,6 +402,7 @@ async def test_state_that_comes_with_an_invite_is_checked(network: Network, what
 
 @pytest.mark.behaviours("SS-INV-02")
 @pytest.mark.parametrize("what", STATES)
+@pytest.mark.by_turns
 async def test_older_rooms_state_is_taken_as_far_as_it_is_good(network: Network, what: str) -> None:
     b = await network.server("b.test")
     bob = await b.user("bob")

@@ -32,6 +32,7 @@ async def members_of(user: User, room_id: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.behaviours("SS-JOIN-01", "SS-JOIN-04", "CS-MEM-03", "CS-MEM-10")
+@pytest.mark.by_turns
 async def test_user_joins_public_room_of_another_server(network: Network, version: str) -> None:
     a, b = await network.server("a.test"), await network.server("b.test")
     ann, bob = await a.user("ann"), await b.user("bob")
@@ -125,6 +126,7 @@ async def test_refusal_comes_through_to_the_user(network: Network) -> None:
         (Reply(302, {"location": "https://elsewhere"}, b""), 502, "M_UNKNOWN"),
     ],
 )
+@pytest.mark.by_turns
 async def test_what_becomes_of_an_error(network: Network, call: str, reply: Reply, status: int, errcode: str) -> None:
     b = await network.server("b.test")
     bob = await b.user("bob")
@@ -169,6 +171,7 @@ HOSTILE = {
 @pytest.mark.trust("S4", "C22")
 @pytest.mark.behaviours("SS-JOIN-02")
 @pytest.mark.parametrize("what", HOSTILE)
+@pytest.mark.by_turns
 async def test_template_of_something_else_is_never_signed(network: Network, what: str) -> None:
     b = await network.server("b.test")
     bob = await b.user("bob")
@@ -214,6 +217,7 @@ async def test_nothing_but_its_place_is_taken_from_a_template(network: Network) 
 
 @pytest.mark.trust("C30")
 @pytest.mark.parametrize("version", ["99", "", 11, None, ["11"], {"11": 1}])
+@pytest.mark.by_turns
 async def test_template_of_a_version_that_is_none_is_discarded(network: Network, version: Any) -> None:
     b = await network.server("b.test")
     bob = await b.user("bob")
@@ -246,6 +250,7 @@ async def test_room_whose_version_goes_without_saying_is_of_version_1(network: N
         lambda answer: {},
     ],
 )
+@pytest.mark.by_turns
 async def test_answer_that_does_not_hold_brings_nobody_in(network: Network, spoil: Any) -> None:
     b = await network.server("b.test")
     bob = await b.user("bob")
@@ -332,6 +337,7 @@ async def test_server_that_the_room_keeps_out_gets_nowhere(network: Network, mem
         {"depth": "1"},
     ],
 )
+@pytest.mark.by_turns
 async def test_event_that_is_no_join_is_not_taken(network: Network, version: str, changes: dict[str, Any]) -> None:
     a = await network.server("a.test")
     ann = await a.user("ann")

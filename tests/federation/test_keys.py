@@ -114,6 +114,17 @@ async def test_who_comes_while_a_notary_is_asked_waits_for_its_answer(network: N
     assert (await late[0]).keys() == wanted.keys()
 
 
+@pytest.mark.behaviours("SS-KEY-05")
+async def test_a_notary_that_does_not_tell_its_own_keys_vouches_for_nobody(network: Network) -> None:
+    notary = network.peer("n.test")
+    a = await network.server("a.test", federation=Federation(notaries=("n.test",)))
+    now = network.clock.now()
+    notary.on("GET", "/_matrix/key/v2/server", lambda seen: Reply(500, {}, b"{}"))
+    notary.on("POST", "/_matrix/key/v2/query", lambda seen: {"server_keys": [vouched_for("gone.test", "n.test", now)]})
+    for name in ("gone.test", "away.test"):
+        assert await a.container.keys.find({(name, key_of(name).key_id): now}) == {}
+
+
 def vouched_for(name: str, notary: str, now: int) -> Any:
     """The keys of a server that is not there any more, as a notary tells them."""
     return json.loads(sign_json(publish(name, key_of(name), {}, valid_until_ts=now + DAY), notary, key_of(notary)))
@@ -223,6 +234,7 @@ async def test_request_for_another_server_is_refused(network: Network, destinati
         (lambda o, d, k, s: "", False),
     ],
 )
+@pytest.mark.by_turns
 async def test_spelling_of_the_header(network: Network, spell: Any, is_good: bool) -> None:
     await network.server("a.test")
     peer = network.peer("p.test")

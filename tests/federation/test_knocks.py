@@ -123,6 +123,7 @@ async def test_version_that_was_not_named_is_refused(network: Network) -> None:
 @pytest.mark.trust("S4", "C22")
 @pytest.mark.behaviours("SS-KNOCK-01")
 @pytest.mark.parametrize("what", [what for what in HOSTILE if "authorise" not in what])
+@pytest.mark.by_turns
 async def test_template_of_something_else_is_never_signed(network: Network, what: str) -> None:
     b = await network.server("b.test")
     bob = await b.user("bob")
@@ -149,6 +150,7 @@ async def test_template_of_something_else_is_never_signed(network: Network, what
         {"prev_events": ["$" + "x" * 43]},
     ],
 )
+@pytest.mark.by_turns
 async def test_event_that_is_no_knock_is_not_taken(network: Network, changes: dict[str, Any]) -> None:
     a = await network.server("a.test")
     ann = await a.user("ann")

@@ -34,6 +34,7 @@ async def test_invite_is_rejected_through_the_server_that_sent_it(network: Netwo
 @pytest.mark.behaviours("SS-LEAVE-01", "CS-MEM-08")
 @pytest.mark.parametrize("version", ["1", "11", "12"])
 @pytest.mark.parametrize("trouble", ["gone", "forbidden", "nonsense", "refused at last"])
+@pytest.mark.by_turns
 async def test_invite_is_gone_whatever_its_server_says(network: Network, version: str, trouble: str) -> None:
     b = await network.server("b.test")
     bob = await b.user("bob")
@@ -60,6 +61,7 @@ async def test_invite_is_gone_whatever_its_server_says(network: Network, version
 @pytest.mark.trust("S4", "C22")
 @pytest.mark.behaviours("SS-LEAVE-01")
 @pytest.mark.parametrize("what", [what for what in HOSTILE if "authorise" not in what])
+@pytest.mark.by_turns
 async def test_template_of_something_else_is_never_signed(network: Network, what: str) -> None:
     b = await network.server("b.test")
     bob = await b.user("bob")
@@ -110,6 +112,7 @@ async def test_user_of_another_server_leaves(network: Network) -> None:
         {"prev_events": ["$" + "x" * 43]},
     ],
 )
+@pytest.mark.by_turns
 async def test_event_that_is_no_leave_is_not_taken(network: Network, changes: dict[str, Any]) -> None:
     a = await network.server("a.test")
     ann = await a.user("ann")

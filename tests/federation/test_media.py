@@ -153,6 +153,7 @@ async def test_file_may_be_elsewhere(network: Network, scene: tuple[World, User,
         (lambda seen: parts("Content-Type: image/png", b"x" * 100_000), (502, "M_TOO_LARGE")),
     ],
 )
+@pytest.mark.by_turns
 async def test_failure_is_told_in_own_words_and_not_sought_again(
     network: Network, answer: Any, expected: tuple[int, str]
 ) -> None:

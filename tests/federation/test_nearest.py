@@ -69,6 +69,7 @@ async def test_nobody_is_asked_where_nothing_is_missing(hole: Hole) -> None:
         lambda seen: {"event_id": "$x", "origin_server_ts": 2**70},
     ],
 )
+@pytest.mark.by_turns
 async def test_without_a_good_answer_what_is_known_is_told(hole: Hole, answer: Any) -> None:
     hole.serve()
     end = await hole.close(hole.say(5))

@@ -12,9 +12,9 @@ from homeserver.errors import Refused, Unreachable
 from homeserver.matrix.identifiers import ServerName, UserId
 from homeserver.outbound.transport import Reply
 from homeserver.services.users.accounts import NewDevice
-from homeserver.storage import destinations, events, outgoing
+from homeserver.storage import destinations, events, outgoing, outgoing_edus
 from homeserver.storage.destinations import Destination, Skipped
-from homeserver.storage.outgoing import OutgoingEdu
+from homeserver.storage.outgoing_edus import TO_DEVICE, OutgoingEdu
 from tests.federation.network import Network, Peer, Seen
 from tests.services.rooms.test_branches import Scene
 from tests.world import User, World, eventually, until
@@ -68,6 +68,11 @@ class Taker:
     @property
     def edus(self) -> list[tuple[str, Any]]:
         return [(edu["edu_type"], edu["content"]) for _, body in self.taken for edu in body.get("edus", [])]
+
+
+def message(server: ServerName, number: int, sender: str = "@alice:a.test") -> OutgoingEdu:
+    """A message to devices of the server, which has this number in it."""
+    return OutgoingEdu(server, TO_DEVICE, json.dumps({"n": number}).encode(), UserId(sender))
 
 
 @dataclass
@@ -178,8 +183,8 @@ async def test_transactions_are_bounded_and_one_at_a_time(stage: Stage) -> None:
     await stage.say("first")
     await stage.has_failed(B, 1)
     await stage.say(*(str(number) for number in range(70)))
-    edus = [OutgoingEdu(B, "m.direct_to_device", json.dumps({"n": number}).encode()) for number in range(230)]
-    await stage.world.container.database.write(outgoing.add_many, edus)
+    edus = [message(B, number) for number in range(230)]
+    await stage.world.container.database.write(outgoing_edus.add_many, edus)
     # What was written down before is known to the sender when what came after it is.
     await stage.say("last")
     await until(lambda: "last" in stage.c.bodies)
@@ -192,7 +197,7 @@ async def test_transactions_are_bounded_and_one_at_a_time(stage: Stage) -> None:
     assert max(sizes) == (50, 100)
     assert all(pdus <= 50 and edus <= 100 for pdus, edus in sizes)
     assert len({txn_id for txn_id, _ in stage.b.taken}) == len(sizes)
-    await eventually(lambda: stage.world.container.database.read(outgoing.count_edus), lambda left: left == {})
+    await eventually(lambda: stage.world.container.database.read(outgoing_edus.count_waiting), lambda left: left == {})
 
 
 @pytest.mark.behaviours("SS-TXN-03")
@@ -308,6 +313,7 @@ async def test_a_sign_of_life_ends_the_wait(stage: Stage) -> None:
         Reply(429, {"retry-after": "NaN"}, b'{"retry_after_ms": "NaN"}'),
     ],
 )
+@pytest.mark.by_turns
 async def test_garbage_is_a_failure_like_any_other(stage: Stage, reply: Reply) -> None:
     stage.b.failure = reply
     await stage.say("one")
@@ -368,8 +374,8 @@ async def test_data_that_is_always_refused_is_left_out_too(stage: Stage) -> None
         return Reply(500, {}, b"{}") if any(edu["content"]["n"] == 3 for edu in body["edus"]) else None
 
     stage.b.failure = refuses
-    edus = [OutgoingEdu(B, "m.direct_to_device", json.dumps({"n": number}).encode()) for number in range(8)]
-    await stage.world.container.database.write(outgoing.add_many, edus)
+    edus = [message(B, number) for number in range(8)]
+    await stage.world.container.database.write(outgoing_edus.add_many, edus)
     await stage.has_failed(B, 1)
     stage.network.clock.advance(MINUTE)
 
@@ -385,7 +391,7 @@ async def test_data_that_is_always_refused_is_left_out_too(stage: Stage) -> None
         return await stage.world.container.database.read(destinations.list_skipped, B, limit=10)
 
     await eventually(skipped, lambda found: len(found) == 1)
-    await eventually(lambda: stage.world.container.database.read(outgoing.count_edus), lambda left: left == {})
+    await eventually(lambda: stage.world.container.database.read(outgoing_edus.count_waiting), lambda left: left == {})
 
 
 @pytest.mark.trust("F27")

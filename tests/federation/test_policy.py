@@ -103,6 +103,7 @@ async def test_own_events_are_signed_by_the_policy_server_before_they_are_sent(p
         {"via": "B.EXAMPLE", "public_keys": {"ed25519": KEY.public_key}},
     ],
 )
+@pytest.mark.by_turns
 async def test_what_names_no_server_in_the_room_is_no_policy(policed: Policed, policy: Any) -> None:
     await policed.stage.alice.set_state(policed.stage.room, "m.room.policy", policy)
     assert (await policed.say("hello")).status_code == 200
@@ -128,6 +129,7 @@ async def test_what_names_no_server_in_the_room_is_no_policy(policed: Policed, p
         (lambda seen: Reply(200, {}, b"[]"), 502, "M_UNKNOWN"),
     ],
 )
+@pytest.mark.by_turns
 async def test_own_event_that_is_not_signed_is_not_sent(
     policed: Policed, answer: Any, status: int, errcode: str
 ) -> None:

@@ -76,6 +76,7 @@ async def test_alias_of_another_server_is_resolved_there(network: Network) -> No
         *(refusing(status)(Seen("", "", "", None)) for status in RELAYED - {404}),
     ],
 )
+@pytest.mark.by_turns
 async def test_nonsense_about_an_alias_is_no_trouble_of_the_client(network: Network, answer: Any) -> None:
     a = await network.server("a.test")
     alice = await a.user("alice")
@@ -151,6 +152,7 @@ async def test_profile_of_another_servers_user_is_asked_for_there_now_and_then(n
         (lambda seen: Reply(200, {}, b"{" * 10), (502, "M_UNKNOWN")),
     ],
 )
+@pytest.mark.by_turns
 async def test_error_about_a_profile_is_never_passed_on(
     network: Network, answer: Any, expected: tuple[int, str]
 ) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from homeserver.config.model import Federation
+from homeserver.config.model import Config, Federation
 from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import EventId
 from homeserver.matrix.server_keys import publish
@@ -196,6 +196,7 @@ async def test_bad_event_is_told_and_does_not_fail_its_neighbours(stage: Stage) 
     assert results.pop(good.event_id) == {}
     assert results.pop(late.event_id) == {}
     assert "error" in results.pop(not_allowed.event_id)
+    assert "error" in results.pop(other_room.event_id)
     assert results == {}
     assert await stage.scene.bodies() == ["good", "late"]
 
@@ -223,6 +224,7 @@ async def test_bad_event_is_told_and_does_not_fail_its_neighbours(stage: Stage) 
     ],
 )
 @pytest.mark.trust("C24", "R5", "R8")
+@pytest.mark.by_turns
 async def test_event_of_odd_shape_is_dropped_and_nothing_else(stage: Stage, change: dict[str, Any]) -> None:
     odd = json.loads((await stage.say("odd")).pdu)
     odd.update(change)
@@ -358,6 +360,17 @@ async def test_room_that_everybody_here_has_left_takes_no_events(stage: Stage) -
     assert results == {said.event_id: {"error": "This server is not in the room."}}
 
 
+@pytest.mark.behaviours("SS-TXN-02")
+@pytest.mark.parametrize("version", ["1", "3", "10", "12"])
+async def test_event_of_a_room_that_is_not_known_is_told_so(stage: Stage, version: str) -> None:
+    graph = room_graphs.begin(version, 3)
+    said = graph.say(graph.events[-1].sender, "m.room.message", {"body": "hello"}, [graph.events[-1]])
+    here = await stage.say("here")
+    results = await stage.peer.send("a.test", "1", said.pdu, here.pdu)
+    assert results[said.event_id] == {"error": "This server does not know the room."}
+    assert results[here.event_id] == {}
+
+
 @pytest.mark.trust("F35", "F34")
 @pytest.mark.parametrize("off_ms", [-DAY, DAY])
 async def test_server_whose_clock_is_wrong_is_heard(stage: Stage, off_ms: int) -> None:
@@ -469,17 +482,43 @@ async def test_what_is_staged_is_taken_in_after_a_restart(held: Held) -> None:
     assert await held.put("first", held.body()) == (200, {"pdus": {dans.event_id: {}}})
 
 
+def copied(stage: Stage, to: Path) -> Config:
+    """The settings of a server with the database as it is now: as if its process had died."""
+    url = stage.scene.world.container.database.url.database
+    assert url is not None
+    with sqlite3.connect(url) as source, sqlite3.connect(to) as target:
+        source.backup(target)
+    return settings(server.sqlite_url(to), str(Path(url).parent / "a.test"), server_name="a.test")
+
+
+@pytest.mark.parametrize("new_database", ["sqlite"], indirect=True)  # A copy is made by copying its file.
+@pytest.mark.behaviours("SS-TXN-04")
+@pytest.mark.trust("C03", "R2")
+async def test_delivery_is_known_by_its_name_after_the_process_died_right_after_the_answer(
+    stage: Stage, tmp_path: Path
+) -> None:
+    first = await stage.say("first")
+    body = stage.body(first.pdu)
+    answer = await stage.put("1", body)
+    config = copied(stage, tmp_path / "left.db")
+    other = stage.body((await stage.say("second")).pdu)
+    async with running(config, clock=stage.network.clock, transport=Link(stage.network, "a.test")) as again:
+        stage.network.clients["a.test"] = again.client
+        assert await stage.put("1", other) == answer == (200, {"pdus": {first.event_id: {}}})
+        assert await stage.put("1", body) == answer
+        assert await stage.put("1", other) == answer
+        scene = Scene(again, stage.scene.alice, stage.room)
+        scene.alice.client = again.client
+        assert await scene.bodies() == ["first"]
+        await again.fsck()
+
+
 @pytest.mark.parametrize("new_database", ["sqlite"], indirect=True)  # A copy is made by copying its file.
 @pytest.mark.trust("F22", "R1")
 async def test_what_was_staged_by_a_process_that_died_is_taken_in(held: Held, tmp_path: Path) -> None:
     _, bobs = await held.wait_for_keys()
-    url = held.scene.world.container.database.url.database
-    assert url is not None
-    left = tmp_path / "left.db"
-    with sqlite3.connect(url) as source, sqlite3.connect(left) as target:
-        source.backup(target)
+    config = copied(held, tmp_path / "left.db")
     held.other.awake.set()
-    config = settings(server.sqlite_url(left), str(Path(url).parent / "a.test"), server_name="a.test")
     async with running(config, clock=held.network.clock, transport=Link(held.network, "a.test")) as again:
         scene = Scene(again, held.scene.alice, held.room)
         await eventually(scene.tips, lambda tips: tips == {bobs.event_id})

@@ -147,6 +147,7 @@ async def test_join_with_what_was_signed(network: Network) -> None:
         (lambda event: with_signed(event, proof("@x:p.test") | {"token": "\0"}), 400),
     ],
 )
+@pytest.mark.by_turns
 async def test_exchange_of_something_else_is_refused(network: Network, change: Any, status: int) -> None:
     a = await network.server("a.test")
     ann = await a.user("ann")

@@ -62,7 +62,7 @@ def is_met(condition: Any, event: Event, **more: Any) -> bool:
     return outcome_of(event, ruleset_of({"override": [rule]}), **more).notify
 
 
-@pytest.mark.behaviours("CS-PUSH-05", "CS-PUSH-06", "CS-PUSH-07", "CS-PUSH-08")
+@pytest.mark.behaviours("CS-PUSH-05", "CS-PUSH-06", "CS-PUSH-07", "CS-PUSH-08", "ID-06")
 @pytest.mark.parametrize(
     ("condition", "met"),
     [

@@ -1,7 +1,6 @@
 """People who talk in rooms, on whatever server."""
 
 import json
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from urllib.parse import quote
@@ -35,9 +34,12 @@ def say(who: Connection, room_id: str, text: str) -> str:
     return event_id
 
 
-def until(who: Connection, condition: Callable[[Json], bool], since: str | None = None) -> None:
+def until(
+    who: Connection, condition: Callable[[Json], bool], since: str | None = None, *, include_leave: bool = False
+) -> None:
     """Sync until an answer is as wanted. Each answer is shown once, and `rooms` is always there."""
-    query = {"timeout": "2000", "filter": json.dumps({"room": {"timeline": {"limit": 100}}})}
+    wanted = {"room": {"timeline": {"limit": 100}, "include_leave": include_leave}}
+    query = {"timeout": "2000", "filter": json.dumps(wanted)}
     more = "".join(f"&{name}={quote(value)}" for name, value in query.items())
     while True:
         answer = who.call("GET", f"/sync?{more}" + ("" if since is None else f"&since={quote(since)}"))
@@ -45,12 +47,6 @@ def until(who: Connection, condition: Callable[[Json], bool], since: str | None 
         if condition(answer):
             return
         since = answer["next_batch"]
-
-
-def until_so(condition: Callable[[], bool]) -> None:
-    """Look again and again."""
-    while not condition():
-        time.sleep(0.05)
 
 
 def hear(who: Connection, room_id: str, *event_ids: str) -> None:

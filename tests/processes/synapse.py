@@ -1,7 +1,7 @@
 """Synapse as the other server: it runs in an environment of its own, and shares nothing with ours but the wire.
 
 `SYNAPSE_PYTHON` names the Python of that environment (`scripts/install-synapse`); else such tests are skipped.
-Its server name is an address, because Synapse finds servers by the DNS alone.
+Its server name is an address: it has to be found, by itself as well, without a DNS.
 """
 
 import http.client
@@ -15,7 +15,9 @@ from urllib.parse import parse_qs, urlsplit
 
 from tests.processes import programs, running
 from tests.processes.certificates import Authority
-from tests.processes.server import free_port
+from tests.processes.federating import new_federation
+from tests.processes.people import OPEN
+from tests.processes.server import Server, free_port
 
 HOST = "127.0.0.2"
 _MODULE = ("-m", "synapse.app.homeserver")
@@ -60,14 +62,32 @@ database:
 """
 
 
-@dataclass(frozen=True)
+@dataclass
 class Synapse:
-    """A running Synapse."""
+    """A Synapse that can be stopped and started again on the same data."""
 
+    folder: Path
     name: str
     port: int
     """Where its clients find it, without TLS."""
-    process: running.Process
+    process: running.Process | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://{HOST}:{self.port}"
+
+    def start(self, within: float = 60) -> None:
+        """Start it, and return when it answers."""
+        assert self.process is None
+        command = [python(), *_MODULE, "-c", str(self.folder / "homeserver.yaml")]
+        process = running.start("synapse", command, log=self.folder / "synapse.log", cwd=self.folder)
+        process.wait_until(self.is_healthy, within)
+        self.process = process
+
+    def stop(self, within: float = 30) -> None:
+        assert self.process is not None
+        process, self.process = self.process, None
+        process.stop(within=within)
 
     def is_healthy(self) -> bool:
         connection = http.client.HTTPConnection(HOST, self.port, timeout=2)
@@ -98,7 +118,6 @@ def python() -> str:
 @contextmanager
 def running_synapse(folder: Path, authority: Authority, more: str = "", *, within: float = 60) -> Iterator[Synapse]:
     """A Synapse on an empty database; `more` are lines of its settings. Raises `Missing` where there is none."""
-    program = python()
     folder.mkdir(parents=True, exist_ok=True)
     port, client_port = free_port(), free_port()
     certificate = authority.issue(HOST, to="synapse")
@@ -114,13 +133,33 @@ def running_synapse(folder: Path, authority: Authority, more: str = "", *, withi
         unlimited=_UNLIMITED,
     )
     (folder / "homeserver.yaml").write_text(settings + more)
-    command = [program, *_MODULE, "-c", str(folder / "homeserver.yaml")]
+    command = [python(), *_MODULE, "-c", str(folder / "homeserver.yaml")]
     subprocess.run([*command, "--generate-keys"], check=True, capture_output=True, timeout=60)
-    process = running.start("synapse", command, log=folder / "synapse.log", cwd=folder)
-    synapse = Synapse(f"{HOST}:{port}", client_port, process)
+    synapse = Synapse(folder, f"{HOST}:{port}", client_port)
     try:
-        process.wait_until(synapse.is_healthy, within)
+        synapse.start(within)
         yield synapse
+        if synapse.process is not None:
+            synapse.stop()
     finally:
-        process.stop(within=30)
-        print(process.output()[-5_000:])
+        if synapse.process is not None:
+            synapse.process.kill()
+        log = folder / "synapse.log"
+        print(log.read_text(errors="replace")[-5_000:] if log.exists() else "")
+
+
+@contextmanager
+def beside_synapse(folder: Path) -> Iterator[tuple[Server, Synapse]]:
+    """A server of ours and a Synapse that find and trust each other. Raises `Missing` where there is none.
+
+    Ours is named by an address, too: Synapse finds servers by the DNS alone.
+    """
+    federation = new_federation(folder)
+    name = f"127.0.0.3:{free_port()}"
+    federation.add(name, at=name)
+    ranges = {"HOMESERVER_FEDERATION_ALLOWED_RANGES": '["127.0.0.0/8"]'}
+    with (
+        running_synapse(folder / "synapse", federation.authority) as synapse,
+        federation.running(name, **OPEN, **ranges) as [server],
+    ):
+        yield server, synapse

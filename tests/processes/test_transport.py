@@ -27,6 +27,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return Authority(tmp_path_factory.mktemp("authority"))
 
 
+@pytest.mark.behaviours("SS-API-01")
 async def test_a_request_comes_as_it_was_signed_and_its_answer_comes_back(authority: Authority) -> None:
     answer = ok(b'{"a": 1}', "201 Created", X_Seen="yes")
     async with tls_peer(authority.issue("a.test").server_context(), answer) as peer:
@@ -41,6 +42,7 @@ async def test_a_request_comes_as_it_was_signed_and_its_answer_comes_back(author
     assert peer.names == ["a.test"]
 
 
+@pytest.mark.behaviours("SS-API-01")
 @pytest.mark.parametrize(
     "kind", ["expired", "self-signed", "wrong name", "another authority", "only an address", "only a common name"]
 )
@@ -85,6 +87,7 @@ async def test_a_server_without_tls_is_sent_nothing_it_can_read(authority: Autho
     assert not peer.heard
 
 
+@pytest.mark.behaviours("SS-API-01")
 @pytest.mark.trust("C34")
 async def test_a_name_that_is_an_address_is_proven_by_the_address_and_sends_no_sni(authority: Authority) -> None:
     good, bad = authority.issue("127.0.0.2"), authority.issue("127.0.0.3", "a.test")

@@ -6,7 +6,9 @@ everywhere; every database is whole.
 
 import asyncio
 import random
+from collections import defaultdict
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from homeserver.matrix.identifiers import domain_of
 from homeserver.services.rooms import consistency
 from homeserver.services.rooms.hot import parse
 from homeserver.services.rooms.state import StateTrees
-from homeserver.storage import event_log, events, rooms
+from homeserver.storage import event_graph, event_log, events, rooms
 from homeserver.storage.engine import ReadTx
 from tests.simulation.city import City, Gone, House, part
 from tests.simulation.liar import Liar
@@ -33,19 +35,35 @@ class Seen:
     """What a server has of the room."""
 
     state: dict[str, str]
-    servers: set[str]
-    """Those of which a user is in the room."""
+    inside: set[str]
+    """The servers of which a user is in the room."""
+    departures: dict[str, set[str]]
+    """By server, the events of the state by which its users are out of the room."""
     verdicts: dict[str, int]
     """What became of each event that it has."""
-
-    def has_in(self, server: str) -> bool:
-        """Whether it knows a user of that server to be in the room."""
-        return server in self.servers
+    placed: set[str]
+    """The events at which it knows the state."""
+    before: dict[str, list[str]]
+    """By event, those before it."""
+    gaps: set[str]
+    """What is missing, as it knows, before events that it has."""
 
     @property
     def accepted(self) -> set[str]:
         """The events that are part of the room."""
         return {one for one, verdict in self.verdicts.items() if verdict == events.OK}
+
+    @property
+    def rejected(self) -> set[str]:
+        """The events that are not allowed."""
+        return {one for one, verdict in self.verdicts.items() if verdict == events.REJECTED}
+
+    def is_unaware_of(self, other: "Seen", server: str) -> bool:
+        """Whether by the other's knowledge no user of this server is in the room, for reasons that have not come here.
+
+        Who was put out may ask nobody for what came before, and so may never be able to place the news of it.
+        """
+        return server not in other.inside and not other.departures[server] <= self.placed
 
 
 @dataclass
@@ -58,8 +76,8 @@ class Story:
     liar: Liar | None
     room_id: str = ""
     users: dict[str, list[str]] = field(default_factory=dict)
-    said: set[str] = field(default_factory=set)
-    """The events that servers said they had taken."""
+    said: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    """The events that servers said they had taken, by server."""
 
 
 async def tell(seed: int, loop: SimulationLoop, template: Path, folder: Path) -> list[str]:
@@ -178,7 +196,7 @@ async def _act(story: Story, house: House, user_id: str) -> None:
         return
     city.tell(f"{user_id} {method} {path}: {status} {answer.get('event_id') or answer.get('errcode', '')}")
     if status == 200 and "event_id" in answer:
-        story.said.add(answer["event_id"])
+        story.said[house.name].add(answer["event_id"])
 
 
 async def _heal(story: Story) -> None:
@@ -204,56 +222,95 @@ async def _speak(story: Story, house: House) -> None:
         path = f"/rooms/{room}/send/m.room.message/{story.city.transaction()}"
         status, body = await story.city.ask(house, user_id, "PUT", path, {"msgtype": "m.text", "body": "peace"})
         if status == 200:
-            story.said.add(body["event_id"])
+            story.said[house.name].add(body["event_id"])
             return
 
 
 async def _agree(story: Story) -> None:
     """Raise `AssertionError` unless those who are in the room have the same of it."""
-    seen: dict[str, Seen] = {}
+    found: dict[str, Seen] = {}
     for house in story.honest:
         assert house.container is not None
         LIFE.set(house.life)
         database = house.container.database
-        found = await consistency.check_whole(database)
+        wrong = await consistency.check_whole(database)
         async for more in consistency.check_rooms(database, lambda count: None):
-            found += more
-        assert not found, f"{house.name}: " + "\n".join(f"{one.room_id}: {one.what}" for one in found)
-        here = await database.snapshot(_look, story.room_id, house.name)
+            wrong += more
+        assert not wrong, f"{house.name}: " + "\n".join(f"{one.room_id}: {one.what}" for one in wrong)
+        here = await database.snapshot(_look, story.room_id)
         if here is not None:
-            seen[house.name] = here
-    # Who was put out may ask nobody for what came before, and so may never be able to place the news of it.
-    out = {name for name in seen if any(not one.has_in(name) for one in seen.values())}
+            found[house.name] = here
+        lost = story.said[house.name] - (here.placed if here is not None else set())
+        assert not lost, f"{house.name} had taken {sorted(lost)}, and has lost them"
+    _compare_verdicts(found)
+    seen = {name: one for name, one in found.items() if name in one.inside}
+    out = {name for name, one in seen.items() if any(one.is_unaware_of(other, name) for other in seen.values())}
     seen = {name: one for name, one in seen.items() if name not in out}
     story.city.tell(f"in the room: {sorted(seen)}; put out without knowing: {sorted(out)}")
+    _compare_states(story, seen)
+    _look_for_the_lost(story, seen)
+
+
+def _compare_verdicts(found: dict[str, Seen]) -> None:
+    """Whether an event is rejected follows from the event and what is before it; whether it soft-fails does not."""
+    for (name, one), (other_name, other) in combinations(found.items(), 2):
+        differing = (one.rejected ^ other.rejected) & one.placed & other.placed
+        assert not differing, f"{name} and {other_name} do not agree on whether to reject {sorted(differing)}"
+
+
+def _compare_states(story: Story, seen: dict[str, Seen]) -> None:
     for name, one in seen.items():
         first_name, first = next(iter(seen.items()))
         differing = {
             pair for pair in first.state.keys() | one.state.keys() if first.state.get(pair) != one.state.get(pair)
         }
         for pair in sorted(differing):
-            for house in story.honest:
-                ids = {here.state.get(pair) for here in seen.values()}
-                verdicts = {one: seen[house.name].verdicts.get(str(one)) for one in ids if house.name in seen}
-                story.city.tell(f"{pair} at {house.name}: {verdicts}")
+            ids = {here.state.get(pair) for here in seen.values()}
+            for house in seen:
+                verdicts = {str(one): seen[house].verdicts.get(str(one)) for one in ids}
+                story.city.tell(f"{pair} at {house}: {verdicts}")
         assert not differing, f"{first_name} and {name} do not agree on {sorted(differing)}"
     everywhere = set.intersection(*(one.accepted for one in seen.values())) if seen else set()
     known = set.union(*(one.accepted for one in seen.values())) if seen else set()
     story.city.tell(f"{len(known)} events are accepted somewhere, {len(everywhere)} everywhere")
 
 
-def _look(tx: ReadTx, room_id: Any, server: str) -> Seen | None:
-    """What the database has of the room, if a user of the server is in it."""
+def _look_for_the_lost(story: Story, seen: dict[str, Seen]) -> None:
+    """What servers in the room said they had taken, all others in it have, unless it lies in a gap they know of."""
+    said = {event_id for name in seen for event_id in story.said[name]}
+    before = {event_id: ids for one in seen.values() for event_id, ids in one.before.items()}
+    for name, one in seen.items():
+        behind: set[str] = set()
+        ways = [*one.gaps]
+        while ways:
+            event_id = ways.pop()
+            if event_id not in behind:
+                behind.add(event_id)
+                ways.extend(before.get(event_id, []))
+        lost = said - one.placed - behind
+        assert not lost, f"{name} lacks {sorted(lost)}"
+
+
+def _look(tx: ReadTx, room_id: Any) -> Seen | None:
+    """What the database has of the room."""
     room = rooms.find(tx, room_id)
     if room is None:
         return None
     trees = StateTrees()
     positions = trees.items(tx, room.state_root)
     stored = events.find_many(tx, positions.values())
-    state = {f"{type_} {key}": stored[at].event_id for (type_, key), at in positions.items()}
     members = [parse(stored[at], room.version) for (type_, _), at in positions.items() if type_ == "m.room.member"]
-    servers = {domain_of(one.state_key or "") for one in members if one.membership == "join"}
-    if server not in servers:
-        return None
+    departures: dict[str, set[str]] = defaultdict(set)
+    for one in members:
+        if one.membership != "join":
+            departures[domain_of(one.state_key or "")].add(one.event_id)
     rows = event_log.list_from(tx, room.room_nid, after=0, limit=100_000)
-    return Seen({pair: str(one) for pair, one in state.items()}, servers, {row.event_id: row.status for row in rows})
+    return Seen(
+        {f"{type_} {key}": stored[at].event_id for (type_, key), at in positions.items()},
+        {domain_of(one.state_key or "") for one in members if one.membership == "join"},
+        departures,
+        {row.event_id: row.status for row in rows},
+        {row.event_id for row in rows if row.state_after is not None},
+        {row.event_id: list(parse(row, room.version).prev_events) for row in rows},
+        {event_id for event_id, _ in event_graph.list_backward_extremities(tx, room.room_nid)},
+    )

@@ -6,7 +6,7 @@ from homeserver.matrix.identifiers import ServerName
 from homeserver.storage import destinations, outgoing, room_servers
 from homeserver.storage.destinations import Destination, Parcel, Skipped
 from homeserver.storage.engine import Database
-from homeserver.storage.outgoing import OutgoingEdu, OutgoingEvent
+from homeserver.storage.outgoing import OutgoingEvent
 
 A, B, C = ServerName("a.test"), ServerName("b.test"), ServerName("c.test")
 
@@ -51,8 +51,6 @@ async def test_who_lacks_something_is_known_after_a_start(database: Database) ->
     assert await database.read(outgoing.list_pending_servers) == {A, B}  # Of A it is found out when it is looked at.
     await database.write(destinations.save_many, [Destination(A, delivered=111), Destination(B, delivered=111)])
     assert await database.read(outgoing.list_pending_servers) == set()
-    await database.write(outgoing.add_many, [OutgoingEdu(C, "m.direct_to_device", b"{}")])
-    assert await database.read(outgoing.list_pending_servers) == {C}
 
 
 @pytest.mark.trust("R6", "F32")
@@ -71,19 +69,6 @@ async def test_what_nobody_will_be_sent_is_forgotten(database: Database) -> None
     await database.write(outgoing.forget_stays, below=105)
     assert await database.write(outgoing.trim, below=105, limit=100) == 1
     assert await database.read(outgoing.list_newest_for, A, after=0, upto=200, limit=100) == [90, 100]
-
-
-async def test_data_that_is_no_event_is_kept_until_it_is_delivered(database: Database) -> None:
-    edus = [OutgoingEdu(to, "m.direct_to_device", content) for to, content in ((A, b"1"), (B, b"2"), (A, b"3"))]
-    await database.write(outgoing.add_many, edus)
-    found = await database.read(outgoing.list_edus, A, after=0, limit=10)
-    assert [edu.content for edu in found] == [b"1", b"3"]
-    assert await database.read(outgoing.count_edus) == {A: 2, B: 1}
-    await database.write(outgoing.remove_edus, [(A, found[0].position)])
-    assert await database.read(outgoing.find_edus, A, [edu.position for edu in found]) == [found[1]]
-    positions = [edu.position for edu in found]
-    destinations_of = await database.read(outgoing.list_edu_destinations, after=positions[0], upto=positions[1])
-    assert destinations_of == {A, B}
 
 
 async def test_how_it_goes_with_a_server_is_written_down(database: Database) -> None:

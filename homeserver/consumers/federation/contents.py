@@ -7,10 +7,10 @@ import msgspec
 from homeserver.consumers.federation.lines import Line
 from homeserver.kit.caching import Lru
 from homeserver.outbound.ephemeral import EphemeralEdu
-from homeserver.storage import events, outgoing
+from homeserver.storage import events, outgoing_edus
 from homeserver.storage.destinations import Parcel
 from homeserver.storage.engine import Database
-from homeserver.storage.outgoing import StoredEdu
+from homeserver.storage.outgoing_edus import StoredEdu
 
 _RECENT = 1000
 
@@ -45,7 +45,7 @@ class Contents:
         fetched, line.fetched = line.fetched, None
         if not positions or fetched is not None:
             return fetched or []
-        return await self._database.read(outgoing.find_edus, line.name, positions)
+        return await self._database.read(outgoing_edus.find_many, line.name, positions)
 
 
 def encode_edu(edu: StoredEdu | EphemeralEdu) -> bytes:

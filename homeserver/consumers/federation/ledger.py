@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Iterable, Sequence
 
 from homeserver.matrix.identifiers import ServerName
-from homeserver.storage import destinations, outgoing
+from homeserver.storage import destinations, outgoing_edus
 from homeserver.storage.destinations import Destination, Skipped
 from homeserver.storage.engine import Database, WriteTx
 
@@ -83,6 +83,6 @@ def _save(
 ) -> None:
     destinations.save_many(tx, rows)
     if delivered:
-        outgoing.remove_edus(tx, delivered)
+        outgoing_edus.remove_many(tx, delivered)
     if skipped:
         destinations.skip_many(tx, skipped)

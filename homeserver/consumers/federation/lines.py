@@ -4,6 +4,7 @@ For servers that keep up, the positions of what comes next are in memory, a few 
 nothing is kept for it, and what it lacks is looked up when it is its turn.
 """
 
+import asyncio
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from enum import Enum, auto
 from homeserver.matrix.identifiers import ServerName
 from homeserver.outbound.ephemeral import Ephemeral
 from homeserver.storage.destinations import Destination
-from homeserver.storage.outgoing import StoredEdu
+from homeserver.storage.outgoing_edus import StoredEdu
 
 _MOST_QUEUED = 200
 """So many positions of a server are in memory."""
@@ -40,7 +41,12 @@ class Line:
     is_behind: bool = False
     """What it is to have has to be looked up."""
     has_edus: bool = False
+    """There is data for it, behind `edus_after`."""
     edus_after: int = 0
+    has_grown: bool = False
+    """More data has come for it than what waits was last bounded with."""
+    packing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while a transaction is made, and while what waits for one is bounded."""
     fetched: list[StoredEdu] | None = None
     """Data of the transaction under way, as far as it was just read."""
     is_greeted: bool = True

@@ -11,7 +11,7 @@ from homeserver.consumers.federation.turns import Turns
 from homeserver.matrix.identifiers import ServerName
 from homeserver.outbound.destinations import Destinations
 from homeserver.outbound.ephemeral import Ephemeral
-from homeserver.storage import events, outgoing, stream_rows
+from homeserver.storage import events, outgoing, outgoing_edus, stream_rows
 from homeserver.storage.destinations import MOST_EDUS
 from homeserver.storage.engine import Database, ReadTx
 from homeserver.storage.outgoing import FEDERATION, OutgoingEvent
@@ -55,7 +55,7 @@ class News:
                     await asyncio.sleep(0)
                 for server in new.edus_for - {self._lines.own}:
                     line = self._lines.ensure(server)
-                    line.has_edus = True
+                    line.has_edus = line.has_grown = True
                     self._turns.wake(line)
                 self._lines.tail = new.upto
                 if len(new.events) < _BATCH:
@@ -85,7 +85,7 @@ class News:
         audiences = self._audiences.find(tx, new, after=after, upto=upto) if new else []
         found = events.find_many(tx, [event.position for event in new]) if new else {}
         pdus = {position: event.pdu for position, event in found.items()}
-        edus_for = outgoing.list_edu_destinations(tx, after=after, upto=upto) if upto > after else set()
+        edus_for = outgoing_edus.list_new_destinations(tx, after=after, upto=upto) if upto > after else set()
         return _New(upto, new, audiences, pdus, edus_for)
 
     def _hand_out(self, position: int, audience: frozenset[ServerName]) -> None:

@@ -15,10 +15,10 @@ from homeserver.consumers.federation.lines import Line, Lines
 from homeserver.consumers.federation.missed import list_missed
 from homeserver.kit.randomness import Randomness
 from homeserver.outbound.ephemeral import Ephemeral, EphemeralEdu
-from homeserver.storage import outgoing
+from homeserver.storage import outgoing_edus
 from homeserver.storage.destinations import MOST_EDUS, MOST_PDUS, Parcel
 from homeserver.storage.engine import Database
-from homeserver.storage.outgoing import StoredEdu
+from homeserver.storage.outgoing_edus import StoredEdu
 
 
 class Packing:
@@ -37,6 +37,10 @@ class Packing:
         """The transaction that the server is to have next: the one that is written down, or a new one, if any."""
         if line.row.txn is not None:
             return line.row.txn
+        async with line.packing:
+            return await self._pack_new(line)
+
+    async def _pack_new(self, line: Line) -> Parcel | None:
         pdus, upto = await self._next_pdus(line)
         edus = await self._next_edus(line, bool(pdus))
         ephemeral = self._next_ephemeral(line, bool(pdus), len(edus))
@@ -100,7 +104,7 @@ class Packing:
             return []
         limit = min(MOST_EDUS, 2 * at_most) if at_most > 1 else 1
         line.has_edus = False
-        found = await self._database.read(outgoing.list_edus, line.name, after=line.edus_after, limit=limit + 1)
+        found = await self._database.read(outgoing_edus.list_for, line.name, after=line.edus_after, limit=limit + 1)
         if len(found) > limit:
             line.has_edus = True
         return found[:limit]

@@ -3,6 +3,7 @@
 import asyncio
 
 from homeserver.consumers.federation import start
+from homeserver.consumers.federation.backlog import Backlog
 from homeserver.consumers.federation.bisection import Bisection
 from homeserver.consumers.federation.contents import Contents
 from homeserver.consumers.federation.deliveries import Deliveries
@@ -58,6 +59,7 @@ class FederationSender:
         contents = Contents(self._database)
         news = News(self._database, self._notifier, lines, turns, contents)
         deliveries = self._deliveries(lines, turns, ledger, contents)
+        backlog = Backlog(self._database, self._clock, self._metrics, self._health, lines)
         upkeep = Upkeep(self._database, self._clock, self._metrics, self._health)
         found = await self._database.snapshot(start.read)
         Start(self._clock, lines, turns, self._health, self._ephemeral).take_up(found)
@@ -67,6 +69,7 @@ class FederationSender:
             group.create_task(news.follow_ephemeral(self._ephemeral))
             group.create_task(news.follow_signs(self._health))
             group.create_task(turns.run(deliveries.serve))
+            group.create_task(backlog.run())
             group.create_task(upkeep.run(lines, turns, ledger))
 
     def _deliveries(self, lines: Lines, turns: Turns, ledger: Ledger, contents: Contents) -> Deliveries:

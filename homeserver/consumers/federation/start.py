@@ -10,7 +10,7 @@ from homeserver.kit.clock import Clock
 from homeserver.matrix.identifiers import ServerName
 from homeserver.outbound.destinations import Destinations, Health
 from homeserver.outbound.ephemeral import Ephemeral
-from homeserver.storage import destinations, outgoing, room_servers, stream_rows
+from homeserver.storage import destinations, outgoing, outgoing_edus, room_servers, stream_rows
 from homeserver.storage.destinations import Destination
 from homeserver.storage.engine import ReadTx
 
@@ -33,7 +33,7 @@ def read(tx: ReadTx) -> Found:
     return Found(
         stream_rows.current(tx),
         destinations.list_all(tx),
-        outgoing.list_pending_servers(tx),
+        outgoing.list_pending_servers(tx) | outgoing_edus.list_destinations(tx),
         room_servers.list_neighbours(tx),
     )
 
@@ -57,7 +57,7 @@ class Start:
             self._add(row, now)
         for server in found.pending - {self._lines.own}:
             line = self._lines.find(server) or self._lines.add(Destination(server))
-            line.is_behind = line.has_edus = True
+            line.is_behind = line.has_edus = line.has_grown = True
         newest = max((row.last_success_ts or 0 for row in found.rows), default=0)
         if newest and now - newest > _AWAY_MS:
             self._greet(found.neighbours)

@@ -29,8 +29,13 @@ def identifier(parse: Callable[[str], T], text: str) -> T:
 
 
 def user_of(origin: ServerName, text: str) -> UserId:
-    """The text as a user of the server. Raises `InvalidParam`, or `Forbidden` for another server's."""
+    """The text as a user of the server. Raises `InvalidParam`, or `Forbidden` for another server's.
+
+    Users whose ids have characters that only old ones have are taken in events alone (appendices, Historical User IDs).
+    """
     user_id = identifier(identifiers.user_id, text)
     if domain_of(user_id) != origin:
         raise Forbidden("A server tells of its own users only.")
+    if not identifiers.is_compliant(user_id):
+        raise InvalidParam("Users with such an id are heard of in events only.")
     return user_id

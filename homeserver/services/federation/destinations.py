@@ -6,7 +6,7 @@ from homeserver.errors import NotFound
 from homeserver.kit.clock import Clock
 from homeserver.matrix.identifiers import ServerName
 from homeserver.outbound.destinations import Destinations
-from homeserver.storage import destinations, outgoing, stream_rows
+from homeserver.storage import destinations, outgoing, outgoing_edus, stream_rows
 from homeserver.storage.destinations import Destination, Skipped
 from homeserver.storage.engine import Database, ReadTx
 
@@ -101,9 +101,9 @@ class DestinationReports:
 
 
 def _list(tx: ReadTx) -> list[Report]:
-    pending = outgoing.list_pending_servers(tx)
     upto = stream_rows.current(tx)
-    edus = outgoing.count_edus(tx)
+    edus = outgoing_edus.count_waiting(tx)
+    pending = outgoing.list_pending_servers(tx) | edus.keys()
     rows = {row.server_name: row for row in destinations.list_all(tx)}
     found = []
     for server in rows.keys() | pending:
@@ -116,11 +116,12 @@ def _list(tx: ReadTx) -> list[Report]:
 
 def _find(tx: ReadTx, server: ServerName) -> Report | None:
     row = destinations.find(tx, server)
+    others = outgoing_edus.count_waiting(tx).get(server, 0)
     if row is None:
-        if server not in outgoing.list_pending_servers(tx):
+        if not others and server not in outgoing.list_pending_servers(tx):
             return None
         row = Destination(server)
-    lack = _backlog(tx, row, stream_rows.current(tx), outgoing.count_edus(tx).get(server, 0))
+    lack = _backlog(tx, row, stream_rows.current(tx), others)
     return Report(row, lack, destinations.list_skipped(tx, server, limit=_SKIPPED))
 
 

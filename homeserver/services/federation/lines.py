@@ -25,6 +25,7 @@ from homeserver.services.federation.faults import WRONG
 from homeserver.services.rooms.gaps import Gaps
 from homeserver.services.rooms.hot import HotRoom, HotRooms
 from homeserver.services.rooms.inbox import Delivery, Inbox, id_of
+from homeserver.services.rooms.intake import FirstWrite
 from homeserver.services.rooms.receipts import Outcome, Receipt
 from homeserver.storage import deliveries
 from homeserver.storage.deliveries import Staged
@@ -46,6 +47,7 @@ class Place:
     origin: ServerName
     pdus: Sequence[bytes]
     looked_at: Delivery | None
+    first: FirstWrite | None = None
     done: "asyncio.Future[list[Receipt]]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     is_begun: bool = False
     numbers: list[int] = field(default_factory=list)
@@ -198,9 +200,9 @@ class Lines:
     async def _take(self, place: Place) -> None:
         place.is_begun = True
         if place.looked_at is not None:
-            work = self._inbox.take(place.looked_at)
+            work = self._inbox.take(place.looked_at, first=place.first)
         else:
-            work = self._inbox.receive(place.room.room_id, place.pdus)
+            work = self._inbox.receive(place.room.room_id, place.pdus, first=place.first)
         [outcome] = await asyncio.gather(work, return_exceptions=True)
         if isinstance(outcome, BaseException):
             if not isinstance(outcome, (RequestError, *WRONG)):

@@ -5,9 +5,9 @@ from typing import Any
 
 import msgspec
 
-from homeserver.errors import Forbidden
+from homeserver.errors import Forbidden, RequestError
 from homeserver.matrix import identifiers
-from homeserver.matrix.identifiers import RoomId, ServerName, UserId, domain_of
+from homeserver.matrix.identifiers import RoomId, ServerName, UserId
 from homeserver.services.federation.contents import decoded, identifier, user_of
 from homeserver.services.live import presence, receipts
 from homeserver.services.live.presence import STATES, Presence
@@ -125,10 +125,10 @@ def _may_speak(room: HotRoom, acls: ServerAcls, origin: ServerName, user_id: Use
 def _presence(origin: ServerName, value: Any) -> presence.Heard | None:
     try:
         told = msgspec.convert(value, _Presence)
-        user_id = identifiers.user_id(told.user_id)
-    except (msgspec.ValidationError, identifiers.InvalidIdentifier):
+        user_id = user_of(origin, told.user_id)
+    except (msgspec.ValidationError, RequestError):
         return None
-    if domain_of(user_id) != origin or told.presence not in STATES:
+    if told.presence not in STATES:
         return None
     return presence.Heard(
         user_id,
@@ -143,11 +143,11 @@ def _receipt(origin: ServerName, room_id: str, user_id: str, value: Any) -> rece
     try:
         told = msgspec.convert(value, _Receipt)
         [event_id] = [identifiers.event_id(event_id) for event_id in told.event_ids[:2]]
-        reader, room = identifiers.user_id(user_id), identifiers.room_id(room_id)
-    except (msgspec.ValidationError, ValueError):
+        reader, room = user_of(origin, user_id), identifiers.room_id(room_id)
+    except (msgspec.ValidationError, RequestError, ValueError):
         return None
     thread_id = told.data.thread_id
-    if domain_of(reader) != origin or not 0 <= told.data.ts < _LARGEST_NUMBER:
+    if not 0 <= told.data.ts < _LARGEST_NUMBER:
         return None
     if thread_id is not None and (not thread_id or len(thread_id) > identifiers.LONGEST or "\0" in thread_id):
         return None

@@ -28,7 +28,8 @@ from homeserver.services.federation.early import Early
 from homeserver.services.federation.edus import Edus
 from homeserver.services.federation.lines import Lines, Place
 from homeserver.services.rooms.hot import HotRoom, HotRooms
-from homeserver.services.rooms.inbox import Inbox, id_of
+from homeserver.services.rooms.inbox import Inbox, id_of, possible_ids
+from homeserver.services.rooms.intake import FirstWrite
 from homeserver.services.rooms.invitations import Invitations
 from homeserver.services.rooms.receipts import Outcome, Receipt
 from homeserver.services.rooms.server_acl import ServerAcls
@@ -72,9 +73,16 @@ class _Answers:
 
     next: int
     by_name: dict[bytes, bytes]
+    unsure: dict[bytes, bytes]
+    """Of what was being taken in when the server died: hashes of what was delivered."""
+
+    def find(self, name: bytes, body: bytes) -> bytes | None:
+        """What was answered; what the server died over is taken again if it comes again, and nothing else for it."""
+        return None if self.unsure.get(name) == body else self.by_name.get(name)
 
     def add(self, name: bytes, answer: bytes) -> None:
-        self.next += 1
+        """What was delivered was taken in, and this is what is answered."""
+        self.unsure.pop(name, None)
         self.by_name[name] = answer
         while len(self.by_name) > deliveries.KEPT:
             del self.by_name[next(iter(self.by_name))]
@@ -138,29 +146,29 @@ class Transactions:
             raise Forbidden("The origin is not the server that signed the request.")
         if len(sent.pdus) > MOST_PDUS or len(sent.edus) > MOST_EDUS:
             raise TooLarge(f"A transaction has at most {MOST_PDUS} PDUs and {MOST_EDUS} EDUs.")
-        name = hashlib.sha256(txn_id.encode("utf-8", "surrogatepass")).digest()[:16]
+        name, body = _hash(txn_id.encode("utf-8", "surrogatepass")), _hash(*sent.pdus, b"", *sent.edus)
         task = self._under_way.get((origin, name))
         if task is None:
             answers = self._answers.get(origin)
-            if answers is not None and name in answers.by_name:
+            if answers is not None and (answer := answers.find(name, body)) is not None:
                 self._metrics.transactions_received.labels("repeated").inc()
-                return answers.by_name[name]
+                return answer
             if self._queued[origin] >= _QUEUED or self._lines.count_staged(origin) >= self._staged_per_server:
                 self._metrics.transactions_received.labels("refused").inc()
                 raise LimitExceeded(_AGAIN_MS)
             self._queued[origin] += 1
-            task = self._background.start(self._in_turn(origin, name, sent))
+            task = self._background.start(self._in_turn(origin, name, body, sent))
             self._under_way[origin, name] = task
         return await asyncio.shield(task)
 
-    async def _in_turn(self, origin: ServerName, name: bytes, sent: Sent) -> bytes:
+    async def _in_turn(self, origin: ServerName, name: bytes, body: bytes, sent: Sent) -> bytes:
         try:
             async with self._turns.hold(origin):
                 answers = await self._answers_to(origin)
-                if name in answers.by_name:
+                if (answer := answers.find(name, body)) is not None:
                     self._metrics.transactions_received.labels("repeated").inc()
-                    return answers.by_name[name]
-                return await self._take(origin, name, sent, answers)
+                    return answer
+                return await self._take(origin, name, body, sent, answers)
         finally:
             del self._under_way[origin, name]
             self._queued[origin] -= 1
@@ -171,13 +179,24 @@ class Transactions:
         answers = self._answers.get(origin)
         if answers is None:
             kept = await self._database.read(deliveries.list_answers, origin)
-            answers = _Answers(kept[-1].number + 1 if kept else 0, {one.name: one.answer for one in kept})
+            answers = _Answers(
+                kept[-1].number + 1 if kept else 0,
+                {one.name: one.answer for one in kept},
+                {one.name: one.body for one in kept if one.body},
+            )
             self._answers.put(origin, answers)
         return answers
 
-    async def _take(self, origin: ServerName, name: bytes, sent: Sent, answers: _Answers) -> bytes:
+    async def _take(self, origin: ServerName, name: bytes, body: bytes, sent: Sent, answers: _Answers) -> bytes:
         sorted_ = await self._sort(origin, sent.pdus)
-        places, behind = await self._line_up(origin, sorted_)
+        places, behind = await self._find_places(origin, sorted_)
+        # Mostly this is what is answered in the end, and nothing else need be written.
+        number, answers.next = answers.next, answers.next + 1
+        expected = Answered(origin, number, name, _expected(places), self._clock.now(), body=body)
+        first = FirstWrite(lambda tx: deliveries.begin_answer(tx, expected))
+        for place in places:
+            place.first = first
+            self._lines.join(place)
         if places:
             await asyncio.wait([place.done for place in places], timeout=_PATIENCE_S)
         results = sorted_.results
@@ -192,15 +211,16 @@ class Transactions:
             crash.point("K10")
         staged = self._to_be_staged(behind, sorted_)
         answer = _encode({"pdus": results})
-        kept = Answered(origin, answers.next, name, answer, self._clock.now())
+        kept = Answered(origin, number, name, answer, self._clock.now())
+        is_as_expected = first.is_written and answer == expected.answer
         if staged:
             with self._lines.staging([room.room_id for room, _ in staged]) as staging:
                 numbers = await self._database.write(self._stage, kept, staged)
                 staging.end([(room, number) for (room, _), number in zip(staged, numbers, strict=True)], origin, places)
-        elif any(results.values()):
+        elif any(results.values()) or (first.is_claimed and not is_as_expected):
             await self._database.write(deliveries.keep_answers, [kept])
-        else:
-            # Should it be lost, what was taken in gives the same answer.
+        elif not is_as_expected:
+            # Nothing was stored. Should the answer be lost, what comes again gives the same.
             self._keep_soon(kept)
         answers.add(name, answer)
         self._tell(origin, sorted_, len(staged))
@@ -223,6 +243,9 @@ class Transactions:
             if room is None:
                 is_kept = self._early.keep(origin, room_id, of_room)
                 found.outcomes["early" if is_kept else "unknown_room"] += len(of_room)
+                if not is_kept:
+                    unknown = {"error": "This server does not know the room."}
+                    found.results.update((one, unknown) for pdu in of_room for one in possible_ids(pdu))
             elif self._server_name not in room.servers:
                 is_kept = self._early.keep(origin, room_id, of_room)
                 reason = "This server is not in the room" + (" yet." if is_kept else ".")
@@ -253,18 +276,16 @@ class Transactions:
         except NotFound:
             return None
 
-    async def _line_up(
+    async def _find_places(
         self, origin: ServerName, sorted_: _Sorted
     ) -> tuple[list[Place], dict[HotRoom, Sequence[bytes]]]:
-        """The places in line of the rooms' events, and those for which there is none, because too many wait."""
+        """Places in line for the rooms' events, and those for which there is none, because too many wait."""
         behind: dict[HotRoom, Sequence[bytes]] = {
             room: pdus for room, pdus in sorted_.rooms.items() if self._lines.is_behind(room.room_id)
         }
         coming = {room: pdus for room, pdus in sorted_.rooms.items() if room not in behind}
         looked_at = {one.room: one for one in await self._inbox.look_at(coming)} if coming else {}
-        return [
-            self._lines.join(Place(room, origin, pdus, looked_at.get(room))) for room, pdus in coming.items()
-        ], behind
+        return [Place(room, origin, pdus, looked_at.get(room)) for room, pdus in coming.items()], behind
 
     def _to_be_staged(self, behind: Mapping[HotRoom, Sequence[bytes]], sorted_: _Sorted) -> list[tuple[HotRoom, bytes]]:
         staged = []
@@ -300,6 +321,16 @@ class Transactions:
             self._metrics.pdus_received.labels(outcome).inc(count)
         if any("error" in result for result in sorted_.results.values()) or staged:
             log.info("not all events of a delivery were taken in", origin=origin, **sorted_.outcomes)
+
+
+def _hash(*parts: bytes) -> bytes:
+    return hashlib.sha256(b"\0".join(parts)).digest()[: deliveries.NAME]
+
+
+def _expected(places: Sequence[Place]) -> bytes:
+    """What is answered if all that was looked at can be taken in."""
+    receipts = [receipt for place in places if place.looked_at is not None for receipt in place.looked_at.receipts]
+    return _encode({"pdus": {one.event_id: {} for one in receipts if one.event_id is not None}})
 
 
 def _note(receipt: Receipt, sorted_: _Sorted) -> None:

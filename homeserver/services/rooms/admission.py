@@ -5,7 +5,7 @@ behind it. Whoever calls has the room's turn (`services/rooms/turns.py`).
 """
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 from homeserver.errors import Conflict, Unavailable
@@ -22,6 +22,7 @@ from homeserver.services.rooms.placement import Batch
 from homeserver.services.rooms.policy import PolicyServers
 from homeserver.services.rooms.receipts import Outcome, Receipt, of_placed
 from homeserver.services.rooms.waiting import WaitingEvents
+from homeserver.storage.engine import WriteTx
 from homeserver.storage.event_graph import Waiting
 from homeserver.storage.state import Pair
 
@@ -129,6 +130,8 @@ class Admission:
         but = intake.relayed.get(event_id)
         is_plain = new.placement is None and not event.redacts and but is None and event_id not in intake.staged
         also = None if is_plain else settle(new, relay_to_all_but=but)
+        if (first := intake.claim_first()) is not None:
+            also = _with_first(first, also)
         batch = Batch(room, [new], also=also, now=self._clock.now())
         intake.writing.append(self._writer.write(batch))
         intake.receipts[event_id] = of_placed(event, placed)
@@ -138,3 +141,14 @@ class Admission:
         event_id = EventId(event.event_id)
         intake.let_wait(Waiting(event_id, room.room_nid, self._clock.now(), event.pdu, placed.missing))
         intake.receipts[event_id] = of_placed(event, placed)
+
+
+def _with_first(
+    first: Callable[[WriteTx], None], also: Callable[[WriteTx, int], None] | None
+) -> Callable[[WriteTx, int], None]:
+    def both(tx: WriteTx, room_nid: int) -> None:
+        first(tx)
+        if also is not None:
+            also(tx, room_nid)
+
+    return both

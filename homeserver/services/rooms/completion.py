@@ -56,7 +56,7 @@ class _Progress:
 
 
 class Completion:
-    """Makes rooms whole. A room is worked at by one caller at a time, who is told of it by `list_due`."""
+    """Makes rooms whole. A room is worked at by one caller at a time, who is told of it by `list_all`."""
 
     def __init__(
         self,
@@ -84,11 +84,15 @@ class Completion:
         self._replay = replay
         self._server_name = server_name
 
-    async def list_due(self) -> list[PartialRoom]:
-        """The rooms whose rest should be asked for now."""
+    async def list_all(self) -> list[PartialRoom]:
+        """The rooms that are known in part."""
         found = await self._database.read(partial_rooms.list_all)
         self._metrics.partial_rooms.set(len(found))
-        return [room for room in found if room.retry_ts <= self._clock.now()]
+        return found
+
+    def is_due(self, room: PartialRoom) -> bool:
+        """Whether the rest of the room should be asked for now."""
+        return room.retry_ts <= self._clock.now()
 
     async def tidy(self) -> None:
         """Remove what was prepared for rooms that have become whole otherwise, or have gone."""

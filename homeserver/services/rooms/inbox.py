@@ -10,18 +10,19 @@ admitted to the room (`admission.py`); what has to wait does so (`waiting.py`). 
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from homeserver.errors import NotFound, Unavailable
 from homeserver.matrix.canonical import CanonicalJsonError
 from homeserver.matrix.events import Event, MalformedEvent
 from homeserver.matrix.identifiers import EventId, RoomId, ServerName
+from homeserver.matrix.room_versions import ROOM_VERSIONS
 from homeserver.services.rooms.admission import Admission, Given
 from homeserver.services.rooms.checks import Checks
 from homeserver.services.rooms.founding import Founding
 from homeserver.services.rooms.hot import HotRoom, HotRooms
-from homeserver.services.rooms.intake import Intake, begin, begin_calmly
+from homeserver.services.rooms.intake import FirstWrite, Intake, begin, begin_calmly
 from homeserver.services.rooms.outliers import Outliers, by_auth
 from homeserver.services.rooms.persist import Superseded
 from homeserver.services.rooms.receipts import Receipt, of_judged, of_stored, told, told_apart
@@ -70,7 +71,12 @@ class Inbox:
         self._turns = Turns()
 
     async def receive(
-        self, room_id: RoomId, pdus: Sequence[bytes], *, relay_to_all_but: ServerName | None = None
+        self,
+        room_id: RoomId,
+        pdus: Sequence[bytes],
+        *,
+        relay_to_all_but: ServerName | None = None,
+        first: FirstWrite | None = None,
     ) -> list[Receipt]:
         """Take events of a room, in any order; what became of each, in the order given.
 
@@ -82,7 +88,7 @@ class Inbox:
                 room = await self._hot.find(room_id)
             except NotFound:
                 room = await self._founding.begin(room_id, pdus)
-            return await self._receive(room, pdus, relay_to_all_but=relay_to_all_but)
+            return await self._receive(room, pdus, relay_to_all_but=relay_to_all_but, first=first)
 
     async def look_at(self, coming: Mapping[HotRoom, Sequence[bytes]]) -> list[Delivery]:
         """Make the first checks on events of several rooms at once, where that needs no waiting for other servers.
@@ -99,17 +105,18 @@ class Inbox:
             for room, (_, receipts) in quick.items()
         ]
 
-    async def take(self, delivery: Delivery) -> list[Receipt]:
+    async def take(self, delivery: Delivery, *, first: FirstWrite | None = None) -> list[Receipt]:
         """Take events that were looked at; what became of each, in the order given. Raises as `receive`."""
         room_id = delivery.room.room_id
         async with self._turns.hold(room_id):
             room = await self._hot.find(room_id)
             if not self._turns.is_right_after(room_id, delivery.moment) or room is not delivery.room:
-                return await self._receive(room, delivery.pdus)
+                return await self._receive(room, delivery.pdus, first=first)
+            delivery.intake.first = first
             try:
                 await self._admission.admit(room, delivery.intake)
             except Superseded:
-                return await self._receive(await self._hot.find(room_id), delivery.pdus)
+                return await self._receive(await self._hot.find(room_id), delivery.pdus, first=first)
             return told(delivery.receipts, delivery.intake.receipts)
 
     async def receive_with_state(self, room_id: RoomId, pdu: bytes, state: Mapping[Pair, EventId]) -> Receipt:
@@ -166,10 +173,12 @@ class Inbox:
         *,
         given: Given | None = None,
         relay_to_all_but: ServerName | None = None,
+        first: FirstWrite | None = None,
     ) -> list[Receipt]:
         for _ in range(_ATTEMPTS):
             checked, receipts = await self._check(room, pdus)
             intake = (await self._database.snapshot(begin, {room: checked}))[room]
+            intake.first = first
             if relay_to_all_but is not None:
                 intake.relayed.update(dict.fromkeys(checked, relay_to_all_but))
             try:
@@ -194,6 +203,15 @@ def id_of(room: HotRoom, pdu: bytes) -> EventId | None:
         return EventId(Event.parse(pdu, room.version.identifier).event_id)
     except (CanonicalJsonError, MalformedEvent):
         return None
+
+
+def possible_ids(pdu: bytes) -> set[EventId]:
+    """The ids that an event of a room of which nothing is known may have: what its id is, its room's version says."""
+    found = set()
+    for version in ROOM_VERSIONS:
+        with suppress(CanonicalJsonError, MalformedEvent):
+            found.add(EventId(Event.parse(pdu, version).event_id))
+    return found
 
 
 def _positions_in_room(tx: ReadTx, room_nid: int | None, state: Mapping[Pair, EventId]) -> dict[Pair, int]:

@@ -1,6 +1,6 @@
 """Events of one room that are being taken in, from what is known of them at the beginning to what became of them."""
 
-from collections.abc import Awaitable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from homeserver.matrix.events import Event
@@ -8,9 +8,35 @@ from homeserver.matrix.identifiers import EventId, ServerName
 from homeserver.services.rooms.hot import HotRoom
 from homeserver.services.rooms.receipts import Outcome, Receipt, of_stored
 from homeserver.storage import event_graph, events
-from homeserver.storage.engine import ReadTx
+from homeserver.storage.engine import ReadTx, WriteTx
 from homeserver.storage.event_graph import Waiting
 from homeserver.storage.events import Standing, StoredEvent
+
+
+class FirstWrite:
+    """Statements for the first transaction that writes something of a delivery.
+
+    Whatever of it is in the database after a crash, they are. Transactions come in the order of their handing over.
+    """
+
+    def __init__(self, statements: Callable[[WriteTx], None]) -> None:
+        self._statements = statements
+        self.is_claimed = False
+        self.is_written = False
+
+    def claim(self) -> Callable[[WriteTx], None] | None:
+        """What is to be done in the transaction that is handed over next; nothing unless it is the first."""
+        if self.is_claimed:
+            return None
+        self.is_claimed = True
+        return self._write
+
+    def _write(self, tx: WriteTx) -> None:
+        self._statements(tx)
+        tx.on_commit(self._note)
+
+    def _note(self) -> None:
+        self.is_written = True
 
 
 @dataclass(slots=True)
@@ -32,6 +58,12 @@ class Intake:
     writing: list[Awaitable[list[StoredEvent]]] = field(default_factory=list)
     relayed: dict[EventId, ServerName] = field(default_factory=dict)
     """What is to be sent on, with the server that has it already."""
+    first: FirstWrite | None = None
+    """What is to be written with the first of it."""
+
+    def claim_first(self) -> Callable[[WriteTx], None] | None:
+        """What the transaction that is handed over next has to write as well."""
+        return None if self.first is None else self.first.claim()
 
     def is_placed(self, event_id: EventId) -> bool:
         """Whether nothing is to be done for the event any more."""

@@ -1,7 +1,7 @@
 """Events that wait for what they follow: they are kept as bytes in the database, and come back when it has come."""
 
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import EventId, RoomId
@@ -48,7 +48,7 @@ class WaitingEvents:
         """Let what has to wait do so in the database."""
         if intake.waiting:
             self._calm.discard(room.room_id)
-            await self._database.write(_keep, room, list(intake.waiting.values()))
+            await self._database.write(_keep, room, list(intake.waiting.values()), intake.claim_first())
 
     async def _followers(self, room: HotRoom, event_id: EventId, intake: Intake) -> set[EventId]:
         """Some of what waited for this event, directly or not."""
@@ -67,8 +67,10 @@ class WaitingEvents:
         return found
 
 
-def _keep(tx: WriteTx, room: HotRoom, waiting: Sequence[Waiting]) -> None:
+def _keep(tx: WriteTx, room: HotRoom, waiting: Sequence[Waiting], first: Callable[[WriteTx], None] | None) -> None:
     assert room.room_nid is not None
+    if first is not None:
+        first(tx)
     event_graph.let_wait(tx, waiting)
     too_many = event_graph.count_waiting(tx, room.room_nid) - _MOST_WAITING
     if too_many > 0:

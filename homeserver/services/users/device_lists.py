@@ -12,10 +12,10 @@ import msgspec
 from homeserver.matrix.identifiers import DeviceId, ServerName, UserId, domain_of
 from homeserver.services.users import shown_keys
 from homeserver.services.users.shown_keys import NOBODY, ShownKeys
-from homeserver.storage import e2e_keys, events, introductions, members, outgoing, room_servers, stream_rows
+from homeserver.storage import e2e_keys, events, introductions, members, outgoing_edus, room_servers, stream_rows
 from homeserver.storage.engine import WriteTx
 from homeserver.storage.introductions import Introduction
-from homeserver.storage.outgoing import OutgoingEdu
+from homeserver.storage.outgoing_edus import DEVICE_LIST, SIGNING_KEY, OutgoingEdu
 
 
 class _MemberContent(msgspec.Struct):
@@ -42,7 +42,7 @@ def note_devices(tx: WriteTx, user_id: UserId, device_ids: Sequence[DeviceId]) -
     numbered = list(enumerate(device_ids, first))[-_MOST_UPDATES if len(device_ids) <= _MOST_UPDATES else -1 :]
     shown = shown_keys.read(tx, [user_id], requester=NOBODY)
     contents = _updates(shown, user_id, numbered, first=first, before=before)
-    outgoing.add_many(tx, _edus(servers, "m.device_list_update", contents))
+    outgoing_edus.add_many(tx, _edus(servers, DEVICE_LIST, user_id, contents))
 
 
 def note_cross_signing(tx: WriteTx, user_id: UserId) -> None:
@@ -56,7 +56,7 @@ def note_cross_signing(tx: WriteTx, user_id: UserId) -> None:
     for usage in ("master", "self_signing"):
         if (user_id, usage) in shown.cross_signing:
             content[f"{usage}_key"] = shown.cross_signing[user_id, usage]
-    outgoing.add_many(tx, _edus(servers, "m.signing_key_update", [content]))
+    outgoing_edus.add_many(tx, _edus(servers, SIGNING_KEY, user_id, [content]))
 
 
 def introduce_next(tx: WriteTx, *, limit: int) -> bool:
@@ -83,9 +83,9 @@ def introduce_next(tx: WriteTx, *, limit: int) -> bool:
         if to and device_ids:
             before, number = e2e_keys.find_stream_id(tx, user_id), stream_rows.advance(tx)
             contents = _updates(shown, user_id, [(number, device_ids[-1])], first=number, before=before)
-            edus += _edus(to, "m.device_list_update", contents)
+            edus += _edus(to, DEVICE_LIST, user_id, contents)
     if edus:
-        outgoing.add_many(tx, edus)
+        outgoing_edus.add_many(tx, edus)
     introductions.remove_many(tx, found)
     return True
 
@@ -134,6 +134,6 @@ def _updates(
     return contents
 
 
-def _edus(servers: Iterable[ServerName], edu_type: str, contents: Iterable[Json]) -> list[OutgoingEdu]:
+def _edus(servers: Iterable[ServerName], edu_type: str, user_id: UserId, contents: Iterable[Json]) -> list[OutgoingEdu]:
     encoded = [msgspec.json.encode(content) for content in contents]
-    return [OutgoingEdu(server, edu_type, content) for server in sorted(servers) for content in encoded]
+    return [OutgoingEdu(server, edu_type, content, user_id) for server in sorted(servers) for content in encoded]

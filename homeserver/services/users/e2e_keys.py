@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from homeserver.errors import BadJson, Forbidden, InvalidParam, MissingParam, NotFound, UnknownToken, Unsupported
+from homeserver.matrix import identifiers
 from homeserver.matrix.canonical import CanonicalJsonError, canonical_json
 from homeserver.matrix.identifiers import DeviceId, UserId, domain_of
 from homeserver.matrix.signing import SignatureError, verify_json
@@ -135,6 +136,7 @@ def list_changes(tx: ReadTx, user_id: UserId, *, after: int, upto: int) -> Chang
             changed.add(member.user_id)
         elif member.membership in ("leave", "ban"):
             left.add(member.user_id)
+    changed, left = ({one for one in some if identifiers.is_compliant(one)} for some in (changed, left))
     return Changes(changed, left - sharing - {user_id})
 
 

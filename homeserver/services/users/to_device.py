@@ -15,9 +15,9 @@ from homeserver.kit.clock import Clock
 from homeserver.kit.randomness import Randomness
 from homeserver.matrix.identifiers import DeviceId, ServerName, UserId, domain_of
 from homeserver.services.auth.sessions import Requester
-from homeserver.storage import devices, outgoing, stream_rows, to_device, transactions
+from homeserver.storage import devices, outgoing_edus, stream_rows, to_device, transactions
 from homeserver.storage.engine import Database, WriteTx
-from homeserver.storage.outgoing import OutgoingEdu
+from homeserver.storage.outgoing_edus import TO_DEVICE, OutgoingEdu
 from homeserver.storage.to_device import Message
 from homeserver.storage.transactions import Done, Repeated
 
@@ -81,7 +81,7 @@ class ToDevice:
         return [
             OutgoingEdu(
                 server,
-                "m.direct_to_device",
+                TO_DEVICE,
                 msgspec.json.encode(
                     {
                         "sender": sender,
@@ -90,6 +90,7 @@ class ToDevice:
                         "messages": part,
                     }
                 ),
+                sender,
             )
             for part in parts
         ]
@@ -155,4 +156,4 @@ def _send(
     if bodies:
         deliver(tx, own, bodies)
     if edus:
-        outgoing.add_many(tx, edus)
+        outgoing_edus.add_many(tx, edus)

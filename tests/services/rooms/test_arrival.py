@@ -302,6 +302,7 @@ Spoil = Callable[[Graph, Answer], None]
 )
 @pytest.mark.behaviours("SS-JOIN-08")
 @pytest.mark.trust("C22", "C30")
+@pytest.mark.by_turns
 async def test_an_answer_that_does_not_hold_is_not_used_and_is_no_obstacle(
     world: World, version: str, spoil: Spoil
 ) -> None:

@@ -85,6 +85,7 @@ def shuffled(graph: Graph, seed: int) -> list[int]:
 @pytest.mark.timeout(120)  # Each is several whole rooms, event by event.
 @pytest.mark.parametrize("version", list(ROOM_VERSIONS))
 @pytest.mark.trust("R4", "F47", "S2")
+@pytest.mark.by_turns
 async def test_any_order_of_arrival_ends_in_the_state_that_the_specification_says(
     version: str, database_url: str, tmp_path: Path
 ) -> None:

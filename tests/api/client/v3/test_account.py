@@ -200,6 +200,7 @@ async def test_capabilities_name_all_room_versions(world: World) -> None:
 
 @pytest.mark.parametrize("path", ["/account/password", "/account/deactivate"])
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"auth": 3, "new_password": "x"}', b'{"new_password": 1}'])
+@pytest.mark.by_turns
 async def test_bad_bodies_are_refused(world: World, path: str, body: bytes) -> None:
     alice = await world.user("alice")
     headers = {"Authorization": f"Bearer {alice.token}"}

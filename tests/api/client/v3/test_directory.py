@@ -63,6 +63,7 @@ async def test_alias_is_made_once_and_resolved_by_everybody(world: World) -> Non
         ("#den:localhost", {"room_id": "!nowhere:localhost"}, (404, "M_NOT_FOUND")),
     ],
 )
+@pytest.mark.by_turns
 async def test_alias_that_cannot_be_is_refused(world: World, alias: str, body: Any, expected: tuple[int, str]) -> None:
     alice = await world.user("alice")
     room_id = await alice.create_room()
@@ -271,6 +272,7 @@ async def test_directory_is_paged_both_ways_in_a_stable_order(world: World) -> N
         ({"include_all_networks": True, "third_party_instance_id": "irc"}, (400, "M_INVALID_PARAM")),
     ],
 )
+@pytest.mark.by_turns
 async def test_directory_refuses_what_makes_no_sense(world: World, options: Any, expected: tuple[int, str]) -> None:
     alice = await world.user("alice")
     assert refusal(await alice.post("/publicRooms", options)) == expected

@@ -178,6 +178,7 @@ async def test_depth_is_bounded(world: World) -> None:
         {"from": "ä1_20_0"},
     ],
 )
+@pytest.mark.by_turns
 async def test_walk_that_makes_no_sense_is_refused(world: World, params: dict[str, str]) -> None:
     alice = await world.user("alice")
     space = await make_space(alice)

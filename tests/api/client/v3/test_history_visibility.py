@@ -171,6 +171,7 @@ async def check(play: Play) -> None:
 @pytest.mark.behaviours("CS-HIST-01", "CS-HIST-02", "CS-HIST-03", "CS-HIST-04", "CS-HIST-05", "CS-EV-07")
 @pytest.mark.parametrize("rule", [*RULES, "nonsense"])
 @pytest.mark.parametrize("history", HISTORIES)
+@pytest.mark.by_turns
 async def test_each_way_of_reading_shows_what_the_rules_allow(world: World, rule: str, history: str) -> None:
     await check(await play(world, rule, HISTORIES[history]))
 
@@ -182,6 +183,7 @@ CHANGES = [
 
 @pytest.mark.behaviours("CS-HIST-03")
 @pytest.mark.parametrize(("old", "new"), CHANGES)
+@pytest.mark.by_turns
 async def test_the_event_that_changes_the_rule_is_seen_under_either(world: World, old: str, new: str) -> None:
     early = ["say", new, "say", old, "say", "invite", new, "say", "join", "say"]
     played = await play(world, old, early)

@@ -176,6 +176,7 @@ async def test_a_key_cannot_change_under_its_name_but_be_uploaded_twice(world: W
         ("signatures/upload", {"@alice:localhost": []}),
     ],
 )
+@pytest.mark.by_turns
 async def test_bad_keys_are_refused(world: World, path: str, body: Json) -> None:
     alice = await world.user("alice")
     answer = await alice.post(f"/keys/{path}", body)
@@ -414,6 +415,7 @@ async def test_of_several_signatures_the_good_ones_are_kept_and_the_bad_ones_tol
     "signatures", [[1], "x", 5, None, {"@alice:localhost": 5}, {"@alice:localhost": {"ed25519:x": 5}}, {}]
 )
 @pytest.mark.behaviours("CS-E2E-10")
+@pytest.mark.by_turns
 async def test_what_is_no_signature_fails_by_itself(world: World, signatures: Any) -> None:
     alice = await world.user("alice")
     master, self_signing = cross_key(), cross_key()

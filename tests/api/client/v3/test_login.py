@@ -68,6 +68,7 @@ async def test_login_by_full_user_id_and_by_the_older_keys_works(world: World) -
 
 @pytest.mark.trust("C06")
 @pytest.mark.parametrize("user", ["alice", "nobody", "@nobody:localhost", "a\0b", "@alice:elsewhere", ""])
+@pytest.mark.by_turns
 async def test_login_with_anything_wrong_is_forbidden_in_the_same_words(world: World, user: str) -> None:
     body = {"type": "m.login.password", "identifier": {"type": "m.id.user", "user": user}, "password": "wrong"}
     response = await world.call("POST", "/login", body=body)

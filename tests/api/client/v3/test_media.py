@@ -137,6 +137,7 @@ async def test_a_file_can_be_announced_and_waited_for(world: World) -> None:
         ("width=3000&height=900&method=crop", (2000, 900)),
     ],
 )
+@pytest.mark.by_turns
 async def test_thumbnails_are_never_smaller_than_asked_nor_larger_than_the_picture(
     world: World, wish: str, size: tuple[int, int]
 ) -> None:
@@ -251,6 +252,7 @@ async def test_a_small_picture_is_its_own_thumbnail(world: World) -> None:
     ],
     ids=range(10),
 )
+@pytest.mark.by_turns
 async def test_no_thumbnail_can_be_made_of_this(world: World, body: bytes, wish: str, status: int) -> None:
     alice = await world.user("alice")
     path = await upload(alice, body)

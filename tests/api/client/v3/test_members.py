@@ -86,6 +86,7 @@ async def test_join_by_alias_or_id_answers_with_the_room(world: World) -> None:
         ("!%00:localhost", (400, "M_INVALID_PARAM")),
     ],
 )
+@pytest.mark.by_turns
 async def test_join_and_knock_where_nothing_is_are_refused(world: World, name: str, expected: tuple[int, str]) -> None:
     bob = await world.user("bob")
     assert refusal(await bob.post(f"/join/{name}")) == expected
@@ -104,6 +105,7 @@ async def test_join_by_third_party_invite_is_declined_in_words(world: World) -> 
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.behaviours("CS-MEM-01", "CS-MEM-02", "CS-MEM-08")
+@pytest.mark.by_turns
 async def test_every_change_of_membership_that_may_be_and_that_may_not(world: World, version: str) -> None:
     alice, bob = await world.user("alice"), await world.user("bob")
     room_id = await alice.create_room(room_version=version)
@@ -179,6 +181,7 @@ async def test_moderation_needs_presence_and_power(world: World) -> None:
     ],
 )
 @pytest.mark.parametrize("action", ["invite", "kick", "ban", "unban"])
+@pytest.mark.by_turns
 async def test_bad_targets_are_refused(world: World, action: str, body: Any, expected: tuple[int, Any]) -> None:
     alice, bob = await world.user("alice"), await world.user("bob")
     room_id = await alice.create_room(preset="public_chat")
@@ -221,6 +224,7 @@ async def test_user_who_wants_no_invites_gets_none_on_any_path(world: World) -> 
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.behaviours("CS-MEM-06")
+@pytest.mark.by_turns
 async def test_knock_is_for_rooms_that_are_knocked_at(world: World, version: str) -> None:
     alice, bob = await world.user("alice"), await world.user("bob")
     await bob.put(f"/profile/{bob.user_id}/displayname", {"displayname": "Bob"})
@@ -258,6 +262,7 @@ def restricted(*room_ids: str, rule: str = "restricted") -> dict[str, Any]:
 @pytest.mark.parametrize("rule", ["restricted", "knock_restricted"])
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.behaviours("CS-MEM-04", "CS-MEM-06")
+@pytest.mark.by_turns
 async def test_restricted_room_lets_in_the_members_of_another(world: World, version: str, rule: str) -> None:
     alice, bob, carol = await world.user("alice"), await world.user("bob"), await world.user("carol")
     other = await alice.create_room(preset="public_chat")
@@ -328,6 +333,7 @@ async def test_restricted_join_needs_a_member_who_may_invite(world: World) -> No
         {},
     ],
 )
+@pytest.mark.by_turns
 async def test_join_rules_that_make_no_sense_let_nobody_in(world: World, rules: Any) -> None:
     alice, bob = await world.user("alice"), await world.user("bob")
     room_id = await alice.create_room()
@@ -457,6 +463,7 @@ async def test_membership_is_set_as_state_too(world: World) -> None:
         ("", {"membership": "ban"}, (400, "M_INVALID_PARAM")),
     ],
 )
+@pytest.mark.by_turns
 async def test_membership_that_cannot_be_is_not_set(
     world: World, target: str, content: Any, expected: tuple[int, str]
 ) -> None:

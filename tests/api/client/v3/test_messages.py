@@ -328,6 +328,7 @@ async def test_what_is_no_event_is_not_found(world: World, bad: str) -> None:
 @pytest.mark.parametrize(
     "query", ["", "dir=x", "dir=b&from=x", "dir=b&limit=-1", "dir=b&filter={", "dir=b&filter=[]", "dir=b&to=t"]
 )
+@pytest.mark.by_turns
 async def test_bad_queries_are_refused(world: World, query: str) -> None:
     alice = await world.user("alice")
     room_id = await alice.create_room()

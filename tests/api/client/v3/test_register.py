@@ -67,7 +67,7 @@ async def test_register_refuses_an_impossible_name_before_any_stage(client: Clie
     assert (response.status_code, response.json()["errcode"]) == (400, "M_INVALID_USERNAME")
 
 
-@pytest.mark.behaviours("CS-REG-02")
+@pytest.mark.behaviours("CS-REG-02", "ID-05")
 async def test_register_refuses_a_taken_name_before_any_stage(client: Client) -> None:
     await register(client)
     assert (await post(client, {"username": "Alice"})).json()["errcode"] == "M_USER_IN_USE"

@@ -344,6 +344,7 @@ async def test_threads_are_listed_by_their_newest_event_and_summed_up(world: Wor
 @pytest.mark.parametrize(
     "relation", [3, [], {}, {"rel_type": 1, "event_id": "$x"}, {"rel_type": "m.x"}, {"event_id": 1}]
 )
+@pytest.mark.by_turns
 async def test_malformed_relations_are_no_relations(world: World, relation: Any) -> None:
     alice = await world.user("alice")
     room_id = await alice.create_room()

@@ -120,6 +120,7 @@ async def test_strange_versions_are_not_found(world: World, version: str) -> Non
     "body",
     [{}, {**key(), "first_message_index": -1}, {**key(), "is_verified": 1}, {**key(), "session_data": "x"}],
 )
+@pytest.mark.by_turns
 async def test_bad_keys_are_refused(world: World, body: Json) -> None:
     alice = await world.user("alice")
     assert (await alice.put(f"/room_keys/keys/{ROOM}/a?version={await create(alice)}", body)).status_code == 400

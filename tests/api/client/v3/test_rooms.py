@@ -33,6 +33,7 @@ async def refused(user: User, status: int, errcode: str, **options: Any) -> None
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.behaviours("CS-ROOM-01")
+@pytest.mark.by_turns
 async def test_rooms_of_every_version_are_made_joined_and_talked_in(world: World, version: str) -> None:
     alice, bob = await world.user("alice"), await world.user("bob")
     room_id = await alice.create_room(room_version=version, name="Den", topic="Bears", invite=[bob.user_id])
@@ -88,6 +89,7 @@ async def test_first_events_come_in_the_order_that_the_specification_demands(wor
         ({"preset": "trusted_private_chat"}, ("invite", "shared", "can_join")),
     ],
 )
+@pytest.mark.by_turns
 async def test_preset_says_who_comes_in_and_who_reads(world: World, options: Any, expected: tuple[str, ...]) -> None:
     alice = await world.user("alice")
     found = await state(alice, await alice.create_room(**options))
@@ -100,6 +102,7 @@ async def test_preset_says_who_comes_in_and_who_reads(world: World, options: Any
 
 @pytest.mark.behaviours("CS-ROOM-02", "CS-ROOM-06")
 @pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.by_turns
 async def test_trusted_invitees_stand_beside_the_creator(world: World, version: str) -> None:
     alice, bob, carol = await world.user("alice"), await world.user("bob"), await world.user("carol")
     room_id = await alice.create_room(
@@ -262,6 +265,7 @@ async def test_creation_content_cannot_say_who_made_the_room_nor_its_version(wor
         ({"room_version": "1", "power_level_content_override": {"state_default": "50"}}, 400, "M_BAD_JSON"),
     ],
 )
+@pytest.mark.by_turns
 async def test_rooms_that_cannot_be_are_refused_whole(world: World, options: Any, status: int, errcode: str) -> None:
     alice = await world.user("alice")
     await world.user("bob")
@@ -296,6 +300,7 @@ async def test_guests_make_no_rooms(world: World) -> None:
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.behaviours("CS-SEND-07", "CS-SEND-03")
+@pytest.mark.by_turns
 async def test_redaction_needs_its_level_and_that_of_others_events_one_more(world: World, version: str) -> None:
     alice, bob = await world.user("alice"), await world.user("bob")
     room_id = await alice.create_room(preset="public_chat", room_version=version)

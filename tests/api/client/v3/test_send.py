@@ -50,6 +50,7 @@ async def test_who_may_not_speak_is_refused(world: World) -> None:
 
 @pytest.mark.behaviours("CS-SEND-03", "CS-SEND-08", "CS-SEND-10")
 @pytest.mark.parametrize("version", ALL_VERSIONS)
+@pytest.mark.by_turns
 async def test_redactions_strip_in_every_version_however_they_are_sent(world: World, version: str) -> None:
     alice = await world.user("alice")
     room_id = await alice.create_room(room_version=version)
@@ -107,6 +108,7 @@ async def test_events_and_their_fields_have_a_size(world: World, version: str) -
     "content", ['{"a": 1.5}', '{"a": 1e20}', '{"a": 9007199254740992}', '{"a": -9007199254740992}']
 )
 @pytest.mark.parametrize("version", ["5", "6", "12"])
+@pytest.mark.by_turns
 async def test_numbers_that_are_not_canonical_are_refused_from_version_6_on(
     world: World, version: str, content: str
 ) -> None:

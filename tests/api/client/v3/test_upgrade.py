@@ -35,6 +35,7 @@ async def upgrade(user: User, room_id: str, version: str, **more: Any) -> str:
 @pytest.mark.parametrize("new", ["1", "6", "7", "8", "10", "11", "12"])
 @pytest.mark.parametrize("old", ["1", "3", "8", "10", "11", "12"])
 @pytest.mark.behaviours("CS-UPG-01", "CS-UPG-02", "CS-UPG-03", "CS-UPG-04")
+@pytest.mark.by_turns
 async def test_room_of_any_version_is_replaced_by_one_of_any_other(world: World, old: str, new: str) -> None:
     alice, bob = await world.user("alice"), await world.user("bob")
     copied = {
@@ -122,6 +123,7 @@ async def test_room_of_any_version_is_replaced_by_one_of_any_other(world: World,
         ),
     ],
 )
+@pytest.mark.by_turns
 async def test_upgrade_that_cannot_be_leaves_the_room_as_it_was(
     world: World, body: Any, expected: tuple[int, str]
 ) -> None:
@@ -222,6 +224,7 @@ async def test_moderator_with_little_power_copies_what_they_could_not_set(world:
     ],
 )
 @pytest.mark.behaviours("CS-UPG-03")
+@pytest.mark.by_turns
 async def test_join_rule_that_the_version_does_not_know_lets_in_fewer(
     world: World, rule: str, version: str, expected: str
 ) -> None:

@@ -1,0 +1,171 @@
+"""Data that is no event and is to be sent to other servers: messages to devices, changes of devices and keys.
+
+It is a row for each server, as it is different for most of them. What waits there is bounded (`supersede`,
+`drop_oldest`): see docs/decisions/0013-outbound.md.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import BigInteger, Column, Delete, Index, LargeBinary, Table, bindparam, delete, func, select
+from sqlalchemy.dialects.postgresql import insert
+
+from homeserver.matrix.identifiers import ServerName, UserId
+from homeserver.storage import stream_rows
+from homeserver.storage.engine import ReadTx, WriteTx
+from homeserver.storage.outgoing import FEDERATION
+from homeserver.storage.tables import Text, among, metadata
+
+TO_DEVICE = "m.direct_to_device"
+DEVICE_LIST = "m.device_list_update"
+SIGNING_KEY = "m.signing_key_update"
+
+outgoing_edus = Table(
+    "outgoing_edus",
+    metadata,
+    Column("destination", Text, primary_key=True),
+    Column("position", BigInteger, primary_key=True, autoincrement=False),
+    Column("edu_type", Text, nullable=False),
+    Column("content", LargeBinary, nullable=False),  # A JSON object.
+    Column("user_id", Text),  # Of whom it is. None: it is older than this column.
+    # What is new.
+    Index("ix_outgoing_edus_position", "position"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class OutgoingEdu:
+    """Data that is no event, for one server; `content` is a JSON object."""
+
+    destination: ServerName
+    edu_type: str
+    content: bytes
+    user_id: UserId
+    """The local user who sends it, or of whose devices it tells."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEdu:
+    """Data that waits for being sent, at its place among all that happened."""
+
+    position: int
+    edu_type: str
+    content: bytes
+
+
+_INSERT = insert(outgoing_edus)
+_DESTINATIONS = select(outgoing_edus.c.destination).distinct()
+_NEW_DESTINATIONS = _DESTINATIONS.where(
+    outgoing_edus.c.position > bindparam("after"), outgoing_edus.c.position <= bindparam("upto")
+)
+_LIST = (
+    select(outgoing_edus.c.position, outgoing_edus.c.edu_type, outgoing_edus.c.content)
+    .where(outgoing_edus.c.destination == bindparam("to"), outgoing_edus.c.position > bindparam("after"))
+    .order_by(outgoing_edus.c.position)
+    .limit(bindparam("limit"))
+)
+_AT = (
+    select(outgoing_edus.c.position, outgoing_edus.c.edu_type, outgoing_edus.c.content)
+    .where(outgoing_edus.c.destination == bindparam("to"), among(outgoing_edus.c.position, "positions"))
+    .order_by(outgoing_edus.c.position)
+)
+_COUNTS = select(outgoing_edus.c.destination, func.count()).group_by(outgoing_edus.c.destination)
+_REMOVE = delete(outgoing_edus).where(
+    outgoing_edus.c.destination == bindparam("to"), outgoing_edus.c.position == bindparam("at")
+)
+
+
+def _those_behind(edu_types: Sequence[str]) -> Delete:
+    """A statement that removes what is not among the newest of its kind, for servers, of each user."""
+    place = func.row_number().over(
+        partition_by=(outgoing_edus.c.destination, outgoing_edus.c.edu_type, outgoing_edus.c.user_id),
+        order_by=outgoing_edus.c.position.desc(),
+    )
+    placed = (
+        select(outgoing_edus.c.position, place.label("place"))
+        .where(
+            outgoing_edus.c.destination.in_(bindparam("servers", expanding=True)),
+            outgoing_edus.c.edu_type.in_(edu_types),
+            outgoing_edus.c.user_id.is_not(None),
+            ~among(outgoing_edus.c.position, "under_way"),
+        )
+        .subquery()
+    )
+    behind = select(placed.c.position).where(placed.c.place > bindparam("kept"))
+    return delete(outgoing_edus).where(outgoing_edus.c.position.in_(behind))
+
+
+_SUPERSEDE = _those_behind([DEVICE_LIST, SIGNING_KEY])
+_DROP = _those_behind([TO_DEVICE]).returning(outgoing_edus.c.destination)
+
+
+def add_many(tx: WriteTx, edus: Iterable[OutgoingEdu]) -> None:
+    """Have data sent, each server's in the order given, once at least, unless it is superseded or there is too much."""
+    edus = list(edus)
+    if not edus:
+        return
+    first = stream_rows.advance(tx, len(edus)) - len(edus) + 1
+    tx.connection.execute(
+        _INSERT,
+        [
+            {
+                "destination": edu.destination,
+                "position": first + index,
+                "edu_type": edu.edu_type,
+                "content": edu.content,
+                "user_id": edu.user_id,
+            }
+            for index, edu in enumerate(edus)
+        ],
+    )
+    tx.wake([FEDERATION])
+
+
+def list_destinations(tx: ReadTx) -> set[ServerName]:
+    """The servers for which data waits."""
+    return {ServerName(name) for name in tx.connection.execute(_DESTINATIONS).scalars()}
+
+
+def list_new_destinations(tx: ReadTx, *, after: int, upto: int) -> set[ServerName]:
+    """The servers for which there is new data that is no event."""
+    rows = tx.connection.execute(_NEW_DESTINATIONS, {"after": after, "upto": upto})
+    return {ServerName(name) for name in rows.scalars()}
+
+
+def list_for(tx: ReadTx, server: ServerName, *, after: int, limit: int) -> list[StoredEdu]:
+    """The data for a server behind a position, the oldest first."""
+    return [StoredEdu(*row) for row in tx.connection.execute(_LIST, {"to": server, "after": after, "limit": limit})]
+
+
+def find_many(tx: ReadTx, server: ServerName, positions: Collection[int]) -> list[StoredEdu]:
+    """The data for a server at these positions, the oldest first."""
+    return [StoredEdu(*row) for row in tx.connection.execute(_AT, {"to": server, "positions": positions})]
+
+
+def count_waiting(tx: ReadTx) -> dict[ServerName, int]:
+    """How much data waits, by server."""
+    return {ServerName(row[0]): row[1] for row in tx.connection.execute(_COUNTS)}
+
+
+def remove_many(tx: WriteTx, delivered: Iterable[tuple[ServerName, int]]) -> None:
+    """Forget data that was delivered: pairs of a server and a position."""
+    tx.connection.execute(_REMOVE, [{"to": server, "at": position} for server, position in delivered])
+
+
+def supersede(tx: WriteTx, servers: Collection[ServerName], *, under_way: Collection[int]) -> int:
+    """Leave each of the servers the newest change of each user's devices, and of their keys; how many others went.
+
+    Who gets it sees that it misses the one before, and fetches the whole list, keys included. What is in transactions
+    that are under way, by position, stays as it is.
+    """
+    values = {"servers": list(servers), "under_way": under_way, "kept": 1}
+    return tx.connection.execute(_SUPERSEDE, values).rowcount
+
+
+def drop_oldest(
+    tx: WriteTx, servers: Collection[ServerName], *, under_way: Collection[int], kept: int
+) -> Counter[ServerName]:
+    """Leave each of the servers so many messages to devices of each user, the newest; how many others went."""
+    values = {"servers": list(servers), "under_way": under_way, "kept": kept}
+    return Counter(ServerName(name) for name in tx.connection.execute(_DROP, values).scalars())
