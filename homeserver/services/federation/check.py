@@ -137,6 +137,14 @@ class FederationCheck:
 
     async def _explain(self, route: Route, fault: str) -> Step:
         """Why a connection failed, and what to do, as far as that can be known from here."""
+        if fault.startswith(("The proxy", "The certificate of the proxy")):
+            remedy = (
+                "See federation.proxy. It begins with https:// if the proxy speaks TLS, which must have a certificate "
+                "then for the host that is named there, by an authority that is known to all or to federation.ca_files."
+            )
+            if "does not connect" in fault:
+                remedy = "Let the proxy connect to that place, or name the host in federation.no_proxy."
+            return Step("note", fault, remedy)
         if "does not prove" not in fault:
             remedy = "See that the server runs and listens there with TLS, and that no firewall is in the way."
             return Step("note", fault, remedy)
