@@ -1,15 +1,16 @@
 """What carries a request to another server, and brings the answer."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from homeserver.errors import Unreachable
 from homeserver.matrix.identifiers import ServerName
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
+class Call(msgspec.Struct, frozen=True, kw_only=True):
     """A request to another server."""
 
     operation: str
@@ -18,7 +19,7 @@ class Call:
     method: str
     target: str
     """The path and the query, as they are to be sent."""
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = {}
     body: bytes | None = None
     timeout_s: float
     largest: int

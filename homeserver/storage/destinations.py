@@ -52,8 +52,7 @@ class Parcel(msgspec.Struct, frozen=True, array_like=True):
     """Up to this position everything is delivered then."""
 
 
-@dataclass(frozen=True, slots=True)
-class Destination:
+class Destination(msgspec.Struct, frozen=True):
     """How it goes with a server. It is failing as long as it has `failures`."""
 
     server_name: ServerName

@@ -495,7 +495,8 @@ async def test_administrators_are_told_how_it_goes(stage: Stage) -> None:
     assert c["words"][1:] == ["It lacks nothing."]
     assert (await ask("GET", "?from=1&limit=1"))[1]["destinations"] == [c]
     assert (await ask("GET", "?destination=B.EX"))[1]["total"] == 1
-    assert (await ask("GET", f"/{B}"))[1]["words"] == b["words"]
+    # It may have been tried again meanwhile.
+    assert (await ask("GET", f"/{B}"))[1]["words"][1::2] == b["words"][1::2]
     assert (await ask("GET", "/unknown.test"))[0] == 404
     stage.b.failure = None
     assert await ask("POST", f"/{B}/reset_connection") == (200, {})

@@ -4,9 +4,8 @@ Where a server takes empty transactions and not this one, smaller ones are tried
 found, noted and left out.
 """
 
-from dataclasses import replace
-
 import structlog
+from msgspec.structs import replace
 
 from homeserver.consumers.federation.ledger import Ledger
 from homeserver.consumers.federation.lines import Line

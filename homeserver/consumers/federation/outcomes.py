@@ -1,8 +1,7 @@
 """What came of a transaction: how far the server has got, how it goes, and when it is tried again."""
 
-from dataclasses import replace
-
 import structlog
+from msgspec.structs import replace
 
 from homeserver.consumers.federation.ledger import Ledger
 from homeserver.consumers.federation.lines import Line

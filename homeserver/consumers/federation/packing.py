@@ -5,9 +5,9 @@ anything durable is not: it is forgotten with the process.)
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import msgspec
+from msgspec.structs import replace
 
 from homeserver.consumers.federation.contents import encode_edu
 from homeserver.consumers.federation.ledger import Ledger
@@ -70,7 +70,8 @@ class Packing:
         line.waiting_since = None
         if line.is_dirty:
             line.is_dirty = False
-            line.row = replace(line.row, delivered=max(upto, line.row.delivered))
+            if upto > line.row.delivered:
+                line.row = replace(line.row, delivered=upto)
             self._ledger.note_later(line.row)
 
     async def _next_pdus(self, line: Line) -> tuple[Sequence[int], int]:

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
@@ -105,7 +104,7 @@ class Asking:
             target=call.target,
             content=call.body,
         )
-        return replace(call, headers={**call.headers, "authorization": str(header)})
+        return msgspec.structs.replace(call, headers={**call.headers, "authorization": str(header)})
 
 
 def refusal(reply: Reply) -> Refused:
