@@ -27,6 +27,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         items[:] = [item for item in items if item not in left_out]
         config.hook.pytest_deselected(items=list(left_out))
+    # They take longest: begun last, they would be all that is left to one of several workers.
+    items.sort(key=lambda item: not item.nodeid.startswith("tests/processes/"))
 
 
 def _not_their_turn(items: list[pytest.Item]) -> set[pytest.Item]:

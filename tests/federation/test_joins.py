@@ -168,7 +168,7 @@ HOSTILE = {
 }
 
 
-@pytest.mark.trust("S4", "C22")
+@pytest.mark.trust("S4")
 @pytest.mark.behaviours("SS-JOIN-02")
 @pytest.mark.parametrize("what", HOSTILE)
 @pytest.mark.by_turns
@@ -314,7 +314,7 @@ async def test_server_that_the_room_keeps_out_gets_nowhere(network: Network, mem
     assert (answer.status_code, answer.json()["errcode"]) == (403, "M_FORBIDDEN")
 
 
-@pytest.mark.trust("S4", "C22")
+@pytest.mark.trust("S4")
 @pytest.mark.behaviours("SS-JOIN-03")
 @pytest.mark.parametrize("version", ["1", "11", "12"])
 @pytest.mark.parametrize(

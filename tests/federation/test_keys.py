@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from homeserver.config.model import Federation, OldKey
+from homeserver.matrix.canonical import canonical_json
 from homeserver.matrix.request_signing import sign_request
 from homeserver.matrix.server_keys import PublishedKey, publish
 from homeserver.matrix.signing import SigningKey, sign_json, verify_json
@@ -196,7 +197,9 @@ async def test_keys_that_are_not_as_they_were_signed_are_not_kept(network: Netwo
 
 @pytest.mark.trust("C01")
 @pytest.mark.behaviours("SS-AUTH-03")
-@pytest.mark.parametrize("destination", ["b.test", "A.TEST", "", None])
+@pytest.mark.parametrize(
+    "destination", ["b.test", "A.TEST", "a.test:8448", "a.test.", "", 'a.test",destination="a.test', None]
+)
 async def test_request_for_another_server_is_refused(network: Network, destination: str | None) -> None:
     await network.server("a.test")
     peer = network.peer("p.test")
@@ -242,3 +245,95 @@ async def test_spelling_of_the_header(network: Network, spell: Any, is_good: boo
     header = spell("p.test", "a.test", right.key_id, right.signature)
     answer = await peer.call("a.test", "GET", PROBE, header=header)
     assert (answer.status_code != 401) == is_good, answer.text
+
+
+@pytest.mark.behaviours("SS-AUTH-03")
+@pytest.mark.trust("C01")
+async def test_old_servers_name_nobody_and_are_believed(network: Network) -> None:
+    await network.server("a.test")
+    peer = network.peer("p.test")
+    key = key_of("p.test")
+    signature = key.sign(canonical_json({"method": "GET", "origin": "p.test", "uri": PROBE}))
+    old = f'X-Matrix origin=p.test,key="{key.key_id}",sig="{signature}"'
+    assert (await peer.call("a.test", "GET", PROBE, header=old)).status_code != 401
+    # What names us must have been signed so, and what was signed for us must say so.
+    for header in (
+        old + ',destination="a.test"',
+        str(peer.sign("a.test", "GET", PROBE, None)).replace(",destination", ",x"),
+    ):
+        assert (await peer.call("a.test", "GET", PROBE, header=header)).status_code == 401
+
+
+@pytest.mark.trust("C01", "C02")
+@pytest.mark.parametrize("target", [PROBE.replace("%6E", "n"), PROBE.replace("+", "%20"), PROBE.partition("?")[0]])
+async def test_what_is_signed_is_the_path_as_it_was_sent(network: Network, target: str) -> None:
+    await network.server("a.test")
+    peer = network.peer("p.test")
+    header = str(peer.sign("a.test", "GET", target, None))
+    assert (await peer.call("a.test", "GET", PROBE, header=header)).status_code == 401
+    for header in (str(peer.sign("a.test", "PUT", PROBE, None)), str(peer.sign("a.test", "GET", PROBE, b"{}"))):
+        assert (await peer.call("a.test", "GET", PROBE, header=header)).status_code == 401
+    assert await is_believed(peer)
+
+
+QUERY = "/_matrix/federation/v1/user/keys/query"
+
+
+@pytest.mark.trust("C02")
+@pytest.mark.parametrize(
+    ("signed", "sent", "is_good"),
+    [
+        (b'{"device_keys":{}}', b' {\n"device_keys" : { } }\r\n', True),
+        (b'{"a":1,"device_keys":{}}', b'{"device_keys": {}, "a": 1}', True),
+        (b'{"a":"\xc3\xa9","device_keys":{}}', b'{"a": "\\u00e9", "device_keys": {}}', True),
+        (b'{"device_keys":{}}', b'{"device_keys":{},"a":1}', False),
+        (b'{"device_keys":{}}', b"", False),
+        (b'{"device_keys":{}}', b"{}", False),
+        (b"{}", b"{}", True),
+        (b"{}", b"", False),
+        (b"{}", None, False),
+        (None, b"{}", False),
+        (None, b"", True),
+        (None, b" \r\n\t", True),
+        (None, None, True),
+    ],
+)
+@pytest.mark.by_turns
+async def test_what_is_signed_is_the_value_of_the_body(
+    network: Network, signed: bytes | None, sent: bytes | None, is_good: bool
+) -> None:
+    await network.server("a.test")
+    peer = network.peer("p.test")
+    header = str(peer.sign("a.test", "POST", QUERY, signed))
+    answer = await peer.call("a.test", "POST", QUERY, sent, header=header)
+    assert answer.status_code < 500
+    assert (answer.status_code != 401) == is_good, answer.text
+
+
+@pytest.mark.trust("C02")
+async def test_one_good_signature_of_several_is_enough(network: Network) -> None:
+    a = await network.server("a.test")
+    peer, other = network.peer("p.test"), network.peer("q.test")
+    second = SigningKey.generate("2", b"2" * 32)
+    keys = [key_of("p.test"), second]
+    published = json.loads(peer.keys())
+    published["verify_keys"] |= {second.key_id: {"key": second.public_key}}
+    del published["signatures"]
+    for key in keys:
+        published = json.loads(sign_json(json.dumps(published).encode(), "p.test", key))
+    peer.on("GET", "/_matrix/key/v2/server", lambda seen: published)
+    good, by_second = (
+        str(sign_request(key, origin="p.test", destination="a.test", method="GET", target=PROBE, content=None))
+        for key in keys
+    )
+    bad = good[:-4] + 'AA"' if good.endswith('"') else good[:-3] + "AA"
+    foreign = str(other.sign("a.test", "GET", PROBE, None))
+
+    async def status(*headers: str) -> int:
+        answer = await a.client.get(PROBE, headers=[("Authorization", header) for header in headers])
+        return answer.status_code
+
+    for believed in ([good], [by_second], [good, by_second], [bad, by_second], ["Bearer x", good]):
+        assert await status(*believed) != 401, believed
+    for refused in ([bad], [bad, bad], [good, foreign], [foreign, good], [good] * 5, ["X-Matrix", good]):
+        assert await status(*refused) == 401, refused

@@ -36,7 +36,7 @@ async def knockable(user: User, **options: Any) -> str:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.behaviours("SS-KNOCK-01", "CS-MEM-06")
+@pytest.mark.behaviours("SS-KNOCK-01", "CS-MEM-06", "SS-INV-06")
 async def test_knock_is_seen_and_answered_by_an_invite(network: Network, version: str) -> None:
     a, b = await network.server("a.test"), await network.server("b.test")
     ann, bob = await a.user("ann"), await b.user("bob")
@@ -120,7 +120,7 @@ async def test_version_that_was_not_named_is_refused(network: Network) -> None:
         assert answer.json()["room_version"] == "10"
 
 
-@pytest.mark.trust("S4", "C22")
+@pytest.mark.trust("S4")
 @pytest.mark.behaviours("SS-KNOCK-01")
 @pytest.mark.parametrize("what", [what for what in HOSTILE if "authorise" not in what])
 @pytest.mark.by_turns
@@ -135,7 +135,7 @@ async def test_template_of_something_else_is_never_signed(network: Network, what
     assert room.calls("send_knock") == []
 
 
-@pytest.mark.trust("S4", "C22")
+@pytest.mark.trust("S4")
 @pytest.mark.behaviours("SS-KNOCK-01")
 @pytest.mark.parametrize(
     "changes",

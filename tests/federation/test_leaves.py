@@ -58,7 +58,7 @@ async def test_invite_is_gone_whatever_its_server_says(network: Network, version
     await bob.leave(room.room_id)
 
 
-@pytest.mark.trust("S4", "C22")
+@pytest.mark.trust("S4")
 @pytest.mark.behaviours("SS-LEAVE-01")
 @pytest.mark.parametrize("what", [what for what in HOSTILE if "authorise" not in what])
 @pytest.mark.by_turns
@@ -97,7 +97,7 @@ async def test_user_of_another_server_leaves(network: Network) -> None:
     assert answer.status_code in (403, 404)
 
 
-@pytest.mark.trust("S4", "C22")
+@pytest.mark.trust("S4")
 @pytest.mark.behaviours("SS-LEAVE-01")
 @pytest.mark.parametrize(
     "changes",

@@ -180,3 +180,27 @@ async def test_users_with_ids_of_old_are_heard_in_events_and_not_otherwise(stage
         }
     members = (await stage.alice.get(f"/rooms/{quote(stage.room)}/joined_members")).json()["joined"]
     assert set(OLD) <= set(members)
+
+
+@SQLITE
+@pytest.mark.behaviours("SS-AUTH-06")
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/_matrix/federation/v1/version", 200),
+        ("GET", "/_matrix/key/v2/server", 200),
+        ("GET", "/_matrix/key/v2/query/a.test", 200),
+        ("POST", "/_matrix/key/v2/query", 200),
+        ("GET", f"{V1}/openid/userinfo?access_token=none", 401),  # The token's own 401.
+        ("PUT", f"{V1}/3pid/onbind", 404),
+    ],
+)
+async def test_what_needs_no_signature(stage: Stage, method: str, path: str, status: int) -> None:
+    bodies: dict[str, Json] = {
+        "POST": {"server_keys": {}},
+        "PUT": {"medium": "email", "address": "a@b.test", "mxid": "@nobody:a.test", "invites": []},
+    }
+    answer = await stage.network.clients["a.test"].send(method, path, json=bodies.get(method))
+    assert answer.status_code == status, answer.text
+    if status == 401:
+        assert answer.json()["errcode"] == "M_UNKNOWN_TOKEN"

@@ -147,7 +147,7 @@ async def test_user_is_let_in_by_another_server_of_the_room(network: Network) ->
     assert (await join_by(bea, room_id)).status_code == 502
 
 
-@pytest.mark.trust("C22")
+@pytest.mark.trust("S4")
 @pytest.mark.parametrize("spoil", ["none", "unsigned", "another", "null"])
 async def test_join_that_the_other_server_did_not_sign_is_none(network: Network, spoil: str) -> None:
     b = await network.server("b.test")

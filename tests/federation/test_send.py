@@ -10,15 +10,17 @@ from typing import Any
 import pytest
 
 from homeserver.config.model import Config, Federation
+from homeserver.matrix.canonical import canonicalize, sha256_base64
 from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import EventId
 from homeserver.matrix.server_keys import publish
+from homeserver.matrix.signing import sign_json
 from homeserver.storage import deliveries, events
 from homeserver.storage.engine import ReadTx
 from tests import room_graphs
 from tests.federation.network import Link, Network, Peer
 from tests.processes import server
-from tests.room_graphs import Graph
+from tests.room_graphs import Graph, key_of
 from tests.services.rooms.test_branches import BOB, DAN, Scene
 from tests.world import eventually, running, settings
 
@@ -282,6 +284,30 @@ async def test_event_that_is_too_large_is_dropped(stage: Stage) -> None:
     said = await stage.say("hello")
     results = await stage.peer.send("a.test", "1", json.dumps(odd).encode(), said.pdu)
     assert results == {said.event_id: {}}
+
+
+def by_hand(pdu: dict[str, Any]) -> bytes:
+    """A PDU hashed and signed step by step, whatever its size is."""
+    bare = {name: value for name, value in pdu.items() if name not in ("hashes", "signatures", "unsigned")}
+    hashed = bare | {"hashes": {"sha256": sha256_base64(canonicalize(json.dumps(bare).encode()))}}
+    kept = hashed | {"content": {}}  # Nothing of a message stays when it is redacted.
+    signed = json.loads(sign_json(json.dumps(kept).encode(), "b.example", key_of("b.example")))
+    return canonicalize(json.dumps(hashed | {"signatures": signed["signatures"]}).encode())
+
+
+@pytest.mark.trust("C27")
+async def test_sizes_are_judged_to_the_byte(stage: Stage) -> None:
+    graph = await stage.graph()
+    plain = json.loads(graph.build(BOB, "m.room.message", {"body": ""}, [graph.events[-1]]).pdu)
+    most = 65_536
+    for size, is_taken in ((most - 1, True), (most, True), (most + 1, False)):
+        pdu = by_hand(plain | {"content": {"body": "x" * (size - len(by_hand(plain)))}})
+        assert len(pdu) == size
+        results = await stage.peer.send("a.test", f"{size}", pdu)
+        assert ({} in results.values()) == is_taken, (size, results)
+    for kind, is_taken in (("é" * 127, True), ("é" * 127 + "a", True), ("é" * 128, False), ("a" * 256, False)):
+        results = await stage.peer.send("a.test", f"k{len(kind)}{is_taken}", by_hand(plain | {"type": kind}))
+        assert ({} in results.values()) == is_taken, (kind, results)
 
 
 @pytest.mark.trust("C28")

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from homeserver.config.model import Config
 from homeserver.errors import Refused, RemoteFailure, Unreachable
 from homeserver.kit.clock import Clock
+from homeserver.kit.metrics import Metrics
 from homeserver.kit.randomness import Randomness
 from homeserver.matrix.identifiers import ServerName, UserId
 from homeserver.matrix.server_keys import BadKeys, KeyDocument
@@ -61,7 +62,7 @@ class FederationCheck:
         self._key = key
         self._clock = clock
         self._destinations = Destinations(clock, randomness)
-        self._transport = HttpTransport(config.federation, clock, randomness, resolver)
+        self._transport = HttpTransport(config.federation, clock, randomness, Metrics(), resolver)
         self._partners = Partners(config.federation)
         self._unnamed = Connector(
             config.federation, resolver, randomness, unnamed, new_proxy_context(config.federation)

@@ -124,8 +124,27 @@ async def test_a_sync_tells_of_state_that_changes_because_branches_meet(scene: S
     assert [event["content"] for event in told if event["type"] == "m.room.topic"][-1] == winner.content
 
 
-@pytest.mark.trust("C29")
 @pytest.mark.behaviours("SS-PDU-06")
+async def test_an_own_event_follows_all_branches_and_names_what_allows_it(scene: Scene) -> None:
+    graph = await scene.graph()
+    start = graph.events[-1]
+    branches = [graph.say(BOB, "m.room.message", {"body": f"{number}"}, [start]) for number in range(3)]
+    await scene.receive(*branches)
+    sent = await scene.alice.send(scene.room_id, "hello")
+    graph = await scene.graph()
+    event, before = graph.by_id[sent], graph.before(branches)
+    assert sorted(event.prev_events) == sorted(branch.event_id for branch in branches)
+    # Server-server API, Auth events selection; the create event is none from version 12 on.
+    usual = {before["m.room.power_levels", ""].event_id, before["m.room.member", scene.alice.user_id].event_id}
+    assert set(event.auth_events) == usual
+    answer = await scene.alice.post(f"/rooms/{quote(scene.room_id)}/kick", {"user_id": BOB})
+    assert answer.status_code == 200, answer.text
+    graph = await scene.graph()
+    assert set(graph.events[-1].auth_events) == usual | {before["m.room.member", BOB].event_id}
+    assert graph.events[-1].prev_events == [sent]
+
+
+@pytest.mark.trust("C29")
 async def test_who_was_banned_cannot_speak_from_before_the_ban(scene: Scene) -> None:
     before = (await scene.graph()).events[-1]
     answer = await scene.alice.post(f"/rooms/{quote(scene.room_id)}/ban", {"user_id": BOB})
@@ -228,6 +247,7 @@ async def test_a_redaction_by_somebody_without_the_power_is_accepted_and_does_no
 
 @pytest.mark.timeout(120)  # Hundreds of branches are resolved.
 @pytest.mark.trust("C22", "R6")
+@pytest.mark.behaviours("SS-PDU-06")
 async def test_many_branches_are_tied_together_and_rooms_go_on(scene: Scene) -> None:
     graph = await scene.graph()
     start = graph.events[-1]

@@ -14,13 +14,10 @@ use std::collections::HashSet;
 
 use canonical::{Event, EventIdFormat, ROOM_VERSIONS, RoomVersion};
 use event_auth::{AuthContext, auth_event_keys_of, check_auth, check_state_auth};
+use oracle::TheirEvent;
 use ruma_common::room_version_rules::AuthorizationRules;
-use ruma_common::{
-    EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, RoomVersionId,
-    UserId,
-};
+use ruma_common::{EventId, RoomVersionId, UserId};
 use ruma_events::{StateEventType, TimelineEventType};
-use serde_json::value::RawValue;
 use serde_json::{Value as Json, json};
 use signatures::SigningKey;
 
@@ -45,87 +42,6 @@ impl Random {
 
     fn pick<T: Clone>(&mut self, items: &[T]) -> T {
         items[usize::try_from(self.below(items.len() as u64)).unwrap()].clone()
-    }
-}
-
-/// An event as the oracle wants it.
-#[derive(Clone)]
-struct TheirEvent {
-    event_id: OwnedEventId,
-    room_id: Option<OwnedRoomId>,
-    sender: OwnedUserId,
-    kind: TimelineEventType,
-    content: Box<RawValue>,
-    state_key: Option<String>,
-    prev_events: Vec<OwnedEventId>,
-    auth_events: Vec<OwnedEventId>,
-    redacts: Option<OwnedEventId>,
-    rejected: bool,
-}
-
-impl TheirEvent {
-    fn new(event: &Event, rejected: bool) -> Self {
-        let ids = |ids: &[String]| ids.iter().map(|id| EventId::parse(id).unwrap()).collect();
-        Self {
-            event_id: EventId::parse(event.event_id()).unwrap(),
-            room_id: event.has_room_id().then(|| RoomId::parse(event.room_id()).unwrap()),
-            sender: UserId::parse(event.sender()).unwrap(),
-            kind: event.kind().into(),
-            content: RawValue::from_string(String::from_utf8(event.content().to_bytes()).unwrap()).unwrap(),
-            state_key: event.state_key().map(str::to_owned),
-            prev_events: ids(event.prev_events()),
-            auth_events: ids(event.auth_events()),
-            redacts: event.redacts().map(|id| EventId::parse(id).unwrap()),
-            rejected,
-        }
-    }
-}
-
-impl ruma_state_res::Event for TheirEvent {
-    type Id = OwnedEventId;
-
-    fn event_id(&self) -> &OwnedEventId {
-        &self.event_id
-    }
-
-    fn room_id(&self) -> Option<&RoomId> {
-        self.room_id.as_deref()
-    }
-
-    fn sender(&self) -> &UserId {
-        &self.sender
-    }
-
-    fn origin_server_ts(&self) -> MilliSecondsSinceUnixEpoch {
-        MilliSecondsSinceUnixEpoch(1_u32.into())
-    }
-
-    fn event_type(&self) -> &TimelineEventType {
-        &self.kind
-    }
-
-    fn content(&self) -> &RawValue {
-        &self.content
-    }
-
-    fn state_key(&self) -> Option<&str> {
-        self.state_key.as_deref()
-    }
-
-    fn prev_events(&self) -> Box<dyn DoubleEndedIterator<Item = &OwnedEventId> + '_> {
-        Box::new(self.prev_events.iter())
-    }
-
-    fn auth_events(&self) -> Box<dyn DoubleEndedIterator<Item = &OwnedEventId> + '_> {
-        Box::new(self.auth_events.iter())
-    }
-
-    fn redacts(&self) -> Option<&OwnedEventId> {
-        self.redacts.as_ref()
-    }
-
-    fn rejected(&self) -> bool {
-        self.rejected
     }
 }
 

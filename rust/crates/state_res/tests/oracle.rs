@@ -17,94 +17,10 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use canonical::{Event, ROOM_VERSIONS, RoomVersion, StateResolution};
 use generator::{Room, State, small_room};
-use ruma_common::{
-    EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, RoomVersionId,
-    UserId,
-};
-use ruma_events::{StateEventType, TimelineEventType};
-use serde_json::value::RawValue;
+use oracle::TheirEvent;
+use ruma_common::{EventId, OwnedEventId, RoomVersionId};
+use ruma_events::StateEventType;
 use state_res::graph::{resolve_states, separate};
-
-/// An event as the oracle wants it.
-struct TheirEvent {
-    event_id: OwnedEventId,
-    room_id: Option<OwnedRoomId>,
-    sender: OwnedUserId,
-    kind: TimelineEventType,
-    content: Box<RawValue>,
-    state_key: Option<String>,
-    origin_server_ts: MilliSecondsSinceUnixEpoch,
-    prev_events: Vec<OwnedEventId>,
-    auth_events: Vec<OwnedEventId>,
-    rejected: bool,
-}
-
-impl TheirEvent {
-    fn new(event: &Event, rejected: bool) -> Self {
-        let ids = |ids: &[String]| ids.iter().map(|id| EventId::parse(id).unwrap()).collect();
-        let origin_server_ts = u32::try_from(event.origin_server_ts()).unwrap();
-        Self {
-            event_id: EventId::parse(event.event_id()).unwrap(),
-            room_id: event.has_room_id().then(|| RoomId::parse(event.room_id()).unwrap()),
-            sender: UserId::parse(event.sender()).unwrap(),
-            kind: event.kind().into(),
-            content: RawValue::from_string(String::from_utf8(event.content().to_bytes()).unwrap()).unwrap(),
-            state_key: event.state_key().map(str::to_owned),
-            origin_server_ts: MilliSecondsSinceUnixEpoch(origin_server_ts.into()),
-            prev_events: ids(event.prev_events()),
-            auth_events: ids(event.auth_events()),
-            rejected,
-        }
-    }
-}
-
-impl ruma_state_res::Event for TheirEvent {
-    type Id = OwnedEventId;
-
-    fn event_id(&self) -> &OwnedEventId {
-        &self.event_id
-    }
-
-    fn room_id(&self) -> Option<&RoomId> {
-        self.room_id.as_deref()
-    }
-
-    fn sender(&self) -> &UserId {
-        &self.sender
-    }
-
-    fn origin_server_ts(&self) -> MilliSecondsSinceUnixEpoch {
-        self.origin_server_ts
-    }
-
-    fn event_type(&self) -> &TimelineEventType {
-        &self.kind
-    }
-
-    fn content(&self) -> &RawValue {
-        &self.content
-    }
-
-    fn state_key(&self) -> Option<&str> {
-        self.state_key.as_deref()
-    }
-
-    fn prev_events(&self) -> Box<dyn DoubleEndedIterator<Item = &OwnedEventId> + '_> {
-        Box::new(self.prev_events.iter())
-    }
-
-    fn auth_events(&self) -> Box<dyn DoubleEndedIterator<Item = &OwnedEventId> + '_> {
-        Box::new(self.auth_events.iter())
-    }
-
-    fn redacts(&self) -> Option<&OwnedEventId> {
-        None
-    }
-
-    fn rejected(&self) -> bool {
-        self.rejected
-    }
-}
 
 type Whole = BTreeMap<(String, String), String>;
 
