@@ -58,8 +58,8 @@ class Stripper:
         """The stripped events, one for each type and state key.
 
         What is no event of the room, or wrongly signed, is an `InvalidParam` where one is strict, as is a missing
-        create event. Else it is left out, but that events may have come stripped. What cannot be proven soon is left out, too:
-        nobody's invite hangs on whether the server is still there whose user once set the topic.
+        create event. Else it is left out, but that events may have come stripped. What cannot be proven soon is left
+        out, too: nobody's invite hangs on whether the server is still there whose user once set the topic.
         """
         if len(entries) > _MOST or sum(map(len, entries)) > _LARGEST:
             if is_strict:
