@@ -18,11 +18,12 @@ from tests.world import User, World
 SPEAKER = "@dan:silent.test"
 
 
-async def foreign_room(network: Network, speaks: str, content: dict[str, Any]) -> ForeignRoom:
+async def foreign_room(network: Network, speaks: str, content: dict[str, Any], *, version: str = "11") -> ForeignRoom:
     """A room in whose state is what somebody on a silent server has said."""
-    room = ForeignRoom.begin(network.peer("p.test"))
+    room = ForeignRoom.begin(network.peer("p.test"), version)
     powers = room.state["m.room.power_levels", ""].content
-    room.say("m.room.power_levels", powers | {"users": {room.owner: 100, SPEAKER: 50}}, state_key="")
+    users = powers["users"] | {SPEAKER: 50}
+    room.say("m.room.power_levels", powers | {"users": users}, state_key="")
     room.say("m.room.member", {"membership": "join"}, sender=SPEAKER, state_key=SPEAKER)
     room.say(speaks, content, sender=SPEAKER, state_key="")
     room.host()
@@ -87,3 +88,17 @@ async def test_nobody_comes_in_without_knowing_that_a_room_is_encrypted(network:
     assert joining.result().status_code == 200
     assert await state(bob, room, "m.room.encryption") == algorithm
     assert not await world.container.database.read(partial_rooms.list_all)
+
+
+@pytest.mark.behaviours("SS-INV-01")
+@pytest.mark.parametrize("version", ["11", "12"])
+async def test_an_invite_does_not_hang_on_a_silent_server(network: Network, version: str) -> None:
+    bob = await (await network.server("b.test")).user("bob")
+    room = await foreign_room(network, "m.room.topic", {"topic": "Silence"}, version=version)
+    async with asyncio.timeout(6):
+        answer = await room.send_invite("b.test", room.invite(bob.user_id))
+    assert answer.status_code == 200, answer.text
+    told = (await bob.sync())["rooms"]["invite"][room.room_id]["invite_state"]["events"]
+    types = {event["type"] for event in told}
+    assert "m.room.name" in types
+    assert "m.room.topic" not in types

@@ -29,6 +29,7 @@ STRIPPED = (
 """The types of these events, all with an empty state key."""
 _MOST = 100
 _LARGEST = 1 << 18
+_PATIENCE_S = 2.0
 
 Json = dict[str, Any]
 
@@ -56,8 +57,9 @@ class Stripper:
     ) -> list[bytes]:
         """The stripped events, one for each type and state key.
 
-        What is no event of the room, or not signed, is an `InvalidParam` where one is strict, as is a missing create
-        event. Else it is left out, but that events may have come stripped.
+        What is no event of the room, or wrongly signed, is an `InvalidParam` where one is strict, as is a missing
+        create event. Else it is left out, but that events may have come stripped. What cannot be proven soon is left
+        out, too: nobody's invite hangs on whether the server is still there whose user once set the topic.
         """
         if len(entries) > _MOST or sum(map(len, entries)) > _LARGEST:
             if is_strict:
@@ -73,13 +75,16 @@ class Stripper:
                 if (stripped := _as_stripped(entry)) is not None:
                     kept.append(stripped)
         whole = [event for event in kept if isinstance(event, Event)]
-        wrong = dict(zip(map(id, whole), await self._signatures.check(whole), strict=True))
+        wrong = dict(zip(map(id, whole), await self._signatures.check(whole, patience_s=_PATIENCE_S), strict=True))
         if is_strict:
             for doubt in wrong.values():
-                if doubt is not None:
+                if doubt is not None and doubt.is_wrong:
                     raise InvalidParam(doubt.reason)
-            if not any(_is_create_of(event, version) for event in whole):
+            creates = [event for event in whole if _is_create_of(event, version)]
+            if not creates:
                 raise InvalidParam("The create event is not in the state of the room.")
+            # It proves itself where one is strict: the room's id is its hash.
+            wrong.update((id(event), None) for event in creates)
         return _distinct([event for event in kept if wrong.get(id(event)) is None])
 
 
