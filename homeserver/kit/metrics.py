@@ -86,12 +86,42 @@ class Metrics:
             registry=self.registry,
         )
         self.destinations = Gauge(
-            "homeserver_federation_destinations", "Servers to which something was sent.", registry=self.registry
-        )
-        self.destinations_failing = Gauge(
-            "homeserver_federation_destinations_failing",
-            "Servers that do not take what is sent to them.",
+            "homeserver_federation_destinations",
+            "Servers to which something was sent: those that keep up, are catching up, or are not taking anything.",
+            ["state"],
             registry=self.registry,
+        )
+        self.oldest_backlog = Gauge(
+            "homeserver_federation_oldest_backlog_seconds",
+            "For how long something has been waiting for servers, at most, by the state of the server.",
+            ["state"],
+            registry=self.registry,
+        )
+        self.edus_waiting = Gauge(
+            "homeserver_federation_edus_waiting",
+            "Data other than events that waits for other servers.",
+            registry=self.registry,
+        )
+        self.requests_sent = Counter(
+            "homeserver_federation_requests_sent",
+            "Requests to other servers, by what came of them.",
+            ["operation", "outcome"],
+            registry=self.registry,
+        )
+        self.first_byte_seconds = Histogram(
+            "homeserver_federation_first_byte_seconds",
+            "Time from sending a request to another server to the beginning of its answer.",
+            ["operation"],
+            buckets=(*_SECONDS, 30, 60),
+            registry=self.registry,
+        )
+        self.requests_under_way = Gauge(
+            "homeserver_federation_requests_under_way",
+            "Requests to other servers that are under way, or wait for their turn.",
+            registry=self.registry,
+        )
+        self.connections = Gauge(
+            "homeserver_federation_connections", "Open connections to other servers.", ["state"], registry=self.registry
         )
         self.partial_rooms = Gauge(
             "homeserver_partial_rooms", "Rooms whose state is known in part.", registry=self.registry

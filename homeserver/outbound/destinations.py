@@ -56,10 +56,6 @@ class Destinations:
         """How it fails, or None if it does not."""
         return self._failing.get(server)
 
-    def count(self) -> int:
-        """How many fail."""
-        return len(self._failing)
-
     def forget_all(self) -> None:
         """Believe that all are well."""
         self._failing.clear()

@@ -288,11 +288,6 @@ def count(tx: ReadTx) -> int:
     return int(tx.connection.execute(_COUNT).scalar_one())
 
 
-def place_outlier(tx: WriteTx, event: StoredEvent) -> None:
-    """Say what was found out about an event that was an outlier."""
-    set_standings(tx, [event])
-
-
 def set_standings(tx: WriteTx, found: Iterable[StoredEvent]) -> None:
     """Say where events stand, and what became of them."""
     for part in chunks(found, _ROWS):

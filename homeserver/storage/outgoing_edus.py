@@ -71,6 +71,7 @@ _AT = (
     .order_by(outgoing_edus.c.position)
 )
 _COUNTS = select(outgoing_edus.c.destination, func.count()).group_by(outgoing_edus.c.destination)
+_COUNT = select(func.count()).select_from(outgoing_edus)
 _REMOVE = delete(outgoing_edus).where(
     outgoing_edus.c.destination == bindparam("to"), outgoing_edus.c.position == bindparam("at")
 )
@@ -146,6 +147,11 @@ def find_many(tx: ReadTx, server: ServerName, positions: Collection[int]) -> lis
 def count_waiting(tx: ReadTx) -> dict[ServerName, int]:
     """How much data waits, by server."""
     return {ServerName(row[0]): row[1] for row in tx.connection.execute(_COUNTS)}
+
+
+def count_all(tx: ReadTx) -> int:
+    """How much data waits."""
+    return int(tx.connection.execute(_COUNT).scalar_one())
 
 
 def remove_many(tx: WriteTx, delivered: Iterable[tuple[ServerName, int]]) -> None:

@@ -63,11 +63,14 @@ class Hole:
             last = self.hide(self.graph.say(BOB, "m.room.message", body, [last]))
         return last
 
-    async def close(self, *prev: Event) -> Event:
-        """Something that follows comes with the state before it, but not what is before it."""
+    async def close(self, *prev: Event, known: Sequence[Event] | None = None) -> Event:
+        """Something that follows comes with the state before it, but not what is before it.
+
+        Of what is missing, these events of state are known, or all.
+        """
         end = self.graph.say(BOB, "m.room.message", {"msgtype": "m.text", "body": "behind the gap"}, list(prev))
         state = {pair: EventId(event.event_id) for pair, event in self.graph.before(list(prev)).items()}
-        outliers = [one.pdu for one in self.graph.events if one.state_key is not None]
+        outliers = [one.pdu for one in known or self.graph.events if one.state_key is not None]
         await self.world.container.inbox.receive_outliers(RoomId(self.room), outliers)
         receipt = await self.world.container.inbox.receive_with_state(RoomId(self.room), end.pdu, state)
         assert receipt.outcome == Outcome.ACCEPTED, receipt
@@ -172,6 +175,35 @@ async def test_history_is_put_where_it_belongs_and_is_no_news(hole: Hole) -> Non
     assert (ids_of(whole["events"]), whole["limited"]) == ([end.event_id, said], True)
     page, _ = await hole.page(dir="b", limit=3, **{"from": whole["prev_batch"]})
     assert ids_of(page) == everything[-2:-5:-1]
+
+
+@pytest.mark.behaviours("SS-PDU-04")
+@pytest.mark.trust("R5", "I5")
+async def test_history_with_state_and_with_what_was_not_allowed_is_what_it_was(hole: Hole) -> None:
+    levels = await hole.scene.state("m.room.power_levels")
+    levels["users"] = {**levels["users"], BOB: 50}
+    hole.before = await hole.alice.set_state(hole.room, "m.room.power_levels", levels)
+    hole.graph = await hole.scene.graph()
+    hole.serve()
+    last, topics = hole.graph.by_id[hole.before], {}
+    for topic in ("One", "Two", "Three"):
+        last = hole.hide(hole.graph.say(BOB, "m.room.topic", {"topic": topic}, [last], state_key=""))
+        last = hole.say(2, last)
+        topics[last.event_id] = topic
+        # Nobody of this name is in the room, nor may bob do that; what follows is as good as it would be without.
+        for sender, kind, key in (("@eve:b.example", "m.room.message", None), (BOB, "m.room.power_levels", "")):
+            content = {"body": "bad", "users": {BOB: 100}}
+            last = hole.hide(hole.graph.say(sender, kind, content, [last], state_key=key))
+            assert last.event_id in hole.graph.rejected
+        last = hole.say(1, last)
+        topics[last.event_id] = topic
+    await hole.close(last, known=[*hole.graph.before([last]).values()])
+    everything = [event.event_id for event in hole.graph.events if event.event_id not in hole.graph.rejected]
+    assert ids_of(await hole.read_back(limit=50)) == everything[::-1]
+    for event_id, topic in topics.items():
+        context = (await hole.alice.get(f"/rooms/{quote(hole.room)}/context/{quote(event_id)}", limit="0")).json()
+        assert [one["content"] for one in context["state"] if one["type"] == "m.room.topic"] == [{"topic": topic}]
+    await hole.world.fsck()
 
 
 @pytest.mark.trust("F47")

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
@@ -541,3 +542,35 @@ async def test_after_having_been_away_this_server_gives_a_sign_of_life(stage: St
     stage.world = await stage.network.server("a.test")
     await until(lambda: len(stage.b.taken) == offered + 2 and len(stage.c.taken) == offered + 2)
     assert stage.b.taken[-1][1]["pdus"] == []
+
+
+@pytest.mark.trust("F32", "R8")
+async def test_the_backlog_is_seen_by_state_and_not_by_server(stage: Stage) -> None:
+    async def seen(metric: str) -> dict[str, float]:
+        text = (await stage.world.client.get("/metrics")).text
+        assert B not in text
+        return {state: float(value) for state, value in re.findall(rf'{metric}{{state="([a-z ]+)"}} (\S+)', text)}
+
+    await stage.say("one")
+    await until(lambda: stage.b.bodies == stage.c.bodies == ["one"])
+    assert await seen("federation_destinations") == {"live": 2, "catching up": 0, "backing off": 0}
+    stage.b.failure = Unreachable("down")
+    await stage.say("two")
+    await stage.has_failed(B, 1)
+    stage.network.clock.advance(HOUR)
+    await stage.world.container.database.write(outgoing_edus.add_many, [message(B, 1)])
+    await stage.has_failed(B, 2)
+    assert await seen("federation_destinations") == {"live": 1, "catching up": 0, "backing off": 1}
+    ages = await seen("federation_oldest_backlog_seconds")
+    assert ages["backing off"] >= HOUR
+    assert ages["live"] < MINUTE
+
+    async def waiting() -> bool:
+        stage.network.clock.advance(MINUTE + 1)
+        return "homeserver_federation_edus_waiting 1.0" in (await stage.world.client.get("/metrics")).text
+
+    await eventually(waiting, lambda found: found)
+    stage.b.failure = None
+    stage.network.clock.advance(HOUR)
+    await until(lambda: stage.b.bodies == ["one", "two"])
+    await eventually(lambda: seen("federation_destinations"), lambda states: states["live"] == 2)

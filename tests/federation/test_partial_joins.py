@@ -15,6 +15,7 @@ from homeserver.matrix.identifiers import RoomId, ServerName, UserId
 from homeserver.matrix.room_versions import ROOM_VERSIONS
 from homeserver.services.rooms.landing import PARTIAL
 from homeserver.services.rooms.partial import COMPLETED, list_joins
+from homeserver.services.users.accounts import NewDevice
 from homeserver.storage import coming_members, events, partial_rooms, server_keys
 from homeserver.storage.members import Member
 from homeserver.storage.partial_rooms import PartialRoom
@@ -371,6 +372,17 @@ async def test_other_servers_are_known_from_the_beginning_and_are_told_to_ask_el
     [told] = await scene.world.container.database.snapshot(list_joins)
     assert (told.room_id, told.via, told.members, told.servers) == (scene.room, RESIDENT, 1, 3)
     assert "It answered 404" in (told.failure or "")
+    joins = "/_synapse/admin/v1/federation/joins"
+    device = NewDevice(None, None, refreshable=False)
+    _, session = await scene.world.container.accounts.register("root", "rootroot", device, is_admin=True)
+    assert session is not None
+    headers = {"Authorization": f"Bearer {session.tokens.access_token}"}
+    answer = await scene.world.client.send("GET", joins, headers=headers)
+    [shown] = answer.json()["joins"]
+    assert (shown["room_id"], shown["via"], shown["members_known"], shown["servers"]) == (scene.room, RESIDENT, 1, 3)
+    assert shown["failures"] >= told.failures
+    assert "It answered 404" in shown["error"]
+    assert shown["next_retry_ts"] > shown["since_ts"]
     await scene.become_whole()
     assert await scene.world.container.database.snapshot(list_joins) == []
     room = await scene.world.container.sender.room(RoomId(scene.room))

@@ -6,6 +6,7 @@ from typing import Any
 
 from homeserver.config.model import Federation
 from homeserver.kit.clock import Clock
+from homeserver.kit.metrics import Metrics
 from homeserver.kit.randomness import Randomness
 from homeserver.matrix.identifiers import ServerName
 from homeserver.outbound.http import HttpTransport, opened
@@ -20,13 +21,20 @@ LOCAL = ("127.0.0.0/8",)
 
 @asynccontextmanager
 async def transport_to(
-    authority: Authority, *peers: tuple[str, TlsPeer], names: Names | None = None, idle_s: float = 60, **more: Any
+    authority: Authority,
+    *peers: tuple[str, TlsPeer],
+    names: Names | None = None,
+    metrics: Metrics | None = None,
+    idle_s: float = 60,
+    **more: Any,
 ) -> AsyncIterator[HttpTransport]:
     """The transport under test, which is told where the peers are."""
     settings = Federation(
         addresses={name: peer.address for name, peer in peers}, ca_files=(str(authority.file),), **more
     )
-    async with opened(settings, Clock(), Randomness(), names or Names(), idle_s=idle_s) as transport:
+    async with opened(
+        settings, Clock(), Randomness(), metrics or Metrics(), names or Names(), idle_s=idle_s
+    ) as transport:
         yield transport
 
 

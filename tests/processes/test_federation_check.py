@@ -95,6 +95,15 @@ def test_check_of_a_server_that_is_not_there_says_so(pair: Pair) -> None:
     assert "See that the server runs and listens there with TLS" in result.stdout
 
 
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_check_says_when_it_is_the_proxy_that_is_not_there(pair: Pair, scheme: str) -> None:
+    proxy = {"HOMESERVER_FEDERATION_PROXY": f"{scheme}://127.0.0.1:1"}
+    result = pair.federation.check("a.test", "b.test", **proxy)
+    assert result.returncode == 1
+    assert "The proxy 127.0.0.1 port 1 is not reached: 127.0.0.1 port 1 took no connection" in result.stdout
+    assert "What to do: See federation.proxy" in result.stdout
+
+
 def test_check_where_this_server_is_not_believed_says_so(pair: Pair) -> None:
     # The other server does not know where this one is, and cannot get its keys.
     folder = pair.federation.folder / "c.test"

@@ -15,7 +15,7 @@ from homeserver.storage import server_keys
 from tests import room_graphs
 from tests.processes import running, server
 from tests.processes.certificates import Authority
-from tests.processes.crashes import KILLS
+from tests.processes.crashes import KILLS, is_running
 from tests.processes.launcher import Launcher, launching
 from tests.processes.talking import Connection
 from tests.processes.tls_peers import TlsPeer, ok, tls_peer
@@ -57,7 +57,7 @@ class Sending:
         deadline = time.monotonic() + 30
         while not probe.is_healthy():
             # It may die before anybody talks: what was under way is sent at once.
-            if time.monotonic() > deadline or not _is_running(pid):
+            if time.monotonic() > deadline or not is_running(pid):
                 return pid
             time.sleep(running.CHECK_EVERY)
         return pid
@@ -88,12 +88,6 @@ class Sending:
         output = self._folder / "fsck.log"
         self._launcher.start(["fsck"], server.environment(self._folder, self._url), output)
         assert self._launcher.wait() == 0, output.read_text()
-
-
-def _is_running(pid: int) -> bool:
-    """A process that has died and was not waited for is not running either."""
-    stat = Path(f"/proc/{pid}/stat")
-    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
 def taken(peer: TlsPeer) -> list[tuple[str, list[int]]]:

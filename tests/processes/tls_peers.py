@@ -76,15 +76,15 @@ async def never(heard: Heard, writer: asyncio.StreamWriter) -> None:
     await writer.wait_closed()
 
 
-def dripping(beginning: bytes) -> Answer:
-    """After this, a byte each 50 ms, for ever."""
+def dripping(beginning: bytes, every_s: float = 0.05) -> Answer:
+    """After this, a byte each 50 ms, or so, for ever."""
 
     async def answer(heard: Heard, writer: asyncio.StreamWriter) -> None:
         writer.write(beginning)
         while True:
             writer.write(b"x")
             await writer.drain()
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(every_s)
 
     return answer
 

@@ -7,6 +7,7 @@ from homeserver.http.endpoint import ADMIN, Endpoint
 from homeserver.kit.clock import Clock
 from homeserver.matrix.identifiers import ServerName
 from homeserver.services.federation.destinations import DestinationReports, Report
+from homeserver.services.rooms.partial import PartialRooms
 
 _PAGE = 100
 _MOST = 1000
@@ -42,6 +43,26 @@ async def reset_connection(destination: ServerName, reports: DestinationReports)
     return Empty()
 
 
+async def list_joins(rooms: PartialRooms) -> dict[str, Any]:
+    return {
+        "joins": [
+            {
+                "room_id": one.room_id,
+                "via": one.via,
+                "since_ts": one.since_ts,
+                "members_known": one.members,
+                "servers": one.servers,
+                "state_events_stored": one.done,
+                "state_events": one.total or None,
+                "failures": one.failures,
+                "error": one.failure,
+                "next_retry_ts": None if one.failure is None else one.retry_ts,
+            }
+            for one in await rooms.list()
+        ]
+    }
+
+
 def _json(report: Report, now: int) -> dict[str, Any]:
     row, lack = report.row, report.backlog
     waits = 0 if row.next_retry_ts is None or row.last_attempt_ts is None else row.next_retry_ts - row.last_attempt_ts
@@ -65,6 +86,7 @@ def _json(report: Report, now: int) -> dict[str, Any]:
 
 ENDPOINTS = [
     Endpoint("GET", "/federation/destinations", list_destinations, auth=ADMIN, limit=None, body=None),
+    Endpoint("GET", "/federation/joins", list_joins, auth=ADMIN, limit=None, body=None),
     Endpoint("GET", "/federation/destinations/{destination}", destination, auth=ADMIN, limit=None, body=None),
     Endpoint(
         "POST",

@@ -90,7 +90,7 @@ def build_graph(foundation: Foundation, outside: Outside, stack: AsyncExitStack)
         name,
         searches_per_server=config.federation.searches_per_server,
     )
-    past = Past(database, clock, trees, hot, writer, graph, inbox)
+    past = Past(database, clock, trees, hot, writer, graph, inbox, outliers)
     backfill = Backfill(database, hot, inbox, states_elsewhere, past, client, metrics, askable, history_searches)
 
     arrivals = Arrivals(database, clock, hot, trees, writer, inbox, checks, outliers, name)

@@ -34,7 +34,7 @@ async def open_outside(foundation: Foundation, transport: Transport | None, stac
     config, clock, randomness = foundation.config, foundation.clock, foundation.randomness
     author = Author(config.server_name, signing_key.ensure(config, randomness), clock, randomness)
     if transport is None:
-        transport = await stack.enter_async_context(opened(config.federation, clock, randomness))
+        transport = await stack.enter_async_context(opened(config.federation, clock, randomness, foundation.metrics))
     destinations = Destinations(clock, randomness)
     client = FederationClient(transport, destinations, config.server_name, author.key)
     old_keys = {one.key_id: PublishedKey(one.public_key, one.expired_ts) for one in config.federation.old_keys}

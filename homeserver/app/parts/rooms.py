@@ -30,6 +30,7 @@ class Rooms:
     """Making, entering, reading, finding and removing rooms."""
 
     stripper: Stripper
+    partial_rooms: PartialRooms
     members: Members
     room_creation: RoomCreation
     room_reader: RoomReader
@@ -64,6 +65,7 @@ def build_rooms(foundation: Foundation, outside: Outside, graph: RoomGraph) -> R
     holder = foundation.randomness.letters(16)
     return Rooms(
         stripper=stripper,
+        partial_rooms=known_in_part,
         members=members,
         room_creation=creation,
         room_reader=reader,

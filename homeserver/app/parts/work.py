@@ -54,6 +54,7 @@ def list_works(
             outside.ephemeral,
             foundation.metrics,
             config.server_name,
+            config.federation.connections,
         )
         found.append(sender.run)
     return found

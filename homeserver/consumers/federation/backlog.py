@@ -44,6 +44,7 @@ class Backlog:
         """Work until cancelled: once a minute for servers for which more has come, once an hour for all."""
         seen_all = self._clock.monotonic()
         while True:
+            self._metrics.edus_waiting.set(await self._database.read(outgoing_edus.count_all))
             await self._clock.sleep(_EVERY_S)
             waiting = [line for line in self._lines if line.has_edus]
             if self._clock.monotonic() - seen_all < _ALL_EVERY_S:

@@ -57,6 +57,8 @@ class Line:
     """How often it was not taken while an empty one was."""
     good: int = 0
     """How many in a row were taken while they are smaller than they may be."""
+    waiting_since: float | None = None
+    """Since when there has been something for it, by the monotonic clock."""
     due: float = 0.0
     """When its timer ends."""
     noted_success_ts: int = 0

@@ -67,6 +67,7 @@ class Packing:
 
     def _rest(self, line: Line, upto: int) -> None:
         """There is nothing for the server; write that down some time."""
+        line.waiting_since = None
         if line.is_dirty:
             line.is_dirty = False
             line.row = replace(line.row, delivered=max(upto, line.row.delivered))

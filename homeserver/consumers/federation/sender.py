@@ -7,6 +7,7 @@ from homeserver.consumers.federation.backlog import Backlog
 from homeserver.consumers.federation.bisection import Bisection
 from homeserver.consumers.federation.contents import Contents
 from homeserver.consumers.federation.deliveries import Deliveries
+from homeserver.consumers.federation.gauges import Gauges
 from homeserver.consumers.federation.ledger import Ledger
 from homeserver.consumers.federation.lines import Lines
 from homeserver.consumers.federation.news import News
@@ -40,7 +41,9 @@ class FederationSender:
         ephemeral: Ephemeral,
         metrics: Metrics,
         server_name: str,
+        connections: int,
     ) -> None:
+        """So many requests may be under way to all servers together, of which the sender takes a part."""
         self._database = database
         self._clock = clock
         self._randomness = randomness
@@ -50,17 +53,19 @@ class FederationSender:
         self._ephemeral = ephemeral
         self._metrics = metrics
         self._own = ServerName(server_name)
+        self._connections = connections
 
     async def run(self) -> None:
         """Work until cancelled."""
         lines = Lines(self._own, self._ephemeral)
-        turns = Turns(self._clock, lines, self._health)
+        turns = Turns(self._clock, lines, self._health, self._connections)
         ledger = Ledger(self._database)
         contents = Contents(self._database)
         news = News(self._database, self._notifier, lines, turns, contents)
         deliveries = self._deliveries(lines, turns, ledger, contents)
         backlog = Backlog(self._database, self._clock, self._metrics, self._health, lines)
-        upkeep = Upkeep(self._database, self._clock, self._metrics, self._health)
+        upkeep = Upkeep(self._database, self._clock)
+        Gauges(self._clock, self._health, lines).show(self._metrics)
         found = await self._database.snapshot(start.read)
         Start(self._clock, lines, turns, self._health, self._ephemeral).take_up(found)
         async with asyncio.TaskGroup() as group:

@@ -16,11 +16,12 @@ from homeserver.kit.clock import Clock
 from homeserver.matrix.identifiers import ServerName
 from homeserver.outbound.destinations import Destinations, Health
 
-_AT_ONCE = 200
-"""So many transactions that have not taken long yet."""
-_MOST_AT_ONCE = 600
-_TRIES_AT_ONCE = 50
-"""So many attempts to reach servers that are down."""
+# Of the requests that may be under way to all servers together; the rest is for whoever asks for something.
+_AT_ONCE = 0.4
+"""Transactions that have not taken long yet."""
+_MOST_AT_ONCE = 0.8
+_TRIES_AT_ONCE = 0.1
+"""Attempts to reach servers that are down."""
 _LONG_S = 5.0
 
 Serve = Callable[[Line], Awaitable[None]]
@@ -29,7 +30,10 @@ Serve = Callable[[Line], Awaitable[None]]
 class Turns:
     """Has servers served, as many at once as there is room for."""
 
-    def __init__(self, clock: Clock, lines: Lines, health: Destinations) -> None:
+    def __init__(self, clock: Clock, lines: Lines, health: Destinations, connections: int) -> None:
+        self._at_once = int(connections * _AT_ONCE)
+        self._most_at_once = int(connections * _MOST_AT_ONCE)
+        self._tries_at_once = int(connections * _TRIES_AT_ONCE)
         self._clock = clock
         self._lines = lines
         self._health = health
@@ -96,7 +100,7 @@ class Turns:
         if self._ready and self._has_room():
             line = self._ready.popleft()
             self._begun[line.name] = self._clock.monotonic()
-        elif self._trying and self._tries < _TRIES_AT_ONCE:
+        elif self._trying and self._tries < self._tries_at_once:
             line = self._trying.popleft()
             self._tries += 1
         else:
@@ -114,13 +118,15 @@ class Turns:
 
     def _queue(self, line: Line, queue: deque[Line]) -> None:
         line.stage = Stage.QUEUED
+        if line.waiting_since is None:
+            line.waiting_since = self._clock.monotonic()
         queue.append(line)
         self._changed.set()
 
     def _has_room(self) -> bool:
         """Whether another transaction may be sent."""
-        if len(self._begun) < _AT_ONCE:
+        if len(self._begun) < self._at_once:
             return True
         young = self._clock.monotonic() - _LONG_S
         begun = sum(1 for started in self._begun.values() if started > young)
-        return begun < _AT_ONCE and len(self._begun) < _MOST_AT_ONCE
+        return begun < self._at_once and len(self._begun) < self._most_at_once

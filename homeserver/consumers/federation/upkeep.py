@@ -6,8 +6,6 @@ from homeserver.consumers.federation.ledger import Ledger
 from homeserver.consumers.federation.lines import Lines
 from homeserver.consumers.federation.turns import Turns
 from homeserver.kit.clock import Clock
-from homeserver.kit.metrics import Metrics
-from homeserver.outbound.destinations import Destinations
 from homeserver.storage import outgoing
 from homeserver.storage.engine import Database
 
@@ -20,11 +18,9 @@ _TRIM_BATCH = 2000
 class Upkeep:
     """Does so."""
 
-    def __init__(self, database: Database, clock: Clock, metrics: Metrics, health: Destinations) -> None:
+    def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
-        self._metrics = metrics
-        self._health = health
 
     async def run(self, lines: Lines, turns: Turns, ledger: Ledger) -> None:
         """Work until cancelled."""
@@ -34,8 +30,6 @@ class Upkeep:
             if ticks % _FLUSH_TICKS == 0:
                 ledger.flush()
             turns.look_at_timers()
-            self._metrics.destinations.set(len(lines))
-            self._metrics.destinations_failing.set(self._health.count())
             now = self._clock.monotonic()
             if now - trimmed >= _TRIM_S:
                 await self._trim(lines, below)

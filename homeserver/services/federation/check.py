@@ -9,6 +9,7 @@ from typing import Any, Literal
 from homeserver.config.model import Config
 from homeserver.errors import Refused, RemoteFailure, Unreachable
 from homeserver.kit.clock import Clock
+from homeserver.kit.metrics import Metrics
 from homeserver.kit.randomness import Randomness
 from homeserver.matrix.identifiers import ServerName, UserId
 from homeserver.matrix.server_keys import BadKeys, KeyDocument
@@ -61,7 +62,7 @@ class FederationCheck:
         self._key = key
         self._clock = clock
         self._destinations = Destinations(clock, randomness)
-        self._transport = HttpTransport(config.federation, clock, randomness, resolver)
+        self._transport = HttpTransport(config.federation, clock, randomness, Metrics(), resolver)
         self._partners = Partners(config.federation)
         self._unnamed = Connector(
             config.federation, resolver, randomness, unnamed, new_proxy_context(config.federation)
@@ -136,6 +137,14 @@ class FederationCheck:
 
     async def _explain(self, route: Route, fault: str) -> Step:
         """Why a connection failed, and what to do, as far as that can be known from here."""
+        if fault.startswith(("The proxy", "The certificate of the proxy")):
+            remedy = (
+                "See federation.proxy. It begins with https:// if the proxy speaks TLS, which must have a certificate "
+                "then for the host that is named there, by an authority that is known to all or to federation.ca_files."
+            )
+            if "does not connect" in fault:
+                remedy = "Let the proxy connect to that place, or name the host in federation.no_proxy."
+            return Step("note", fault, remedy)
         if "does not prove" not in fault:
             remedy = "See that the server runs and listens there with TLS, and that no firewall is in the way."
             return Step("note", fault, remedy)

@@ -129,7 +129,7 @@ class Admission:
         event_id = EventId(event.event_id)
         but = intake.relayed.get(event_id)
         is_plain = new.placement is None and not event.redacts and but is None and event_id not in intake.staged
-        also = None if is_plain else settle(new, relay_to_all_but=but)
+        also = None if is_plain else settle([new], relay_to_all_but=but)
         if (first := intake.claim_first()) is not None:
             also = _with_first(first, also)
         batch = Batch(room, [new], also=also, now=self._clock.now())

@@ -101,7 +101,7 @@ class Graph:
         cited = [by_id[event_id] for event_id in event.auth_events if event_id in by_id]
         if len(cited) < len(set(event.auth_events)):
             return None
-        reason = _refusal(event, cited, list(state.values()), room.create, set())
+        reason = refusal(event, cited, list(state.values()), room.create, set())
         return Placed(NewEvent(event, status=events.REJECTED if reason else events.OK), reason)
 
     async def place(
@@ -185,12 +185,12 @@ class Graph:
         found = events.find_many_by_id(tx, {own_id, *prev_ids, *auth_ids, *redacts})
         # What is of another room is as good as not known: nothing in this room can stand on it.
         found = {event_id: self._now(row) for event_id, row in found.items() if row.room_nid == room.room_nid}
-        missing_prev = frozenset(one for one in prev_ids if one not in found or not _has_state(found[one]))
+        missing_prev = frozenset(one for one in prev_ids if one not in found or not has_state(found[one]))
         pending = event_graph.find_pending_redactions(tx, [own_id]).get(own_id, [])
         redactions = events.find_many(tx, pending)
         return _Around(
             own=found.get(own_id),
-            prev=[found[one] for one in prev_ids if one in found and _has_state(found[one])],
+            prev=[found[one] for one in prev_ids if one in found and has_state(found[one])],
             auth=[found[one] for one in auth_ids if one in found],
             target=found.get(redacts[0]) if redacts else None,
             redactions=[redactions[at] for at in pending if at in redactions],
@@ -291,7 +291,7 @@ class Graph:
         cited = [parse(row, room.version.identifier) for row in around.auth]
         rejected = {row.event_id for row in around.auth if row.status == events.REJECTED}
         state = await self._database.snapshot(self._state, room, before.state, auth_keys(event))
-        return _refusal(event, cited, list(state.values()), room.create, rejected)
+        return refusal(event, cited, list(state.values()), room.create, rejected)
 
     async def _current(self, room: HotRoom, keys: Sequence[Pair], before: Resolved | None) -> dict[Pair, Event]:
         """The events of these pairs in the current state.
@@ -433,7 +433,7 @@ class Graph:
         return found
 
 
-def _has_state(row: StoredEvent) -> bool:
+def has_state(row: StoredEvent) -> bool:
     """Whether the state at the event is known; before a create event there is none, and after it there is."""
     return row.state_before is not None or row.state_after is not None
 
@@ -449,7 +449,7 @@ def auth_keys(event: Event) -> list[Pair]:
     )
 
 
-def _refusal(
+def refusal(
     event: Event, cited: list[Event], state: list[Event] | None, create: Event | None, rejected: Collection[str]
 ) -> str:
     """Why the event is not allowed by its auth events, or by the state before it; nothing if it is."""

@@ -1,6 +1,6 @@
-"""What an event settles when it comes: it waits no longer, is missing no longer, and redactions meet their targets."""
+"""What events settle when they come: they wait no longer, are missing no longer, and redactions meet their targets."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from homeserver.matrix.identifiers import EventId, ServerName
 from homeserver.services.rooms.placement import NewEvent
@@ -8,27 +8,31 @@ from homeserver.storage import event_graph, events, outgoing
 from homeserver.storage.engine import WriteTx
 
 
-def settle(new: NewEvent, *, relay_to_all_but: ServerName | None = None) -> Callable[[WriteTx, int], None]:
-    """Statements for the transaction that writes the event, called with the room's number.
+def settle(new: Sequence[NewEvent], *, relay_to_all_but: ServerName | None = None) -> Callable[[WriteTx, int], None]:
+    """Statements for the transaction that writes the events, called with the room's number.
 
-    It may be one that is to be sent on to all servers in the room but one.
+    They may be such that are to be sent on to all servers in the room but one.
     """
-    event = new.event
-    event_id = EventId(event.event_id)
-    unapplied = EventId(event.redacts) if event.redacts and new.redaction is None and new.is_accepted else None
+    placed = [EventId(one.event.event_id) for one in new if one.status != events.OUTLIER]
+    redacted = [EventId(one.event.event_id) for one in new if one.redacted_by is not None]
+    relayed = [EventId(one.event.event_id) for one in new if one.is_accepted]
+    # Redactions whose targets have not come, perhaps, by their own ids.
+    unapplied = {
+        EventId(one.event.event_id): EventId(one.event.redacts)
+        for one in new
+        if one.event.redacts and one.redaction is None and one.is_accepted
+    }
 
     def also(tx: WriteTx, room_nid: int) -> None:
-        if new.status != events.OUTLIER:
-            event_graph.end_waiting(tx, [event_id])
-            event_graph.remove_backward_extremities(tx, [event_id])
-        if unapplied is not None and unapplied not in events.find_many_by_id(tx, [unapplied]):
-            [row] = events.find_many_by_id(tx, [event_id]).values()
-            event_graph.add_pending_redactions(tx, [(room_nid, unapplied, row.position)])
-        if new.redacted_by is not None:
-            event_graph.remove_pending_redactions(tx, [event_id])
-
-        if relay_to_all_but is not None and new.is_accepted:
-            for position in events.find_positions(tx, [event_id]).values():
+        event_graph.end_waiting(tx, placed)
+        event_graph.remove_backward_extremities(tx, placed)
+        if unapplied:
+            known = events.find_positions(tx, {*unapplied, *unapplied.values()})
+            pending = [(room_nid, target, known[one]) for one, target in unapplied.items() if target not in known]
+            event_graph.add_pending_redactions(tx, pending)
+        event_graph.remove_pending_redactions(tx, redacted)
+        if relay_to_all_but is not None:
+            for position in events.find_positions(tx, relayed).values():
                 outgoing.forward(tx, position, relay_to_all_but)
 
     return also

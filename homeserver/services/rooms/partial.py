@@ -65,6 +65,10 @@ class PartialRooms:
             except InPart as room:
                 await self.until_whole(room.room_nid)
 
+    async def list(self) -> list[Join]:
+        """The joins whose rooms are known in part, and how far each has come."""
+        return await self._database.snapshot(list_joins)
+
     async def until_known(self, room: HotRoom, user_id: str) -> None:
         """Wait until it is known what the user is in the room. Raises `Unavailable` if that takes too long."""
         if room.partial is not None and room.room_nid is not None and not room.state.knows(user_id):

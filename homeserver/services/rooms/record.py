@@ -75,6 +75,7 @@ class Recorder:
         count = sum(_positions_of(one) for one in new)
         self._next = stream_rows.advance(tx, count) - count + 1
         self._auth = self._find_auth(new)
+        self._after: dict[tuple[int | None, frozenset[tuple[int, int | None]]], int] = {}
         self._changed: dict[tuple[int, UserId], Member | None] = {}
         self._resolutions: list[Resolution] = []
         self._come: list[tuple[ServerName, int, int]] = []
@@ -136,11 +137,12 @@ class Recorder:
 
     def _place(self, line: Line, new: NewEvent) -> StoredEvent:
         placement = new.placement
-        before = line.root if placement is None else self._resolved(line, placement.before, None)
+        before = line.root if placement is None else self._before(line, placement)
         page = self._take()
         position = page if placement is None or placement.outlier is None else placement.outlier
         self._auth[new.event.event_id] = position
         row = self._row(new, line.room_nid, position, before, page)
+        self._note_state(placement, row)
         if placement is None:
             if new.is_accepted:
                 line.root, line.tips = row.state_after, [position]
@@ -198,6 +200,22 @@ class Recorder:
     def _packed_auth(self, event: Event, position: int) -> bytes:
         cited = [self._auth[event_id] for event_id in event.auth_events if event_id in self._auth]
         return auth_graph.pack(position, cited)
+
+    def _before(self, line: Line, placement: Placement) -> int | None:
+        """The root of the state before an event; that after another of the group has one already."""
+        if placement.before is None:
+            return None
+        known = self._after.get(_key(placement.before.state))
+        return self._resolved(line, placement.before, None) if known is None else known
+
+    def _note_state(self, placement: Placement | None, row: StoredEvent) -> None:
+        """Remember the state after an event under the name that it has for those which were built upon the event."""
+        if placement is None or placement.before is None or placement.outlier is None:
+            return  # The state after what had no position before has no name.
+        if row.pair_id is not None and row.state_after is not None and row.status in (events.OK, events.SOFT_FAILED):
+            state = placement.before.state
+            after = State(state.root, {**state.changes, row.pair_id: row.position})
+            self._after[_key(after)] = row.state_after
 
     def _resolved(self, line: Line, resolved: Resolved | None, row: StoredEvent | None) -> int | None:
         """The root of a state that was resolved; its nodes are new if it is none of those that there were."""
@@ -266,9 +284,10 @@ class Recorder:
         new = [row for one, row in placed if one.placement is None or one.placement.outlier is None]
         if new:
             events.insert_many(self._tx, new)
+        outliers = [row for one, row in placed if one.placement is not None and one.placement.outlier is not None]
+        if outliers:
+            events.set_standings(self._tx, outliers)
         for one, row in placed:
-            if one.placement is not None and one.placement.outlier is not None:
-                events.place_outlier(self._tx, row)
             if one.placement is not None and one.placement.missing:
                 missing = [EventId(event_id) for event_id in one.placement.missing]
                 event_graph.add_backward_extremities(self._tx, row.room_nid, row.position, missing)
@@ -346,6 +365,10 @@ def _positions_of(new: NewEvent) -> int:
     if new.placement is None:
         return 1
     return 1 + sum(1 for one in (new.placement.before, new.placement.current) if one is not None and _has_page(one))
+
+
+def _key(state: State) -> tuple[int | None, frozenset[tuple[int, int | None]]]:
+    return state.root, frozenset(state.changes.items())
 
 
 def _has_page(resolved: Resolved) -> bool:

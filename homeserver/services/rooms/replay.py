@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from homeserver.errors import BadAnswer
+from homeserver.kit import crash
 from homeserver.matrix import event_auth
 from homeserver.matrix.event_auth import AuthError
 from homeserver.matrix.events import Event
@@ -325,7 +326,14 @@ class Replay:
         partial_rooms.remove(tx, nid)
         local = [user_id for user_id in changed if domain_of(user_id) == self._server_name]
         tx.wake([room.room_id, COMPLETED, *local])
-        tx.on_commit(lambda: self._hot.drop(room))
+
+        def settle() -> None:
+            crash.point("K4")
+            self._hot.drop(room)
+            crash.point("K5")
+
+        tx.on_commit(settle)
+        crash.point("K3")
 
 
 def _write_members(tx: WriteTx, room_nid: int, shadow: _Shadow, position: int) -> set[UserId]:
