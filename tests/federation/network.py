@@ -6,7 +6,7 @@ every answer of ours is held to the specification's data.
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from inspect import isawaitable
@@ -38,6 +38,10 @@ class Seen:
 
 Answer = Callable[[Seen], "Any | Reply"]
 """What a peer answers: the JSON of a 200, or a whole reply, at once or awaited. It may raise `Unreachable`."""
+
+
+Weather = Callable[[Call, Callable[[], Awaitable[Reply]]], Awaitable[Reply]]
+"""The answer to a request; what it is given takes the request there, if it is to arrive, once or again."""
 
 
 @dataclass
@@ -125,6 +129,8 @@ class Network:
         self.pages: dict[str, Reply] = {}
         """What is to be found elsewhere, by its address."""
         self.fetched: list[str] = []
+        self.weather: Weather | None = None
+        """What becomes of requests on their way."""
         self._new_database = new_database
         self._folder = folder
         self._stack = stack
@@ -164,7 +170,12 @@ class Network:
         self._cut.difference_update(names)
 
     async def carry(self, origin: str, call: Call) -> Reply:
-        """Take a request where it should go."""
+        """Take a request where it should go, through the weather."""
+        if self.weather is None:
+            return await self._carry(origin, call)
+        return await self.weather(call, lambda: self._carry(origin, call))
+
+    async def _carry(self, origin: str, call: Call) -> Reply:
         destination = call.destination
         if origin in self._cut or destination in self._cut:
             raise Unreachable("The network is cut.")

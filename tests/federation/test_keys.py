@@ -39,7 +39,7 @@ async def test_own_keys_are_published_and_signed_with_themselves(network: Networ
     verify_json(answer.content, "a.test", key_id, key["key"])
 
 
-@pytest.mark.behaviours("SS-KEY-02")
+@pytest.mark.behaviours("SS-KEY-01", "SS-KEY-02")
 async def test_former_keys_are_published_and_still_prove_old_events(network: Network) -> None:
     former = key_of("once.test")
     old = OldKey(key_id="ed25519:once", public_key=former.public_key, expired_ts=1_600_000_000_000)
@@ -69,6 +69,27 @@ async def test_notary_vouches_for_the_last_answer_of_a_server_that_is_gone(netwo
     own = (await a.client.get("/_matrix/key/v2/server")).json()["verify_keys"]
     for key_id, key in own.items():
         verify_json(json.dumps(again[0]).encode(), "a.test", key_id, key["key"])
+
+
+@pytest.mark.behaviours("SS-KEY-02", "SS-KEY-05")
+async def test_notary_asks_again_when_half_of_the_lifetime_is_over_or_more_is_wanted(network: Network) -> None:
+    a = await network.server("a.test")
+    peer = network.peer("p.test")
+    minute = 60_000
+
+    async def asked(query: str = "") -> int:
+        await a.client.get(f"/_matrix/key/v2/query/p.test{query}")
+        return len(peer.seen)
+
+    assert await asked() == 1
+    network.clock.time += 25 * minute  # Of an hour.
+    assert await asked() == 1
+    network.clock.time += 10 * minute
+    assert await asked() == 2
+    # What is known is good for an hour from now.
+    network.clock.time += 20 * minute  # Nobody is asked twice in a short time.
+    assert await asked(f"?minimum_valid_until_ts={network.clock.now() + 35 * minute}") == 2
+    assert await asked(f"?minimum_valid_until_ts={network.clock.now() + 45 * minute}") == 3
 
 
 @pytest.mark.behaviours("SS-KEY-05", "SS-KEY-06")
