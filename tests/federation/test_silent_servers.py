@@ -7,15 +7,17 @@ from urllib.parse import quote
 
 import pytest
 
+from homeserver.outbound.transport import Reply
 from homeserver.services.rooms.landing import PARTIAL
 from homeserver.services.rooms.partial import COMPLETED
 from homeserver.storage import partial_rooms
 from tests.federation.foreign import FEDERATION, ForeignRoom
 from tests.federation.network import Network, Seen
 from tests.federation.test_joins import join_by
-from tests.world import User, World
+from tests.world import User, World, eventually
 
 SPEAKER = "@dan:silent.test"
+KEYS = "/_matrix/key/v2/server"
 
 
 async def foreign_room(network: Network, speaks: str, content: dict[str, Any], *, version: str = "11") -> ForeignRoom:
@@ -88,6 +90,48 @@ async def test_nobody_comes_in_without_knowing_that_a_room_is_encrypted(network:
     assert joining.result().status_code == 200
     assert await state(bob, room, "m.room.encryption") == algorithm
     assert not await world.container.database.read(partial_rooms.list_all)
+
+
+@pytest.mark.behaviours("SS-JOIN-05")
+@pytest.mark.trust("R4")
+async def test_a_room_is_not_called_whole_while_keys_may_still_come(network: Network) -> None:
+    world = await network.server("b.test")
+    bob = await world.user("bob")
+    room = await foreign_room(network, "m.room.topic", {"topic": "Silence"})
+    before = list(room.state.values())
+    whole = {"pdus": [json.loads(one.pdu) for one in before], "auth_chain": []}
+    room.peer.on("GET", f"{FEDERATION}/v1/state/", lambda seen: whole)
+    speaker = network.peers["silent.test"]
+    speaker.on("GET", KEYS, lambda seen: Reply(503, {}, b"{}"))
+    speaker.awake.set()
+    answer = await join_by(bob, room.room_id, "p.test")
+    assert answer.status_code == 200, answer.text
+
+    await eventually(
+        lambda: world.container.database.read(partial_rooms.list_all),
+        lambda found: not found or found[0].failure is not None,
+    )
+    [known_in_part] = await world.container.database.read(partial_rooms.list_all)
+    assert known_in_part.failure == "2 events are signed by keys that cannot be had at the moment."
+    del speaker.answers["GET", KEYS]
+    await becomes_whole(network, world)
+    assert await state(bob, room, "m.room.topic") == {"topic": "Silence"}
+
+
+@pytest.mark.behaviours("SS-JOIN-05")
+async def test_servers_that_are_gone_for_good_do_not_keep_a_room_from_being_whole(network: Network) -> None:
+    world = await network.server("b.test")
+    bob = await world.user("bob")
+    room = await foreign_room(network, "m.room.topic", {"topic": "Silence"})
+    before = list(room.state.values())
+    whole = {"pdus": [json.loads(one.pdu) for one in before], "auth_chain": []}
+    room.peer.on("GET", f"{FEDERATION}/v1/state/", lambda seen: whole)
+    speaker = network.peers["silent.test"]
+    speaker.on("GET", KEYS, lambda seen: Reply(503, {}, b"{}"))
+    speaker.awake.set()
+    assert (await join_by(bob, room.room_id, "p.test")).status_code == 200
+    await becomes_whole(network, world)
+    assert await state(bob, room, "m.room.topic") is None
 
 
 @pytest.mark.behaviours("SS-INV-01")

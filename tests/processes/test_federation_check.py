@@ -125,6 +125,7 @@ def test_check_of_a_name_that_leads_to_another_server_says_whose_it_is(pair: Pai
     assert "signed request" not in result.stdout
 
 
+@pytest.mark.synapse
 def test_check_of_a_synapse_is_good_in_both_directions(tmp_path: Path) -> None:
     federation = new_federation(tmp_path)
     place = f"127.0.0.3:{free_port()}"

@@ -43,6 +43,8 @@ _SERVERS = 10
 _LARGEST = 512 << 20
 _LARGEST_IDS = 64 << 20
 _AT_ONCE = 5
+_PATIENCE = 4
+"""So often the rest is tried while keys are lacking by which events could be proven; then it does without them."""
 _FIRST_PAUSE_MS = 10_000
 _LONGEST_PAUSE_MS = 60 * 60 * 1000
 _TELL_MS = 3000
@@ -83,11 +85,15 @@ class Completion:
         self._outliers = outliers
         self._replay = replay
         self._server_name = server_name
+        self._unproven: dict[int, dict[EventId, bytes]] = {}
+        """Events that wait for a key, by room: they need not be fetched again."""
 
     async def list_all(self) -> list[PartialRoom]:
         """The rooms that are known in part."""
         found = await self._database.read(partial_rooms.list_all)
         self._metrics.partial_rooms.set(len(found))
+        for room_nid in self._unproven.keys() - {room.room_nid for room in found}:
+            del self._unproven[room_nid]
         return found
 
     def is_due(self, room: PartialRoom) -> bool:
@@ -135,12 +141,19 @@ class Completion:
         for server in servers:
             try:
                 state = await self._fetch(room, partial, server, join_id)
+                self._check_proven(partial)
                 await self._put_in(room, partial, state)
             except RemoteFailure as error:
                 failures.append(f"{server}: {error}")
             else:
                 return
         raise BadAnswer("; ".join(failures) or "There is nobody to ask.")
+
+    def _check_proven(self, partial: PartialRoom) -> None:
+        """Raises `Unavailable` while it is worth waiting for keys: what is left out now is left out for good."""
+        unproven = len(self._unproven.get(partial.room_nid, ()))
+        if unproven and partial.failures < _PATIENCE:
+            raise Unavailable(f"{unproven} events are signed by keys that cannot be had at the moment.")
 
     async def _fetch(
         self, room: HotRoom, partial: PartialRoom, server: ServerName, join_id: EventId
@@ -152,8 +165,11 @@ class Completion:
             wanted = [EventId(one) for one in dict.fromkeys(named) if "\0" not in one]
             known = await self._find_known(room, wanted)
             missing = [event_id for event_id in wanted if event_id not in known]
-            if len(missing) <= _FEW:
-                await self._store(room, await self._events(server, missing), len(known))
+            held = self._unproven.get(partial.room_nid, {})
+            absent = [event_id for event_id in missing if event_id not in held]
+            if len(absent) <= _FEW:
+                new = {event_id: held[event_id] for event_id in missing if event_id in held}
+                await self._store(room, new | await self._events(server, absent), len(known))
                 in_state = set(ids.pdu_ids)
                 return [one for one in wanted if one in in_state]
         log.info(f"asking {server} for the state of room {room.room_id}", room_id=room.room_id)
@@ -210,11 +226,16 @@ class Completion:
     async def _store(self, room: HotRoom, new: Mapping[EventId, bytes], known: int) -> None:
         """Verify events and store them."""
         progress = _Progress(known, known + len(new), self._clock.now())
+        assert room.room_nid is not None
         found: dict[EventId, Event] = {}
+        unproven = self._unproven[room.room_nid] = {}
         for part in chunks(new.values(), _STEP):
             for one in await self._checks.check(room.room_id, room.version, part, is_old=True):
                 if not isinstance(one, Unfit):
                     found[EventId(one.event_id)] = one
+                elif one.unproven is not None:
+                    event_id = EventId(one.unproven.event_id)
+                    unproven[event_id] = new[event_id]
             self._tell(room, progress, f"{len(found)} of {len(new)} new events are verified")
         for events_ in chunks(await asyncio.to_thread(by_auth, found), _STEP):
             async with self._inbox.turn(room.room_id):
@@ -224,7 +245,6 @@ class Completion:
                 await self._outliers.take(await self._hot.find(room.room_id), fresh)
             progress.done += len(events_)
             self._metrics.state_events_fetched.inc(len(events_))
-            assert room.room_nid is not None
             await self._database.write(partial_rooms.set_progress, room.room_nid, progress.done, progress.total)
             self._tell(room, progress, f"{progress.done} of {progress.total} events are known")
 

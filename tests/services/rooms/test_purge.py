@@ -586,6 +586,7 @@ def test_every_table_that_names_rooms_is_known_here() -> None:
         "aliases",
         "backup_keys",
         "backward_extremities",
+        "coming_members",
         "departures",
         "events",
         "forward_extremities",
