@@ -103,6 +103,22 @@ async def test_nobody_comes_in_without_knowing_that_a_room_is_encrypted(network:
     assert not await world.container.database.read(partial_rooms.list_all)
 
 
+@pytest.mark.parametrize("version", ["11", "12"])
+async def test_the_server_that_made_a_room_is_waited_for(network: Network, version: str) -> None:
+    bob = await (await network.server("b.test")).user("bob")
+    room = ForeignRoom.begin(network.peer("silent.test"), version)
+    room.peer = network.peer("p.test")
+    room.host()
+    network.peers["silent.test"].awake.clear()
+    async with asyncio.TaskGroup() as tasks:
+        joining = tasks.create_task(join_by(bob, room.room_id, "p.test"))
+        done, _ = await asyncio.wait({joining}, timeout=2)
+        assert not done
+        network.peers["silent.test"].awake.set()
+    assert joining.result().status_code == 200, joining.result().text
+    assert await state(bob, room, "m.room.create") == room.state["m.room.create", ""].content
+
+
 @pytest.mark.trust("F24")
 async def test_state_that_protects_nobody_is_not_waited_for(network: Network) -> None:
     bob = await (await network.server("b.test")).user("bob")

@@ -37,8 +37,15 @@ from homeserver.storage.tables import chunks
 
 _CREATE: Pair = ("m.room.create", "")
 _MEMBER = "m.room.member"
-_PROTECTIVE = {"m.room.encryption", "m.room.history_visibility", "m.room.policy", "m.room.server_acl"}
-"""State without which people of this server would say what they do not want to, or hear whom they should not."""
+_NEEDED = {
+    "m.room.create",  # Since room version 12 no event cites it.
+    "m.room.encryption",
+    "m.room.history_visibility",
+    "m.room.policy",
+    "m.room.server_acl",
+}
+"""State without which there is no room, or people of this server would say what they do not want to, or hear whom they
+should not."""
 _PATIENCE_S = 1.0
 """So long servers may take to tell their keys before the room is used without what they have signed."""
 _INSISTENCE_S = 60.0
@@ -329,7 +336,7 @@ def _unproven_but_needed(join: bytes, state: Sequence[bytes], outcomes: Mapping[
     rest = [
         event_id
         for event_id, (pdu, event, _) in found.items()
-        if pdu == join or (pdu in current and event.type in _PROTECTIVE and event.state_key == "")
+        if pdu == join or (pdu in current and event.type in _NEEDED and event.state_key == "")
     ]
     needed = set(rest)
     while rest:
