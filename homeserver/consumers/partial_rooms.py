@@ -2,6 +2,7 @@
 
 import asyncio
 
+from homeserver.kit.logs import report
 from homeserver.services.rooms.completion import Completion
 from homeserver.services.rooms.gaps import Gaps
 from homeserver.services.rooms.landing import PARTIAL
@@ -41,8 +42,10 @@ class RoomCompletion:
     async def _work(self, room: PartialRoom) -> None:
         try:
             async with self._turns:
-                room_id = await self._completion.complete(room)
-            if room_id is not None:
-                self._gaps.begin_anew(room_id)
+                [outcome] = await asyncio.gather(self._completion.complete(room), return_exceptions=True)
+            if isinstance(outcome, BaseException):
+                report(outcome)  # Whatever it is, it concerns this room alone, which is tried again later.
+            elif outcome is not None:
+                self._gaps.begin_anew(outcome)
         finally:
             self._working.discard(room.room_nid)

@@ -149,3 +149,15 @@ async def test_guest_stays_out_of_rooms_elsewhere_that_are_not_open(
     # Where the server did not say so, the guest is out again.
     assert room.calls("make_join") == (["make_join"] if said else [])
     assert (await guest.get("/joined_rooms")).json()["joined_rooms"] == []
+
+
+@pytest.mark.trust("S4")
+async def test_what_is_known_of_a_room_elsewhere_is_not_replaced_by_what_a_guest_has_asked(network: Network) -> None:
+    b = await network.server("b.test")
+    room = open_room(network, "forbidden", said=False)
+    assert (await join_by(await b.guest("gast"), room.room_id, "p.test")).status_code == 403
+    liar = network.peer("liar.test")
+    shown = told_of(room.room_id, guest_can_join=True)
+    liar.on("GET", HIERARCHY, lambda seen: {"room": shown, "children": [], "inaccessible_children": []})
+    assert (await join_by(await b.guest("other"), room.room_id, "liar.test")).status_code == 403
+    assert not [seen for seen in liar.seen if seen.target.startswith(HIERARCHY)]

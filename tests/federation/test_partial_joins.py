@@ -67,16 +67,16 @@ class Scene:
 
     async def try_until_whole(self) -> None:
         """Let time pass in which what did not succeed is tried again."""
-        await eventually(self._look_later, lambda found: not found)
+        await eventually(self.look_later, lambda found: not found)
 
     async def failed(self, times: int) -> PartialRoom:
         """Wait until it was tried so often in vain."""
-        found = await self._look_later()
+        found = await self.look_later()
         while found[0].failures < times or found[0].failure is None:
-            found = await self._look_later()
+            found = await self.look_later()
         return found[0]
 
-    async def _look_later(self) -> list[PartialRoom]:
+    async def look_later(self) -> list[PartialRoom]:
         notifier = self.world.container.notifier
         with notifier.waiting_for([COMPLETED]) as waiter:
             self.network.clock.time += 3600 * 1000
@@ -85,8 +85,11 @@ class Scene:
             await waiter.wait(0.05)
         return await self.world.container.database.read(partial_rooms.list_all)
 
-    def answer(self, before: Sequence[Event], change: Callable[[bytes], bytes] = lambda pdu: pdu) -> None:
+    def answer(
+        self, before: Sequence[Event], change: Callable[[bytes], bytes] = lambda pdu: pdu, *, peer: Peer | None = None
+    ) -> None:
         """From now on, say that this is the state before the join."""
+        peer = peer or self.peer
         auth = chain(self.graph, [self.join, *before])
 
         def state(seen: Seen) -> Any:
@@ -103,8 +106,8 @@ class Scene:
                 "auth_chain_ids": [event.event_id for event in auth],
             }
 
-        self.peer.on("GET", f"/_matrix/federation/v1/state/{quote(self.room)}", state)
-        self.peer.on("GET", f"/_matrix/federation/v1/state_ids/{quote(self.room)}", state_ids)
+        peer.on("GET", f"/_matrix/federation/v1/state/{quote(self.room)}", state)
+        peer.on("GET", f"/_matrix/federation/v1/state_ids/{quote(self.room)}", state_ids)
 
 
 async def arrive(network: Network, version: str = "10", *, graph: Graph | None = None) -> Scene:
@@ -341,6 +344,98 @@ async def test_state_that_does_not_let_us_in_is_not_believed_and_not_fetched_aga
     await scene.become_whole()
     assert set(scene.asked) == {"state_ids"}
     assert set(await members_of(scene.alice, scene.room)) == {*room_graphs.USERS, "@other:b.example", alice}
+
+
+async def lacking_one(network: Network) -> tuple[Scene, Event]:
+    """A room of whose state all is stored but an event, which will be named."""
+    graph = room_graphs.begin("10")
+    graph.say(CREATOR, "m.room.member", {"membership": "invite"}, [graph.events[-1]], state_key="@other:b.example")
+    scene = await arrive(network, graph=graph)
+    other = scene.graph.before([graph.by_id[scene.join.prev_events[0]]])["m.room.member", "@other:b.example"]
+    tip = graph.by_id[scene.join.prev_events[0]]
+    ban = graph.build(CREATOR, "m.room.member", {"membership": "ban"}, [tip], state_key=scene.alice.user_id)
+    graph.by_id[ban.event_id] = ban
+    scene.answer([*(one for one in scene.before if one is not other), ban])
+    while "could have joined" not in ((await scene.failed(1)).failure or ""):
+        pass
+    scene.answer(scene.before)
+    return scene, other
+
+
+@pytest.mark.behaviours("SS-JOIN-05")
+@pytest.mark.trust("R4")
+async def test_another_event_than_the_one_asked_for_is_not_taken_and_the_next_server_is_asked(
+    network: Network,
+) -> None:
+    scene, other = await lacking_one(network)
+    tip = scene.graph.by_id[scene.join.prev_events[0]]
+    stranger = scene.graph.build(
+        "@x:silent.example", "m.room.member", {"membership": "join"}, [tip], "@x:silent.example"
+    )
+    path = f"/_matrix/federation/v1/event/{quote(other.event_id, safe='')}"
+    scene.peer.on("GET", path, lambda seen: {"pdus": [json.loads(stranger.pdu)]})
+    helper = network.peer("c.example")
+    scene.answer(scene.before, peer=helper)
+    helper.on("GET", path, lambda seen: {"pdus": [json.loads(other.pdu)]})
+    await scene.try_until_whole()
+    assert set(await members_of(scene.alice, scene.room)) == {
+        *room_graphs.USERS,
+        scene.alice.user_id,
+        "@other:b.example",
+    }
+
+
+@pytest.mark.behaviours("SS-JOIN-05")
+async def test_a_room_is_not_called_whole_while_events_of_it_are_not_given(network: Network) -> None:
+    scene, other = await lacking_one(network)
+    found = await scene.look_later()
+    while found and "It did not give 1 events of the state." not in (found[0].failure or ""):
+        found = await scene.look_later()
+    assert found
+    # Who is never given does not keep the room from being whole.
+    await scene.try_until_whole()
+    assert set(await members_of(scene.alice, scene.room)) == {*room_graphs.USERS, scene.alice.user_id}
+    assert [seen for seen in scene.peer.seen if quote(other.event_id, safe="") in seen.target]
+
+
+async def test_a_room_that_fails_does_not_keep_others_from_being_whole(network: Network) -> None:
+    scene = await arrive(network)
+    database = scene.world.container.database
+    other = await scene.world.container.sender.room(RoomId(await scene.alice.create_room()))
+    assert other.room_nid is not None
+    # Nothing is at this place, which cannot be.
+    broken = PartialRoom(other.room_nid, 1 << 40, 0, RESIDENT, 0)
+    await database.write(partial_rooms.put, broken)
+    await eventually(
+        scene.look_later,
+        lambda found: any(one.room_nid == other.room_nid and one.failures for one in found),
+    )
+    scene.answer(scene.before)
+    await eventually(scene.look_later, lambda found: [one.room_nid for one in found] == [other.room_nid])
+    await database.write(partial_rooms.remove, other.room_nid)
+    assert set(await members_of(scene.alice, scene.room)) == {*room_graphs.USERS, scene.alice.user_id}
+
+
+@pytest.mark.trust("R4")
+@pytest.mark.parametrize("by_via", [True, False])
+async def test_only_the_server_that_let_us_in_adds_more_than_members(network: Network, by_via: bool) -> None:
+    scene = await arrive(network)
+    tip = scene.graph.by_id[scene.join.prev_events[0]]
+    claim = scene.graph.build(CREATOR, "org.example.claim", {"so": True}, [tip], state_key="")
+    scene.graph.by_id[claim.event_id] = claim
+    scene.answer([*scene.before, claim], peer=scene.peer if by_via else network.peer("c.example"))
+    await scene.try_until_whole()
+    answer = await scene.alice.get(f"/rooms/{quote(scene.room)}/state/org.example.claim")
+    assert answer.status_code == (200 if by_via else 404)
+    assert set(await members_of(scene.alice, scene.room)) == {*room_graphs.USERS, scene.alice.user_id}
+
+
+@pytest.mark.parametrize("user_id", ["@alice:localhost", "@nobody:b.example"])
+async def test_servers_are_not_told_which_users_of_others_are_known(network: Network, user_id: str) -> None:
+    scene = await arrive(network)
+    path = f"/_matrix/federation/v1/make_leave/{quote(scene.room)}/{user_id}"
+    answer = await network.peer("c.example").call("localhost", "GET", path)
+    assert (answer.status_code, answer.json()["errcode"]) == (403, "M_FORBIDDEN")
 
 
 async def test_members_that_are_not_signed_are_left_out(network: Network) -> None:

@@ -20,14 +20,25 @@ SPEAKER = "@dan:silent.test"
 KEYS = "/_matrix/key/v2/server"
 
 
-async def foreign_room(network: Network, speaks: str, content: dict[str, Any], *, version: str = "11") -> ForeignRoom:
-    """A room in whose state is what somebody on a silent server has said."""
+async def foreign_room(
+    network: Network,
+    speaks: str,
+    content: dict[str, Any],
+    *,
+    version: str = "11",
+    state_key: str = "",
+    rules: int = 0,
+) -> ForeignRoom:
+    """A room in whose state is what somebody on a silent server has said, after so many changes of the rules."""
     room = ForeignRoom.begin(network.peer("p.test"), version)
     powers = room.state["m.room.power_levels", ""].content
     users = powers["users"] | {SPEAKER: 50}
     room.say("m.room.power_levels", powers | {"users": users}, state_key="")
     room.say("m.room.member", {"membership": "join"}, sender=SPEAKER, state_key=SPEAKER)
-    room.say(speaks, content, sender=SPEAKER, state_key="")
+    for number in range(rules):
+        changed = powers | {"users": users, "events": {"org.example.rule": number % 50}}
+        room.say("m.room.power_levels", changed, sender=SPEAKER, state_key="")
+    room.say(speaks, content, sender=SPEAKER, state_key=state_key)
     room.host()
     network.peer("silent.test").awake.clear()
     return room
@@ -90,6 +101,41 @@ async def test_nobody_comes_in_without_knowing_that_a_room_is_encrypted(network:
     assert joining.result().status_code == 200
     assert await state(bob, room, "m.room.encryption") == algorithm
     assert not await world.container.database.read(partial_rooms.list_all)
+
+
+@pytest.mark.parametrize("version", ["11", "12"])
+async def test_the_server_that_made_a_room_is_waited_for(network: Network, version: str) -> None:
+    bob = await (await network.server("b.test")).user("bob")
+    room = ForeignRoom.begin(network.peer("silent.test"), version)
+    room.peer = network.peer("p.test")
+    room.host()
+    network.peers["silent.test"].awake.clear()
+    async with asyncio.TaskGroup() as tasks:
+        joining = tasks.create_task(join_by(bob, room.room_id, "p.test"))
+        done, _ = await asyncio.wait({joining}, timeout=2)
+        assert not done
+        network.peers["silent.test"].awake.set()
+    assert joining.result().status_code == 200, joining.result().text
+    assert await state(bob, room, "m.room.create") == room.state["m.room.create", ""].content
+
+
+@pytest.mark.trust("F24")
+async def test_state_that_protects_nobody_is_not_waited_for(network: Network) -> None:
+    bob = await (await network.server("b.test")).user("bob")
+    room = await foreign_room(network, "m.room.encryption", {"algorithm": "m.megolm.v1.aes-sha2"}, state_key="other")
+    async with asyncio.timeout(5):
+        answer = await join_by(bob, room.room_id, "p.test")
+    assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.trust("F24")
+async def test_a_join_that_rests_on_too_much_of_a_silent_server_fails_soon(network: Network) -> None:
+    bob = await (await network.server("b.test")).user("bob")
+    room = await foreign_room(network, "m.room.encryption", {"algorithm": "m.megolm.v1.aes-sha2"}, rules=200)
+    async with asyncio.timeout(6):
+        answer = await join_by(bob, room.room_id, "p.test")
+    assert answer.status_code == 502, answer.text
+    assert (await bob.get("/joined_rooms")).json()["joined_rooms"] == []
 
 
 @pytest.mark.behaviours("SS-JOIN-05")

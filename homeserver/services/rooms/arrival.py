@@ -37,10 +37,20 @@ from homeserver.storage.tables import chunks
 
 _CREATE: Pair = ("m.room.create", "")
 _MEMBER = "m.room.member"
-_PROTECTIVE = {"m.room.encryption", "m.room.history_visibility", "m.room.policy", "m.room.server_acl"}
-"""State without which people of this server would say what they do not want to, or hear whom they should not."""
+_NEEDED = {
+    "m.room.create",  # Since room version 12 no event cites it.
+    "m.room.encryption",
+    "m.room.history_visibility",
+    "m.room.policy",
+    "m.room.server_acl",
+}
+"""State without which there is no room, or people of this server would say what they do not want to, or hear whom they
+should not."""
 _PATIENCE_S = 1.0
 """So long servers may take to tell their keys before the room is used without what they have signed."""
+_INSISTENCE_S = 60.0
+"""So long they may take where that is no choice."""
+_MOST_INSISTED = 200
 _ATTEMPTS = 5
 _PART = 1000
 MOST_STATE = 200_000
@@ -200,10 +210,16 @@ class Arrivals:
         distinct = list(dict.fromkeys([pdu, *state, *auth_chain]))
         checked = await self._checks.check(room_id, version, distinct, is_old=True, patience_s=_PATIENCE_S)
         outcomes = dict(zip(distinct, checked, strict=True))
-        while insisted := _unproven_but_needed(pdu, outcomes):
-            # Without these one cannot come in, or would not do as the room wants: they are worth any time.
-            checked = await self._checks.check(room_id, version, insisted, is_old=True)
-            outcomes |= zip(insisted, map(_final, checked), strict=True)
+        try:
+            async with asyncio.timeout(_INSISTENCE_S):
+                while insisted := _unproven_but_needed(pdu, state, outcomes):
+                    # Without these one cannot come in, or would not do as the room wants: they are worth some time.
+                    if len(insisted) > _MOST_INSISTED:
+                        raise BadAnswer("Too much of what the join rests on is signed by keys that cannot be had.")
+                    checked = await self._checks.check(room_id, version, insisted, is_old=True)
+                    outcomes |= zip(insisted, map(_final, checked), strict=True)
+        except TimeoutError:
+            raise BadAnswer("What the join rests on is signed by keys that were not to be had in time.") from None
         join = outcomes[pdu]
         if isinstance(join, Unfit):
             raise BadAnswer(f"The join event cannot be used: {join.reason}")
@@ -308,19 +324,25 @@ class Arrivals:
         )
 
 
-def _unproven_but_needed(join: bytes, outcomes: Mapping[bytes, Event | Unfit]) -> list[bytes]:
+def _unproven_but_needed(join: bytes, state: Sequence[bytes], outcomes: Mapping[bytes, Event | Unfit]) -> list[bytes]:
     """Those events whose keys were not to be had yet without which the room cannot be used."""
     found: dict[str, tuple[bytes, Event, bool]] = {}
     for pdu, one in outcomes.items():
         event = one.unproven if isinstance(one, Unfit) else one
         if event is not None:
             found[event.event_id] = pdu, event, isinstance(one, Unfit)
-    rest = [event_id for event_id, (pdu, event, _) in found.items() if pdu == join or event.type in _PROTECTIVE]
+    # An old one in the auth chain protects nobody, nor does one with a state key that means nothing.
+    current = set(state)
+    rest = [
+        event_id
+        for event_id, (pdu, event, _) in found.items()
+        if pdu == join or (pdu in current and event.type in _NEEDED and event.state_key == "")
+    ]
     needed = set(rest)
     while rest:
-        cited = found[rest.pop()][1].auth_events
-        rest += [event_id for event_id in cited if event_id in found and event_id not in needed]
-        needed.update(cited)
+        cited = {one for one in found[rest.pop()][1].auth_events if one in found} - needed
+        rest.extend(cited)
+        needed |= cited
     return [pdu for event_id, (pdu, _, is_unproven) in found.items() if is_unproven and event_id in needed]
 
 

@@ -19,12 +19,13 @@ from homeserver.outbound.federation import FederationClient
 from homeserver.services.rooms.arrival import MOST_CHAIN, MOST_STATE
 from homeserver.services.rooms.checks import Checks, Unfit
 from homeserver.services.rooms.hot import HotRoom, HotRooms, parse
-from homeserver.services.rooms.inbox import Inbox
+from homeserver.services.rooms.inbox import Inbox, id_of
 from homeserver.services.rooms.landing import Standing
 from homeserver.services.rooms.outliers import Outliers, by_auth
 from homeserver.services.rooms.persist import Superseded
 from homeserver.services.rooms.replay import Replay
 from homeserver.services.rooms.state import StateTrees
+from homeserver.services.rooms.unproven import Unproven
 from homeserver.storage import coming_members, events, partial_rooms, room_servers, stream_rows
 from homeserver.storage.engine import Database, ReadTx, WriteTx
 from homeserver.storage.partial_rooms import PartialRoom
@@ -44,7 +45,7 @@ _LARGEST = 512 << 20
 _LARGEST_IDS = 64 << 20
 _AT_ONCE = 5
 _PATIENCE = 4
-"""So often the rest is tried while keys are lacking by which events could be proven; then it does without them."""
+"""So often the rest is tried while events are not given, or cannot be proven for want of keys; then without them."""
 _FIRST_PAUSE_MS = 10_000
 _LONGEST_PAUSE_MS = 60 * 60 * 1000
 _TELL_MS = 3000
@@ -85,15 +86,13 @@ class Completion:
         self._outliers = outliers
         self._replay = replay
         self._server_name = server_name
-        self._unproven: dict[int, dict[EventId, bytes]] = {}
-        """Events that wait for a key, by room: they need not be fetched again."""
+        self._unproven = Unproven()
 
     async def list_all(self) -> list[PartialRoom]:
         """The rooms that are known in part."""
         found = await self._database.read(partial_rooms.list_all)
         self._metrics.partial_rooms.set(len(found))
-        for room_nid in self._unproven.keys() - {room.room_nid for room in found}:
-            del self._unproven[room_nid]
+        self._unproven.keep_only({room.room_nid for room in found})
         return found
 
     def is_due(self, room: PartialRoom) -> bool:
@@ -119,6 +118,8 @@ class Completion:
             return None  # It was purged.
         try:
             await self._complete(room, partial)
+        except NotFound:
+            return None  # It was purged meanwhile.
         except (RemoteFailure, Superseded, Unavailable) as error:
             retry_ts = self._clock.now() + pause
             reason = str(error) or "The room was changing."
@@ -130,6 +131,9 @@ class Completion:
                 in_s=pause // 1000,
             )
             return None
+        finally:
+            if partial.failures >= _PATIENCE:
+                self._unproven.forget(partial.room_nid)  # It is not waited for any more.
         await self._replay.unprepare(partial.room_nid)
         return room.room_id
 
@@ -137,41 +141,52 @@ class Completion:
         if not any(domain_of(user_id) == self._server_name for user_id in room.joined):
             raise BadAnswer("Nobody of this server is in the room any more.")
         join_id, servers = await self._database.snapshot(_find_sources, partial)
-        failures = []
+        failures: list[str] = []
+        best: Sequence[EventId] | None = None
+        trusted: Collection[EventId] = ()
         for server in servers:
             try:
-                state = await self._fetch(room, partial, server, join_id)
+                state, absent = await self._fetch(room, partial, server, join_id)
+                if server == partial.via:
+                    trusted = set(state)
                 self._check_proven(partial)
-                await self._put_in(room, partial, state)
+                if not absent:
+                    await self._put_in(room, partial, state, trusted)
+                    return
             except RemoteFailure as error:
                 failures.append(f"{server}: {error}")
             else:
-                return
-        raise BadAnswer("; ".join(failures) or "There is nobody to ask.")
+                # Another one may have them.
+                failures.append(f"{server}: It did not give {absent} events of the state.")
+                best = best or state
+        if best is None or partial.failures < _PATIENCE:
+            raise BadAnswer("; ".join(failures) or "There is nobody to ask.")
+        await self._put_in(room, partial, best, trusted)
 
     def _check_proven(self, partial: PartialRoom) -> None:
         """Raises `Unavailable` while it is worth waiting for keys: what is left out now is left out for good."""
-        unproven = len(self._unproven.get(partial.room_nid, ()))
+        unproven = self._unproven.count(partial.room_nid)
         if unproven and partial.failures < _PATIENCE:
             raise Unavailable(f"{unproven} events are signed by keys that cannot be had at the moment.")
 
     async def _fetch(
         self, room: HotRoom, partial: PartialRoom, server: ServerName, join_id: EventId
-    ) -> Sequence[EventId]:
-        """Have all events of the state before the join; which they are."""
+    ) -> tuple[Sequence[EventId], int]:
+        """Have all events of the state before the join; which they are, and how many that takes were not given."""
         if partial.done:
             ids = await self._federation.state_ids(server, room.room_id, join_id, largest=_LARGEST_IDS)
             named = [*ids.auth_chain_ids[:MOST_CHAIN], *ids.pdu_ids[:MOST_STATE]]
             wanted = [EventId(one) for one in dict.fromkeys(named) if "\0" not in one]
             known = await self._find_known(room, wanted)
             missing = [event_id for event_id in wanted if event_id not in known]
-            held = self._unproven.get(partial.room_nid, {})
+            held = self._unproven.held(partial.room_nid)
             absent = [event_id for event_id in missing if event_id not in held]
             if len(absent) <= _FEW:
                 new = {event_id: held[event_id] for event_id in missing if event_id in held}
-                await self._store(room, new | await self._events(server, absent), len(known))
+                given = await self._events(room, server, absent)
+                await self._store(room, new | given, len(known))
                 in_state = set(ids.pdu_ids)
-                return [one for one in wanted if one in in_state]
+                return [one for one in wanted if one in in_state], len(absent) - len(given)
         log.info(f"asking {server} for the state of room {room.room_id}", room_id=room.room_id)
         answer = await self._federation.state(server, room.room_id, join_id, largest=_LARGEST)
         known_ids, new = await self._sift(room, answer.auth_chain[:MOST_CHAIN])
@@ -179,10 +194,10 @@ class Completion:
         new |= of_state
         del answer
         await self._store(room, new, len({*known_ids, *state_ids}) - len(new))
-        return state_ids
+        return state_ids, 0
 
-    async def _events(self, server: ServerName, event_ids: Sequence[EventId]) -> dict[EventId, bytes]:
-        """Events one by one, some at a time."""
+    async def _events(self, room: HotRoom, server: ServerName, event_ids: Sequence[EventId]) -> dict[EventId, bytes]:
+        """Events one by one, some at a time, as far as they are given."""
         turns = asyncio.Semaphore(_AT_ONCE)
         found: dict[EventId, bytes] = {}
 
@@ -192,7 +207,7 @@ class Completion:
                     answer = await self._federation.event(server, event_id)
                 except RemoteFailure:
                     return
-                found.update((event_id, bytes(pdu)) for pdu in answer.pdus[:1])
+                found.update((event_id, pdu) for pdu in map(bytes, answer.pdus[:1]) if id_of(room, pdu) == event_id)
 
         async with asyncio.TaskGroup() as tasks:
             for event_id in event_ids:
@@ -228,14 +243,14 @@ class Completion:
         progress = _Progress(known, known + len(new), self._clock.now())
         assert room.room_nid is not None
         found: dict[EventId, Event] = {}
-        unproven = self._unproven[room.room_nid] = {}
+        self._unproven.forget(room.room_nid)
         for part in chunks(new.values(), _STEP):
             for one in await self._checks.check(room.room_id, room.version, part, is_old=True):
                 if not isinstance(one, Unfit):
                     found[EventId(one.event_id)] = one
                 elif one.unproven is not None:
                     event_id = EventId(one.unproven.event_id)
-                    unproven[event_id] = new[event_id]
+                    self._unproven.add(room.room_nid, event_id, new[event_id])
             self._tell(room, progress, f"{len(found)} of {len(new)} new events are verified")
         for events_ in chunks(await asyncio.to_thread(by_auth, found), _STEP):
             async with self._inbox.turn(room.room_id):
@@ -254,8 +269,14 @@ class Completion:
             progress.told_ts = now
             log.info(f"the state of room {room.room_id} is coming: {what}", room_id=room.room_id)
 
-    async def _put_in(self, room: HotRoom, partial: PartialRoom, state: Sequence[EventId]) -> None:
-        """Let the room be known whole."""
+    async def _put_in(
+        self, room: HotRoom, partial: PartialRoom, state: Sequence[EventId], trusted: Collection[EventId]
+    ) -> None:
+        """Let the room be known whole.
+
+        Only members were left out on purpose; what else is not known yet could not be proven. Who was not asked to let
+        us in could claim anything to be that, as long as it was allowed once: of those others only `trusted` are taken.
+        """
         given = await self._database.snapshot(self._given, partial)
         additions: dict[int, int] = {}
         others: list[Pair] = []
@@ -277,6 +298,8 @@ class Completion:
                 if pair_id in additions:
                     continue
                 if pair_id is not None:
+                    if standing is None and rows[position].event_id not in trusted:
+                        continue
                     additions[pair_id] = position
                 if standing is not None:
                     members[UserId(pair[1])] = standing

@@ -162,9 +162,9 @@ class Resident:
     async def _admit(self, origin: Origin, room_id: RoomId, user_id: str) -> HotRoom:
         """The room, if this server can speak for it to that server, and that server for the user."""
         room = await self._seat(origin, room_id)
-        _check_known(room, user_id)
         if domain_of(user_id) != origin:
             raise Forbidden("A server may only ask for its own users.")
+        _check_known(room, user_id)
         return room
 
     async def _seat(self, origin: Origin, room_id: RoomId) -> HotRoom:

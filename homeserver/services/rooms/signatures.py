@@ -59,7 +59,7 @@ class Signatures:
         for index, ((event, _), by_signer) in enumerate(zip(events, signed, strict=True)):
             for signer, key_ids in by_signer.items():
                 good = [key for key_id in key_ids if (key := _usable(keys, (signer, key_id), event)) is not None]
-                if not good:
+                if not good and not _is_wrong(doubts[index]):
                     reason = f"There is no signature of {signer} by a key that is known."
                     doubts[index] = Doubt(reason, is_wrong=not key_ids)
                 checks.extend((index, (event, signer, key.key_id, key.public_key)) for key in good)
@@ -71,6 +71,10 @@ class Signatures:
     def is_quick(self, events: Sequence[Event]) -> bool:
         """Whether all keys are in memory by which the events say they are signed, so that nobody has to be asked."""
         return self._keys.recalls(_wanted(events, [_signed(event, signers_of(event)) for event in events]))
+
+
+def _is_wrong(doubt: Doubt | None) -> bool:
+    return doubt is not None and doubt.is_wrong
 
 
 def _wanted(events: Sequence[Event], signed: Sequence[dict[str, list[str]]]) -> dict[KeyName, int]:
