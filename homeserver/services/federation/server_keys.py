@@ -1,5 +1,7 @@
 """What this server says of its own keys, and, as a notary, of those of others (server-server API, Server keys)."""
 
+import asyncio
+import contextlib
 from collections.abc import Mapping
 
 from homeserver.kit.clock import Clock
@@ -17,6 +19,7 @@ _MOST_SERVERS = 1000
 """So many servers are told of at once."""
 _MOST_ASKED = 100
 """And so many of them are asked anew."""
+_PATIENCE_S = 8.0
 
 
 class PublishedKeys:
@@ -52,7 +55,11 @@ class PublishedKeys:
         others = others[:_MOST_SERVERS]
         found = await self._database.read(server_keys.find_documents, others)
         old = [server for server in others if not self._is_fresh(found.get(server), wanted[server])]
-        if old and await self._keys.refresh(old[:_MOST_ASKED]):
+        if old:
+            # Our notaries may be asking us what they do not know. And who asks us does not wait for ever.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_PATIENCE_S):
+                    await self._keys.refresh(old[:_MOST_ASKED], notaries=False)
             found = await self._database.read(server_keys.find_documents, others)
         documents = [sign_json(one.document, self._server_name, self._key) for one in found.values()]
         return [self.own(), *documents] if self._server_name in wanted else documents
