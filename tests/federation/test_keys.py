@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from homeserver.config.model import Federation, OldKey
+from homeserver.config.model import Federation, Limits, OldKey
 from homeserver.errors import Unreachable
 from homeserver.matrix.canonical import canonical_json
 from homeserver.matrix.request_signing import sign_request
@@ -175,6 +175,43 @@ async def test_notaries_are_asked_though_somebody_has_just_asked_for_the_keys(ne
     assert notary.seen == []
     wanted = {("gone.test", key_of("gone.test").key_id): now}
     assert (await a.container.keys.find(wanted)).keys() == wanted.keys()
+
+
+@pytest.mark.trust("C10")
+@pytest.mark.behaviours("SS-KEY-05")
+async def test_a_notary_tells_all_that_it_knows_and_asks_few(network: Network) -> None:
+    a = await network.server("a.test", limits=Limits(rate_limits=True))
+    known = [f"s{number}.test" for number in range(300)]
+    peers = [network.peer(name) for name in known]
+    await a.container.keys.refresh(known)
+
+    async def told(*names: str) -> int:
+        body: dict[str, Any] = {"server_keys": {name: {} for name in names}}
+        answer = await a.client.send("POST", "/_matrix/key/v2/query", json=body)
+        assert answer.status_code == 200, answer.text
+        return len(answer.json()["server_keys"])
+
+    for _ in range(10):
+        assert await told(*known) == 300
+    network.clock.time += DAY
+    for _ in range(10):
+        assert await told(*known) == 300
+    assert 200 <= sum(len(peer.seen) for peer in peers) - 300 <= 220
+
+
+@pytest.mark.behaviours("SS-KEY-05")
+async def test_a_notary_that_is_busy_is_asked_again_when_it_says(network: Network) -> None:
+    notary = network.peer("n.test")
+    a = await network.server("a.test", federation=Federation(notaries=("n.test",)))
+    now = network.clock.now()
+    answers: list[Any] = [Reply(429, {"retry-after": "0"}, b"{}")] * 2
+    answers.append({"server_keys": [vouched_for("gone.test", "n.test", now)]})
+    notary.on("POST", "/_matrix/key/v2/query", lambda seen: answers.pop(0))
+    wanted = {("gone.test", key_of("gone.test").key_id): now}
+    assert (await a.container.keys.find(wanted)).keys() == wanted.keys()
+    answers += [Reply(429, {"retry-after": "0"}, b"{}")] * 9
+    assert await a.container.keys.find({("away.test", "ed25519:1"): now}) == {}
+    assert len(answers) == 6
 
 
 @pytest.mark.behaviours("SS-KEY-06")

@@ -105,6 +105,14 @@ async def test_one_time_keys_are_counted_and_not_the_requests_for_them(network: 
 
 @pytest.mark.trust("C10")
 @pytest.mark.parametrize("new_database", ["sqlite"], indirect=True)
+async def test_who_asks_for_keys_of_servers_is_held_to_the_limits_of_servers(network: Network) -> None:
+    world = await network.server("a.test", limits=FEW)
+    answers = [await world.client.get("/_matrix/key/v2/query/nowhere.test") for _ in range(10)]
+    assert sum(answer.status_code == 200 for answer in answers) == round(at_most("keys"))
+
+
+@pytest.mark.trust("C10")
+@pytest.mark.parametrize("new_database", ["sqlite"], indirect=True)
 async def test_usually_a_server_may_ask_a_great_deal(network: Network) -> None:
     await network.server("a.test", limits=Limits(rate_limits=True))
     peer = network.peer("peer.test")
