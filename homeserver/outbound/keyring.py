@@ -98,14 +98,18 @@ class KeyRing:
         self._finding: SingleFlight[str, bool] = SingleFlight()
         self._asking: SingleFlight[str, bool] = SingleFlight()
         self._turns = asyncio.Semaphore(_AT_ONCE)
+        self._urgent_turns = asyncio.Semaphore(_AT_ONCE)
         self._query = _Query()
         self._querying = asyncio.Lock()
 
-    async def find(self, wanted: Mapping[KeyName, int], *, patience_s: float | None = None) -> dict[KeyName, ServerKey]:
+    async def find(
+        self, wanted: Mapping[KeyName, int], *, patience_s: float | None = None, is_urgent: bool = False
+    ) -> dict[KeyName, ServerKey]:
         """Those of the keys that can be had, by what they have to be good for: a time, 0 for any.
 
         A key whose validity ends earlier is looked for anew, and given all the same if nothing newer is known. With
         `patience_s`, servers that take longer to answer are not waited for: their answers are for those who ask later.
+        What is urgent does not wait for its turn behind what is not.
         """
         ours = [name for name in wanted if name[0] == self._server_name]
         found = {name: own for name in ours if (own := self._own.get(name[1])) is not None}
@@ -125,10 +129,16 @@ class KeyRing:
         if lacking:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(patience_s):
-                    await self.refresh(lacking)
+                    await self.refresh(lacking, is_urgent=is_urgent)
             # Whoever was asked, and by whom: others may have brought keys in the meantime.
             found |= await self._read(others)
         return found
+
+    async def is_kept(self, wanted: Mapping[KeyName, int]) -> bool:
+        """Whether all of the keys are kept and good for long enough, so that `find` asks nobody."""
+        others = [name for name in wanted if name[0] != self._server_name and not self._recall(name, wanted[name])]
+        found = await self._read(others) if others else {}
+        return all(name in found and found[name].valid_until_ts >= wanted[name] for name in others)
 
     def recalls(self, wanted: Mapping[KeyName, int]) -> bool:
         """Whether all of the keys are in memory, so that `find` need not wait for anything."""
@@ -144,16 +154,17 @@ class KeyRing:
             self._known.put(name, key)
         return found
 
-    async def refresh(self, servers: Collection[str], *, notaries: bool = True) -> bool:
+    async def refresh(self, servers: Collection[str], *, notaries: bool = True, is_urgent: bool = False) -> bool:
         """Ask for the keys of servers, unless that was done a short while ago; whether there was any answer.
 
         With `notaries` they are asked about servers that do not answer. Who comes while it is being done waits for the
         end of it; who stops waiting leaves only what has begun, which is little at a time.
         """
+        turns = self._urgent_turns if is_urgent else self._turns
         left = iter([one for one in servers if is_server_name(one)])
 
         async def go_on() -> bool:
-            answers = [await self._refresh(one, notaries) for one in left]
+            answers = [await self._refresh(one, notaries, turns) for one in left]
             return any(answers)
 
         return any(await asyncio.gather(*(go_on() for _ in range(min(_AT_ONCE, len(servers))))))
@@ -172,18 +183,18 @@ class KeyRing:
         asked = self._asked.get(server)
         return self.may_ask(server) or (notaries and asked is not None and asked.is_left_to_notaries)
 
-    async def _refresh(self, server: str, notaries: bool) -> bool:
+    async def _refresh(self, server: str, notaries: bool, turns: asyncio.Semaphore) -> bool:
         """Ask about a server when it is its turn, or wait with those who have asked."""
         flights = self._finding if notaries else self._asking
-        begin = partial(self._find_out if notaries else self._ask_in_turn, server)
+        begin = partial(self._find_out if notaries else self._ask_in_turn, server, turns)
         if not flights.is_under_way(server) and self._is_due(server, notaries):
-            await self._turns.acquire()  # Who is cancelled here has left no work behind.
+            await turns.acquire()  # Who is cancelled here has left no work behind.
             if not flights.is_under_way(server) and self._is_due(server, notaries):
                 return await flights.run(server, begin)  # It gives the turn back.
-            self._turns.release()
+            turns.release()
         return flights.is_under_way(server) and await flights.run(server, begin)
 
-    async def _find_out(self, server: str) -> bool:
+    async def _find_out(self, server: str, turns: asyncio.Semaphore) -> bool:
         """Ask a server for its keys, or else the notaries; whether anybody gave any."""
         try:
             if (self.may_ask(server) or self._asking.is_under_way(server)) and await self._asking.run(
@@ -191,18 +202,18 @@ class KeyRing:
             ):
                 return True
         finally:
-            self._turns.release()
+            turns.release()
         asked = self._asked.get(server)
         if asked is None or not asked.is_left_to_notaries or self._finding.count > _MOST_LEFT:
             return False
         self._asked.put(server, replace(asked, is_left_to_notaries=False))
         return await self._ask_notaries(server)
 
-    async def _ask_in_turn(self, server: str) -> bool:
+    async def _ask_in_turn(self, server: str, turns: asyncio.Semaphore) -> bool:
         try:
             return await self._ask(server)
         finally:
-            self._turns.release()
+            turns.release()
 
     async def _ask(self, server: str) -> bool:
         """Ask a server for its keys; whether it gave any."""

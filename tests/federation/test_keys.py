@@ -237,6 +237,27 @@ async def test_who_does_not_wait_leaves_little_behind(network: Network) -> None:
     assert len(asked) == len(set(asked)) == 1001
 
 
+@pytest.mark.trust("F24")
+async def test_requests_do_not_wait_behind_events_for_keys(network: Network) -> None:
+    a = await network.server("a.test")
+    peer = network.peer("p.test")
+    is_over = asyncio.Event()
+
+    async def silence(call: Call, go: Callable[[], Awaitable[Reply]]) -> Reply:
+        if call.destination != "p.test":
+            await is_over.wait()
+        return await go()
+
+    network.weather = silence
+    invented = {(f"s{number}.test", "ed25519:1"): 0 for number in range(200)}
+    finding = asyncio.create_task(a.container.keys.find(invented))
+    async with asyncio.timeout(5):
+        assert await is_believed(peer)
+    assert not finding.done()
+    is_over.set()
+    assert await finding == {}
+
+
 def vouched_for(name: str, notary: str, now: int) -> Any:
     """The keys of a server that is not there any more, as a notary tells them."""
     return json.loads(sign_json(publish(name, key_of(name), {}, valid_until_ts=now + DAY), notary, key_of(notary)))

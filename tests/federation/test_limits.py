@@ -9,8 +9,10 @@ import pytest
 
 from homeserver.api.tables import ENDPOINTS
 from homeserver.config.model import Limits
+from homeserver.errors import Unreachable
 from homeserver.http.endpoint import SERVER
-from homeserver.services.auth.limits import RATES_OF_SERVERS
+from homeserver.outbound.transport import Call, Reply
+from homeserver.services.auth.limits import RATES, RATES_OF_SERVERS
 from tests.federation.network import Network, Peer
 
 FEDERATION = "/_matrix/federation"
@@ -91,6 +93,38 @@ async def test_a_host_has_one_share_and_its_neighbour_another(network: Network, 
     assert at_most(limit) / 1.3 < await allowed(asks, one_host, tries) <= at_most(limit)
     neighbour = network.peer("neighbour.test")
     assert await allowed(asks, [neighbour], len(asks)) == len(asks)
+
+
+@pytest.mark.trust("C10")
+@pytest.mark.parametrize("new_database", ["sqlite"], indirect=True)
+async def test_a_server_named_by_an_address_has_the_share_of_its_network(network: Network) -> None:
+    await network.server("a.test", limits=FEW)
+    names = ["[2001:db8::1]", "[2001:db8::2]:8448", "[2001:DB8::ffff:2]", "[2001:db8:0:0:7::]:1"]
+    limit, asks = CASES["templates"]
+    tries = round(at_most(limit) * 2)
+    assert await allowed(asks, [network.peer(name) for name in names], tries) <= at_most(limit)
+    assert await allowed(asks, [network.peer("[2001:db8:1::1]")], len(asks)) == len(asks)
+
+
+@pytest.mark.trust("C10")
+@pytest.mark.parametrize("new_database", ["sqlite"], indirect=True)
+async def test_names_of_strangers_cost_who_writes_them_and_nobody_else(network: Network) -> None:
+    await network.server("a.test", limits=Limits(rate_limits=True))
+    friend = network.peer("friend.test")
+    ask = asking("GET", "/v1/publicRooms")
+    assert await allowed([ask], [friend], 1) == 1
+    asked: list[str] = []
+
+    async def silence(call: Call, go: Callable[[], Awaitable[Reply]]) -> Reply:
+        asked.append(call.destination)
+        raise Unreachable("There is no such server.")
+
+    network.weather = silence
+    strangers = [Peer(f"n{number}.evil.test", network) for number in range(150)]
+    most = RATES["strangers"].burst * 1.2
+    assert await allowed([ask], strangers, 150) <= most
+    assert len(asked) <= most
+    assert await allowed([ask], [friend], 10) == 10
 
 
 @pytest.mark.trust("C10", "C21")

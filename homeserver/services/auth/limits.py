@@ -48,6 +48,7 @@ RATES = {
     "devices": Rate(1, 30),
     "claim": Rate(50, 5000),  # One-time keys of others' devices.
     "lookup": Rate(20, 500),
+    "strangers": Rate(5, 100),  # Servers asked for their keys because a request says that it comes from them.
 }
 """Of users and of addresses."""
 
@@ -133,5 +134,10 @@ def network_of(address: str) -> str:
 
 
 def host_of(server: ServerName) -> str:
-    """Whose bucket a server takes from: whoever has a host has all its ports, and other spellings of its name, too."""
-    return (server.rpartition("]")[0] or server.partition(":")[0]).lower().rstrip(".")
+    """Whose bucket a server takes from: whoever has a host has all its ports, and other spellings of its name, too.
+
+    One that is named by an address takes from that of its network.
+    """
+    if server.startswith("["):
+        return network_of(server[1:].partition("]")[0])
+    return network_of(server.partition(":")[0].lower().rstrip("."))
