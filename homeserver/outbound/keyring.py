@@ -33,7 +33,8 @@ from homeserver.storage.server_keys import KeyName, ServerKey, StoredDocument
 
 _FOR_EVER = 2**53 - 1
 _AT_ONCE = 64
-"""So many servers are asked at a time, of all and of what one caller wants."""
+"""So many servers are asked at a time for events, so many for notaries' sake, and so many of one caller's."""
+_AT_ONCE_FOR_REQUESTS = 256
 _MOST_LEFT = 2_000
 """So many servers at most wait for what the notaries know of them."""
 _BUSY = 429
@@ -98,7 +99,9 @@ class KeyRing:
         self._finding: SingleFlight[str, bool] = SingleFlight()
         self._asking: SingleFlight[str, bool] = SingleFlight()
         self._turns = asyncio.Semaphore(_AT_ONCE)
-        self._urgent_turns = asyncio.Semaphore(_AT_ONCE)
+        # Anybody can have this server ask for these, and is not to keep it from checking events.
+        self._urgent_turns = asyncio.Semaphore(_AT_ONCE_FOR_REQUESTS)
+        self._turns_for_others = asyncio.Semaphore(_AT_ONCE)
         self._query = _Query()
         self._querying = asyncio.Lock()
 
@@ -154,13 +157,15 @@ class KeyRing:
             self._known.put(name, key)
         return found
 
-    async def refresh(self, servers: Collection[str], *, notaries: bool = True, is_urgent: bool = False) -> bool:
+    async def refresh(self, servers: Collection[str], *, is_urgent: bool = False, is_for_others: bool = False) -> bool:
         """Ask for the keys of servers, unless that was done a short while ago; whether there was any answer.
 
-        With `notaries` they are asked about servers that do not answer. Who comes while it is being done waits for the
-        end of it; who stops waiting leaves only what has begun, which is little at a time.
+        Notaries are asked about servers that do not answer, unless it is for others, whose notary this server is. Who
+        comes while it is being done waits for the end of it; who stops waiting leaves only what has begun, which is
+        little at a time.
         """
-        turns = self._urgent_turns if is_urgent else self._turns
+        notaries = not is_for_others
+        turns = self._turns_for_others if is_for_others else self._urgent_turns if is_urgent else self._turns
         left = iter([one for one in servers if is_server_name(one)])
 
         async def go_on() -> bool:
@@ -191,7 +196,7 @@ class KeyRing:
             await turns.acquire()  # Who is cancelled here has left no work behind.
             if not flights.is_under_way(server) and self._is_due(server, notaries):
                 return await flights.run(server, begin)  # It gives the turn back.
-            turns.release()
+            turns.release()  # Somebody else was faster.
         return flights.is_under_way(server) and await flights.run(server, begin)
 
     async def _find_out(self, server: str, turns: asyncio.Semaphore) -> bool:
@@ -210,6 +215,7 @@ class KeyRing:
         return await self._ask_notaries(server)
 
     async def _ask_in_turn(self, server: str, turns: asyncio.Semaphore) -> bool:
+        """Ask a server for its keys, and nobody else; whether it gave any."""
         try:
             return await self._ask(server)
         finally:

@@ -251,11 +251,37 @@ async def test_requests_do_not_wait_behind_events_for_keys(network: Network) -> 
     network.weather = silence
     invented = {(f"s{number}.test", "ed25519:1"): 0 for number in range(200)}
     finding = asyncio.create_task(a.container.keys.find(invented))
+    others: dict[str, Any] = {"server_keys": {f"o{number}.test": {} for number in range(90)}}
+    vouching = asyncio.create_task(a.client.send("POST", "/_matrix/key/v2/query", json=others))
     async with asyncio.timeout(5):
         assert await is_believed(peer)
     assert not finding.done()
     is_over.set()
     assert await finding == {}
+    assert (await vouching).json() == {"server_keys": []}
+
+
+@pytest.mark.trust("F24")
+async def test_events_do_not_wait_for_what_strangers_want_to_know(network: Network) -> None:
+    a = await network.server("a.test")
+    network.peer("p.test")
+    is_over = asyncio.Event()
+
+    async def silence(call: Call, go: Callable[[], Awaitable[Reply]]) -> Reply:
+        if call.destination != "p.test":
+            await is_over.wait()
+        return await go()
+
+    network.weather = silence
+    others: dict[str, Any] = {"server_keys": {f"o{number}.test": {} for number in range(90)}}
+    vouching = asyncio.create_task(a.client.send("POST", "/_matrix/key/v2/query", json=others))
+    await asyncio.wait({vouching}, timeout=0.2)
+    wanted = {("p.test", key_of("p.test").key_id): network.clock.now()}
+    async with asyncio.timeout(5):
+        assert (await a.container.keys.find(wanted)).keys() == wanted.keys()
+    assert not vouching.done()
+    is_over.set()
+    assert (await vouching).json() == {"server_keys": []}
 
 
 def vouched_for(name: str, notary: str, now: int) -> Any:

@@ -61,10 +61,10 @@ class PublishedKeys:
         old = [server for server in others if not self._is_fresh(found.get(server), wanted[server])]
         due = [server for server in old if self._keys.may_ask(server)][:_MOST_ASKED]
         if due := due[: self._limits.take_some("vouch", asker, len(due))]:
-            # Our notaries may be asking us what they do not know. And who asks us does not wait for ever.
+            # Who asks us does not wait for ever.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_PATIENCE_S):
-                    await self._keys.refresh(due, notaries=False)
+                    await self._keys.refresh(due, is_for_others=True)
             found = await self._database.read(server_keys.find_documents, others)
         documents = [sign_json(one.document, self._server_name, self._key) for one in found.values()]
         return [self.own(), *documents] if self._server_name in wanted else documents
