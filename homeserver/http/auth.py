@@ -41,11 +41,12 @@ def token_of(request: Request) -> str:
 
 
 async def origin(request: Request, servers: ServerAuth, body: bytes) -> Origin:
-    """The server that signed the request with this body. Raises `NotSigned`."""
+    """The server that signed the request with this body. Raises `NotSigned`, `Forbidden`, or `LimitExceeded`."""
     query = request.scope["query_string"]
     target: bytes = request.scope["path_below_mount"] + (b"?" + query if query else b"")
     return await servers.check(
         [header for header in request.headers.getlist("authorization") if header[:1] in ("X", "x")],
+        address=address_of(request),
         method=request.method,
         target=target.decode("latin-1"),
         content=body if body.strip(b" \t\r\n") else None,

@@ -80,7 +80,8 @@ class Endpoint:
 
     def __post_init__(self) -> None:
         hints = get_type_hints(self.handler)
-        if self.limit is not None and self.limit not in (RATES_OF_SERVERS if self.auth is SERVER else RATES):
+        rates = {SERVER: RATES_OF_SERVERS, NOBODY: RATES | RATES_OF_SERVERS}.get(self.auth, RATES)
+        if self.limit is not None and self.limit not in rates:
             raise TypeError(f"{self.method} {self.path}: there is no limit {self.limit}")
         if self.body is not None and hints.get("body") is not self.body:
             raise TypeError(f"{self.method} {self.path}: the handler takes no `body: {self.body.__name__}`")

@@ -81,6 +81,11 @@ class SingleFlight(Generic[K, V]):
     def __init__(self) -> None:
         self._flights: dict[K, asyncio.Task[V]] = {}
 
+    @property
+    def count(self) -> int:
+        """How many computations are under way."""
+        return len(self._flights)
+
     def is_under_way(self, key: K) -> bool:
         """Whether a computation for the key has begun and not ended."""
         return key in self._flights

@@ -8,10 +8,10 @@ is left alone for a while, longer each time that it did not answer: nobody can m
 import asyncio
 import contextlib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
-from homeserver.errors import RemoteFailure
+from homeserver.errors import Refused, RemoteFailure
 from homeserver.kit.caching import Lru
 from homeserver.kit.clock import Clock
 from homeserver.kit.concurrency import SingleFlight
@@ -26,12 +26,21 @@ from homeserver.matrix.server_keys import (
 )
 from homeserver.matrix.signing import SigningKey
 from homeserver.outbound.federation import FederationClient
+from homeserver.outbound.operations.servers import Raw
 from homeserver.storage import server_keys
 from homeserver.storage.engine import Database, WriteTx
 from homeserver.storage.server_keys import KeyName, ServerKey, StoredDocument
 
 _FOR_EVER = 2**53 - 1
 _AT_ONCE = 64
+"""So many servers are asked at a time for events, so many for notaries' sake, and so many of one caller's."""
+_AT_ONCE_FOR_REQUESTS = 256
+_MOST_LEFT = 2_000
+"""So many servers at most wait for what the notaries know of them."""
+_BUSY = 429
+_TRIES = 3
+_AGAIN_BUSY_MS = 1_000
+_LONGEST_BUSY_MS = 10_000
 _IN_A_QUERY = 100
 """So many servers a notary is asked about at once: it need not answer for more."""
 _AGAIN_MS = 60_000
@@ -46,6 +55,8 @@ class _Asked:
 
     again_ts: int
     failures: int = 0
+    is_left_to_notaries: bool = False
+    """Whether it failed, and the notaries have not been asked since."""
 
 
 @dataclass(slots=True)
@@ -84,16 +95,24 @@ class KeyRing:
         self._notaries = [ServerName(one) for one in notaries]
         self._known: Lru[KeyName, ServerKey] = Lru(_IN_MEMORY)
         self._asked: Lru[str, _Asked] = Lru(_REMEMBERED)
+        # What a notary wants to know of us must not wait for what we want to know of it: so there are two.
+        self._finding: SingleFlight[str, bool] = SingleFlight()
         self._asking: SingleFlight[str, bool] = SingleFlight()
         self._turns = asyncio.Semaphore(_AT_ONCE)
+        # Anybody can have this server ask for these, and is not to keep it from checking events.
+        self._urgent_turns = asyncio.Semaphore(_AT_ONCE_FOR_REQUESTS)
+        self._turns_for_others = asyncio.Semaphore(_AT_ONCE)
         self._query = _Query()
         self._querying = asyncio.Lock()
 
-    async def find(self, wanted: Mapping[KeyName, int], *, patience_s: float | None = None) -> dict[KeyName, ServerKey]:
+    async def find(
+        self, wanted: Mapping[KeyName, int], *, patience_s: float | None = None, is_urgent: bool = False
+    ) -> dict[KeyName, ServerKey]:
         """Those of the keys that can be had, by what they have to be good for: a time, 0 for any.
 
         A key whose validity ends earlier is looked for anew, and given all the same if nothing newer is known. With
         `patience_s`, servers that take longer to answer are not waited for: their answers are for those who ask later.
+        What is urgent does not wait for its turn behind what is not.
         """
         ours = [name for name in wanted if name[0] == self._server_name]
         found = {name: own for name in ours if (own := self._own.get(name[1])) is not None}
@@ -113,10 +132,16 @@ class KeyRing:
         if lacking:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(patience_s):
-                    await self.refresh(lacking)
+                    await self.refresh(lacking, is_urgent=is_urgent)
             # Whoever was asked, and by whom: others may have brought keys in the meantime.
             found |= await self._read(others)
         return found
+
+    async def is_kept(self, wanted: Mapping[KeyName, int]) -> bool:
+        """Whether all of the keys are kept and good for long enough, so that `find` asks nobody."""
+        others = [name for name in wanted if name[0] != self._server_name and not self._recall(name, wanted[name])]
+        found = await self._read(others) if others else {}
+        return all(name in found and found[name].valid_until_ts >= wanted[name] for name in others)
 
     def recalls(self, wanted: Mapping[KeyName, int]) -> bool:
         """Whether all of the keys are in memory, so that `find` need not wait for anything."""
@@ -132,43 +157,85 @@ class KeyRing:
             self._known.put(name, key)
         return found
 
-    async def refresh(self, servers: Collection[str]) -> bool:
+    async def refresh(self, servers: Collection[str], *, is_urgent: bool = False, is_for_others: bool = False) -> bool:
         """Ask for the keys of servers, unless that was done a short while ago; whether there was any answer.
 
-        Who comes while it is being done waits for the end of it, notaries and all.
+        Notaries are asked about servers that do not answer, unless it is for others, whose notary this server is. Who
+        comes while it is being done waits for the end of it; who stops waiting leaves only what has begun, which is
+        little at a time.
         """
-        due = [one for one in servers if is_server_name(one) and (self._asking.is_under_way(one) or self._may_ask(one))]
-        return any(await asyncio.gather(*(self._asking.run(one, partial(self._ask, one)) for one in due)))
+        notaries = not is_for_others
+        turns = self._turns_for_others if is_for_others else self._urgent_turns if is_urgent else self._turns
+        left = iter([one for one in servers if is_server_name(one)])
+
+        async def go_on() -> bool:
+            answers = [await self._refresh(one, notaries, turns) for one in left]
+            return any(answers)
+
+        return any(await asyncio.gather(*(go_on() for _ in range(min(_AT_ONCE, len(servers))))))
 
     async def close(self) -> None:
         """Ask nobody any more."""
+        await self._finding.close()
         await self._asking.close()
 
-    def _may_ask(self, server: str) -> bool:
+    def may_ask(self, server: str) -> bool:
+        """Whether the server was not asked a short while ago."""
         asked = self._asked.get(server)
         return asked is None or asked.again_ts <= self._clock.now()
 
-    async def _ask(self, server: str) -> bool:
-        """Ask a server for its keys, or else the notaries; whether anybody gave any."""
-        if await self._ask_itself(server):
-            self._asked.put(server, _Asked(self._clock.now() + _AGAIN_MS))  # Nobody is to believe it was in vain.
-            return True
-        # A notary speaks for itself: its own key is needed in the middle of asking the notaries.
-        is_answered = bool(self._notaries) and server not in self._notaries and await self._ask_notaries(server)
-        asked = self._asked.get(server) or _Asked(0)
-        pause = min(_AGAIN_MS * 2**asked.failures, _MOST_PATIENT_MS)
-        self._asked.put(server, _Asked(self._clock.now() + pause, min(asked.failures + 1, 10)))
-        return is_answered
+    def _is_due(self, server: str, notaries: bool) -> bool:
+        asked = self._asked.get(server)
+        return self.may_ask(server) or (notaries and asked is not None and asked.is_left_to_notaries)
 
-    async def _ask_itself(self, server: str) -> bool:
-        async with self._turns:
-            now = self._clock.now()
-            try:
-                raw = await self._client.keys(ServerName(server))
-                document = KeyDocument.parse(raw, server, now=now)
-            except (RemoteFailure, BadKeys):
-                return False
+    async def _refresh(self, server: str, notaries: bool, turns: asyncio.Semaphore) -> bool:
+        """Ask about a server when it is its turn, or wait with those who have asked."""
+        flights = self._finding if notaries else self._asking
+        begin = partial(self._find_out if notaries else self._ask_in_turn, server, turns)
+        if not flights.is_under_way(server) and self._is_due(server, notaries):
+            await turns.acquire()  # Who is cancelled here has left no work behind.
+            if not flights.is_under_way(server) and self._is_due(server, notaries):
+                return await flights.run(server, begin)  # It gives the turn back.
+            turns.release()  # Somebody else was faster.
+        return flights.is_under_way(server) and await flights.run(server, begin)
+
+    async def _find_out(self, server: str, turns: asyncio.Semaphore) -> bool:
+        """Ask a server for its keys, or else the notaries; whether anybody gave any."""
+        try:
+            if (self.may_ask(server) or self._asking.is_under_way(server)) and await self._asking.run(
+                server, partial(self._ask, server)
+            ):
+                return True
+        finally:
+            turns.release()
+        asked = self._asked.get(server)
+        if asked is None or not asked.is_left_to_notaries or self._finding.count > _MOST_LEFT:
+            return False
+        self._asked.put(server, replace(asked, is_left_to_notaries=False))
+        return await self._ask_notaries(server)
+
+    async def _ask_in_turn(self, server: str, turns: asyncio.Semaphore) -> bool:
+        """Ask a server for its keys, and nobody else; whether it gave any."""
+        try:
+            return await self._ask(server)
+        finally:
+            turns.release()
+
+    async def _ask(self, server: str) -> bool:
+        """Ask a server for its keys; whether it gave any."""
+        now = self._clock.now()
+        try:
+            raw = await self._client.keys(ServerName(server))
+            document = KeyDocument.parse(raw, server, now=now)
+        except (RemoteFailure, BadKeys):
+            asked = self._asked.get(server) or _Asked(0)
+            pause = min(_AGAIN_MS * 2**asked.failures, _MOST_PATIENT_MS)
+            # A notary speaks for itself: its own key is needed in the middle of asking the notaries.
+            is_left = bool(self._notaries) and server not in self._notaries
+            self._asked.put(server, _Asked(self._clock.now() + pause, min(asked.failures + 1, 10), is_left))
+            return False
         await self._keep([document], now)
+        self._asked.put(server, _Asked(self._clock.now() + _AGAIN_MS))  # Nobody is to believe it was in vain.
         return True
 
     async def _ask_notaries(self, server: str) -> bool:
@@ -196,15 +263,29 @@ class KeyRing:
     async def _ask_notary(self, notary: ServerName, servers: Sequence[str]) -> set[str]:
         """Keep what a notary says of servers; of which it has something to say."""
         now = self._clock.now()
-        try:
-            answer = await self._client.query_server_keys(notary, {server: {} for server in servers})
-        except RemoteFailure:
-            return set()
-        vouched = [await self._vouched_for(bytes(raw), notary, servers, now) for raw in answer.server_keys]
+        answers = await self._query_notary(notary, servers)
+        vouched = [await self._vouched_for(bytes(raw), notary, servers, now) for raw in answers]
         kept = [document for document in vouched if document is not None]
         if kept:
             await self._keep(kept, now)
         return {document.server_name for document in kept}
+
+    async def _query_notary(self, notary: ServerName, servers: Sequence[str]) -> Sequence[Raw]:
+        """What a notary answers; one that is busy is asked again when it says, or soon."""
+        tries = _TRIES
+        while True:
+            tries -= 1
+            try:
+                answer = await self._client.query_server_keys(notary, {server: {} for server in servers})
+            except Refused as refused:
+                if refused.status != _BUSY or not tries:
+                    return []
+                pause_ms = _AGAIN_BUSY_MS if refused.patience_ms is None else refused.patience_ms
+                await self._clock.sleep(min(max(pause_ms, 0), _LONGEST_BUSY_MS) / 1000)
+            except RemoteFailure:
+                return []
+            else:
+                return answer.server_keys
 
     async def _keep(self, documents: Collection[KeyDocument], now: int) -> None:
         keys = [(document.server_name, key_id) for document in documents for key_id in document.keys]

@@ -12,7 +12,7 @@ import pytest
 
 from homeserver.app.application import Application
 from homeserver.config.model import Config, Limits
-from homeserver.services.auth.limits import RATES
+from homeserver.services.auth.limits import RATES, RATES_OF_SERVERS
 from tests.client import Client
 from tests.world import StoppedClock, User, World, running, settings
 
@@ -246,9 +246,9 @@ async def test_a_limit_lets_in_as_many_again_as_time_has_passed_for(limited: Wor
 
 
 @pytest.mark.trust("C10")
-async def test_servers_whose_keys_are_asked_for_are_counted_and_not_the_requests(limited: World) -> None:
-    async def ask() -> httpx2.Response:
-        body: Json = {"server_keys": {f"s{number}.test": {} for number in range(20)}}
-        return await limited.client.send("POST", "/_matrix/key/v2/query", json=body)
-
-    assert await allowed([ask], 15) * 20 <= at_most("keys")
+async def test_all_ways_to_ask_for_keys_of_servers_draw_on_one_limit(limited: World) -> None:
+    ways = [
+        lambda: limited.client.get("/_matrix/key/v2/query/nowhere.test"),
+        lambda: limited.client.send("POST", "/_matrix/key/v2/query", json={"server_keys": {}}),
+    ]
+    assert await allowed(ways, 250) <= RATES_OF_SERVERS["keys"].burst * 1.1

@@ -2,17 +2,19 @@
 
 import asyncio
 import json
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
-from homeserver.config.model import Federation, OldKey
+from homeserver.config.model import Federation, Limits, OldKey
+from homeserver.errors import Unreachable
 from homeserver.matrix.canonical import canonical_json
 from homeserver.matrix.request_signing import sign_request
 from homeserver.matrix.server_keys import PublishedKey, publish
 from homeserver.matrix.signing import SigningKey, sign_json, verify_json
 from homeserver.outbound.keyring import KeyRing
-from homeserver.outbound.transport import Reply
+from homeserver.outbound.transport import Call, Reply
 from tests.federation.network import Network, Peer, Seen
 from tests.room_graphs import key_of
 
@@ -145,6 +147,141 @@ async def test_a_notary_that_does_not_tell_its_own_keys_vouches_for_nobody(netwo
     notary.on("POST", "/_matrix/key/v2/query", lambda seen: {"server_keys": [vouched_for("gone.test", "n.test", now)]})
     for name in ("gone.test", "away.test"):
         assert await a.container.keys.find({(name, key_of(name).key_id): now}) == {}
+
+
+@pytest.mark.behaviours("SS-KEY-05")
+async def test_servers_that_are_notaries_of_each_other_do_not_wait_for_each_other(network: Network) -> None:
+    a = await network.server("a.test", federation=Federation(notaries=("b.test",)))
+    b = await network.server("b.test", federation=Federation(notaries=("a.test",)))
+    network.peer("p.test")
+    wanted = {("p.test", key_of("p.test").key_id): network.clock.now()}
+    assert (await b.container.keys.find(wanted)).keys() == wanted.keys()
+    network.cut("p.test")
+    network.clock.time += 10 * 60_000
+    async with asyncio.timeout(5):  # They would wait for each other twice as long.
+        assert (await a.container.keys.find(wanted)).keys() == wanted.keys()
+        nobody = {("q.test", key_of("q.test").key_id): network.clock.now()}
+        found = await asyncio.gather(*(world.container.keys.find(nobody) for world in (a, b)))
+    assert found == [{}, {}]
+
+
+@pytest.mark.behaviours("SS-KEY-05")
+async def test_notaries_are_asked_though_somebody_has_just_asked_for_the_keys(network: Network) -> None:
+    notary = network.peer("n.test")
+    a = await network.server("a.test", federation=Federation(notaries=("n.test",)))
+    now = network.clock.now()
+    notary.on("POST", "/_matrix/key/v2/query", lambda seen: {"server_keys": [vouched_for("gone.test", "n.test", now)]})
+    assert (await a.client.get("/_matrix/key/v2/query/gone.test")).json() == {"server_keys": []}
+    assert notary.seen == []
+    wanted = {("gone.test", key_of("gone.test").key_id): now}
+    assert (await a.container.keys.find(wanted)).keys() == wanted.keys()
+
+
+@pytest.mark.trust("C10")
+@pytest.mark.behaviours("SS-KEY-05")
+async def test_a_notary_tells_all_that_it_knows_and_asks_few(network: Network) -> None:
+    a = await network.server("a.test", limits=Limits(rate_limits=True))
+    known = [f"s{number}.test" for number in range(300)]
+    peers = [network.peer(name) for name in known]
+    await a.container.keys.refresh(known)
+
+    async def told(*names: str) -> int:
+        body: dict[str, Any] = {"server_keys": {name: {} for name in names}}
+        answer = await a.client.send("POST", "/_matrix/key/v2/query", json=body)
+        assert answer.status_code == 200, answer.text
+        return len(answer.json()["server_keys"])
+
+    for _ in range(10):
+        assert await told(*known) == 300
+    network.clock.time += DAY
+    for _ in range(10):
+        assert await told(*known) == 300
+    assert 200 <= sum(len(peer.seen) for peer in peers) - 300 <= 220
+
+
+@pytest.mark.behaviours("SS-KEY-05")
+async def test_a_notary_that_is_busy_is_asked_again_when_it_says(network: Network) -> None:
+    notary = network.peer("n.test")
+    a = await network.server("a.test", federation=Federation(notaries=("n.test",)))
+    now = network.clock.now()
+    answers: list[Any] = [Reply(429, {"retry-after": "0"}, b"{}")] * 2
+    answers.append({"server_keys": [vouched_for("gone.test", "n.test", now)]})
+    notary.on("POST", "/_matrix/key/v2/query", lambda seen: answers.pop(0))
+    wanted = {("gone.test", key_of("gone.test").key_id): now}
+    assert (await a.container.keys.find(wanted)).keys() == wanted.keys()
+    answers += [Reply(429, {"retry-after": "0"}, b"{}")] * 9
+    assert await a.container.keys.find({("away.test", "ed25519:1"): now}) == {}
+    assert len(answers) == 6
+
+
+@pytest.mark.behaviours("SS-KEY-06")
+async def test_who_does_not_wait_leaves_little_behind(network: Network) -> None:
+    a = await network.server("a.test")
+    asked: list[str] = []
+    is_over = asyncio.Event()
+
+    async def silence(call: Call, go: Callable[[], Awaitable[Reply]]) -> Reply:
+        asked.append(call.destination)
+        await is_over.wait()
+        raise Unreachable("It has said nothing.")
+
+    network.weather = silence
+    invented = {(f"s{number}.test", "ed25519:1"): 0 for number in range(1000)}
+    for _ in range(2):
+        assert await a.container.keys.find(invented, patience_s=0.1) == {}
+    assert 0 < len(asked) < 100
+    is_over.set()
+    await a.container.keys.find({("last.test", "ed25519:1"): 0})
+    assert "last.test" in asked[:100]
+    await a.container.keys.find(invented)  # Who has the patience gets to know it of all.
+    assert len(asked) == len(set(asked)) == 1001
+
+
+@pytest.mark.trust("F24")
+async def test_requests_do_not_wait_behind_events_for_keys(network: Network) -> None:
+    a = await network.server("a.test")
+    peer = network.peer("p.test")
+    is_over = asyncio.Event()
+
+    async def silence(call: Call, go: Callable[[], Awaitable[Reply]]) -> Reply:
+        if call.destination != "p.test":
+            await is_over.wait()
+        return await go()
+
+    network.weather = silence
+    invented = {(f"s{number}.test", "ed25519:1"): 0 for number in range(200)}
+    finding = asyncio.create_task(a.container.keys.find(invented))
+    others: dict[str, Any] = {"server_keys": {f"o{number}.test": {} for number in range(90)}}
+    vouching = asyncio.create_task(a.client.send("POST", "/_matrix/key/v2/query", json=others))
+    async with asyncio.timeout(5):
+        assert await is_believed(peer)
+    assert not finding.done()
+    is_over.set()
+    assert await finding == {}
+    assert (await vouching).json() == {"server_keys": []}
+
+
+@pytest.mark.trust("F24")
+async def test_events_do_not_wait_for_what_strangers_want_to_know(network: Network) -> None:
+    a = await network.server("a.test")
+    network.peer("p.test")
+    is_over = asyncio.Event()
+
+    async def silence(call: Call, go: Callable[[], Awaitable[Reply]]) -> Reply:
+        if call.destination != "p.test":
+            await is_over.wait()
+        return await go()
+
+    network.weather = silence
+    others: dict[str, Any] = {"server_keys": {f"o{number}.test": {} for number in range(90)}}
+    vouching = asyncio.create_task(a.client.send("POST", "/_matrix/key/v2/query", json=others))
+    await asyncio.wait({vouching}, timeout=0.2)
+    wanted = {("p.test", key_of("p.test").key_id): network.clock.now()}
+    async with asyncio.timeout(5):
+        assert (await a.container.keys.find(wanted)).keys() == wanted.keys()
+    assert not vouching.done()
+    is_over.set()
+    assert (await vouching).json() == {"server_keys": []}
 
 
 def vouched_for(name: str, notary: str, now: int) -> Any:

@@ -9,8 +9,10 @@ import pytest
 
 from homeserver.api.tables import ENDPOINTS
 from homeserver.config.model import Limits
+from homeserver.errors import Unreachable
 from homeserver.http.endpoint import SERVER
-from homeserver.services.auth.limits import RATES_OF_SERVERS
+from homeserver.outbound.transport import Call, Reply
+from homeserver.services.auth.limits import RATES, RATES_OF_SERVERS
 from tests.federation.network import Network, Peer
 
 FEDERATION = "/_matrix/federation"
@@ -93,6 +95,38 @@ async def test_a_host_has_one_share_and_its_neighbour_another(network: Network, 
     assert await allowed(asks, [neighbour], len(asks)) == len(asks)
 
 
+@pytest.mark.trust("C10")
+@pytest.mark.parametrize("new_database", ["sqlite"], indirect=True)
+async def test_a_server_named_by_an_address_has_the_share_of_its_network(network: Network) -> None:
+    await network.server("a.test", limits=FEW)
+    names = ["[2001:db8::1]", "[2001:db8::2]:8448", "[2001:DB8::ffff:2]", "[2001:db8:0:0:7::]:1"]
+    limit, asks = CASES["templates"]
+    tries = round(at_most(limit) * 2)
+    assert await allowed(asks, [network.peer(name) for name in names], tries) <= at_most(limit)
+    assert await allowed(asks, [network.peer("[2001:db8:1::1]")], len(asks)) == len(asks)
+
+
+@pytest.mark.trust("C10")
+@pytest.mark.parametrize("new_database", ["sqlite"], indirect=True)
+async def test_names_of_strangers_cost_who_writes_them_and_nobody_else(network: Network) -> None:
+    await network.server("a.test", limits=Limits(rate_limits=True))
+    friend = network.peer("friend.test")
+    ask = asking("GET", "/v1/publicRooms")
+    assert await allowed([ask], [friend], 1) == 1
+    asked: list[str] = []
+
+    async def silence(call: Call, go: Callable[[], Awaitable[Reply]]) -> Reply:
+        asked.append(call.destination)
+        raise Unreachable("There is no such server.")
+
+    network.weather = silence
+    strangers = [Peer(f"n{number}.evil.test", network) for number in range(150)]
+    most = RATES["strangers"].burst * 1.2
+    assert await allowed([ask], strangers, 150) <= most
+    assert len(asked) <= most
+    assert await allowed([ask], [friend], 10) == 10
+
+
 @pytest.mark.trust("C10", "C21")
 @pytest.mark.parametrize("new_database", ["sqlite"], indirect=True)
 async def test_one_time_keys_are_counted_and_not_the_requests_for_them(network: Network) -> None:
@@ -101,6 +135,14 @@ async def test_one_time_keys_are_counted_and_not_the_requests_for_them(network: 
     wanted = {"@alice:a.test": {f"D{number}": "signed_curve25519" for number in range(90)}}
     claims = await allowed([asking("POST", "/v1/user/keys/claim", {"one_time_keys": wanted})], [peer], 8)
     assert at_most("claim_by_server") / 1.5 < claims * 90 <= at_most("claim_by_server")
+
+
+@pytest.mark.trust("C10")
+@pytest.mark.parametrize("new_database", ["sqlite"], indirect=True)
+async def test_who_asks_for_keys_of_servers_is_held_to_the_limits_of_servers(network: Network) -> None:
+    world = await network.server("a.test", limits=FEW)
+    answers = [await world.client.get("/_matrix/key/v2/query/nowhere.test") for _ in range(10)]
+    assert sum(answer.status_code == 200 for answer in answers) == round(at_most("keys"))
 
 
 @pytest.mark.trust("C10")

@@ -95,8 +95,8 @@ def build_servers(
     )
     room_reads = RoomReads(database, graph.trees, acls)
     return Servers(
-        server_auth=ServerAuth(keys, outside.destinations, clock, Partners(config.federation), name),
-        published_keys=PublishedKeys(database, clock, keys, name, author.key, outside.old_keys),
+        server_auth=ServerAuth(keys, outside.destinations, clock, Partners(config.federation), people.limits, name),
+        published_keys=PublishedKeys(database, clock, keys, people.limits, name, author.key, outside.old_keys),
         destination_reports=DestinationReports(database, clock, outside.destinations),
         lines=lines,
         transactions=transactions,

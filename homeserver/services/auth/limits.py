@@ -46,9 +46,9 @@ RATES = {
     "profile": Rate(1, 30),
     "media": Rate(20, 300),
     "devices": Rate(1, 30),
-    "keys": Rate(5, 200),
     "claim": Rate(50, 5000),  # One-time keys of others' devices.
     "lookup": Rate(20, 500),
+    "strangers": Rate(5, 100),  # Servers asked for their keys because a request says that it comes from them.
 }
 """Of users and of addresses."""
 
@@ -60,6 +60,9 @@ RATES_OF_SERVERS = {
     "invite_by_server": Rate(10, 500),
     "read": Rate(50, 1000),
     "state": Rate(2, 100),
+    # Of servers. Who asks is known by an address only; what is stored is told all the same when "vouch" is used up.
+    "keys": Rate(5, 200),
+    "vouch": Rate(5, 200),
     "keys_by_server": Rate(50, 1000),
     "claim_by_server": Rate(200, 20_000),
     "media_by_server": Rate(50, 1000),
@@ -90,7 +93,23 @@ class Limits:
         if not self._enabled:
             return
         rate = self._rates[name]
+        bucket = self._filled(name, key, rate)
         count = min(count, rate.burst)
+        if bucket.tokens < count:
+            raise LimitExceeded(int((count - bucket.tokens) / rate.per_second * 1000) + 1)
+        bucket.tokens -= count
+
+    def take_some(self, name: str, key: str, count: int) -> int:
+        """Take as many tokens as there are, up to so many; how many that was."""
+        if not self._enabled:
+            return count
+        bucket = self._filled(name, key, self._rates[name])
+        taken = min(count, int(bucket.tokens))
+        bucket.tokens -= taken
+        return taken
+
+    def _filled(self, name: str, key: str, rate: Rate) -> _Bucket:
+        """The bucket, as full as it is by now."""
         now = self._clock.monotonic()
         bucket = self._buckets.get((name, key))
         if bucket is None:
@@ -98,9 +117,7 @@ class Limits:
             self._buckets.put((name, key), bucket)
         bucket.tokens = min(rate.burst, bucket.tokens + (now - bucket.filled) * rate.per_second)
         bucket.filled = now
-        if bucket.tokens < count:
-            raise LimitExceeded(int((count - bucket.tokens) / rate.per_second * 1000) + 1)
-        bucket.tokens -= count
+        return bucket
 
 
 def network_of(address: str) -> str:
@@ -117,5 +134,10 @@ def network_of(address: str) -> str:
 
 
 def host_of(server: ServerName) -> str:
-    """Whose bucket a server takes from: whoever has a host has all its ports, and other spellings of its name, too."""
-    return (server.rpartition("]")[0] or server.partition(":")[0]).lower().rstrip(".")
+    """Whose bucket a server takes from: whoever has a host has all its ports, and other spellings of its name, too.
+
+    One that is named by an address takes from that of its network.
+    """
+    if server.startswith("["):
+        return network_of(server[1:].partition("]")[0])
+    return network_of(server.partition(":")[0].lower().rstrip("."))

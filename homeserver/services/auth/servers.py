@@ -11,6 +11,7 @@ from homeserver.matrix.signing import SignatureError
 from homeserver.outbound.destinations import Destinations
 from homeserver.outbound.keyring import KeyRing
 from homeserver.outbound.partners import Partners
+from homeserver.services.auth.limits import Limits, network_of
 
 _MOST_HEADERS = 4
 
@@ -19,26 +20,40 @@ class ServerAuth:
     """Checks the signatures of requests."""
 
     def __init__(
-        self, keys: KeyRing, destinations: Destinations, clock: Clock, partners: Partners, server_name: str
+        self,
+        keys: KeyRing,
+        destinations: Destinations,
+        clock: Clock,
+        partners: Partners,
+        limits: Limits,
+        server_name: str,
     ) -> None:
         self._keys = keys
         self._destinations = destinations
         self._clock = clock
         self._partners = partners
+        self._limits = limits
         self._server_name = server_name
 
-    async def check(self, headers: Sequence[str], *, method: str, target: str, content: bytes | None) -> Origin:
+    async def check(
+        self, headers: Sequence[str], *, address: str, method: str, target: str, content: bytes | None
+    ) -> Origin:
         """The server that signed the request, by its Authorization headers, one for each key that it signed with.
 
         One good signature is enough. `target` is the path and query as they came, `content` the body, if there is one.
-        Raises `NotSigned`, or `Forbidden` where the operator wants nothing to do with the server.
+        `address` is where the request comes from. Raises `NotSigned`, `Forbidden` where the operator wants nothing to
+        do with the server, or `LimitExceeded` where keys would have to be fetched for too many.
         """
         said = self._parse(headers)
         origin = said[0].origin
         if self._partners.refusal(origin) is not None:
             raise Forbidden("This server does not speak to yours.")
         now = self._clock.now()
-        keys = await self._keys.find({(origin, one.key_id): now for one in said})
+        wanted = {(origin, one.key_id): now for one in said}
+        if not await self._keys.is_kept(wanted):
+            # Anybody can write any name in a header, and have us ask that server.
+            self._limits.take("strangers", network_of(address))
+        keys = await self._keys.find(wanted, is_urgent=True)
         reason = "The key that signed the request is not known."
         for one in said:
             key = keys.get((origin, one.key_id))

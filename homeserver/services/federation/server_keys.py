@@ -1,5 +1,7 @@
 """What this server says of its own keys, and, as a notary, of those of others (server-server API, Server keys)."""
 
+import asyncio
+import contextlib
 from collections.abc import Mapping
 
 from homeserver.kit.clock import Clock
@@ -7,6 +9,7 @@ from homeserver.matrix.identifiers import is_server_name
 from homeserver.matrix.server_keys import PublishedKey, publish
 from homeserver.matrix.signing import SigningKey, sign_json
 from homeserver.outbound.keyring import KeyRing
+from homeserver.services.auth.limits import Limits
 from homeserver.storage import server_keys
 from homeserver.storage.engine import Database
 from homeserver.storage.server_keys import StoredDocument
@@ -17,6 +20,7 @@ _MOST_SERVERS = 1000
 """So many servers are told of at once."""
 _MOST_ASKED = 100
 """And so many of them are asked anew."""
+_PATIENCE_S = 8.0
 
 
 class PublishedKeys:
@@ -27,6 +31,7 @@ class PublishedKeys:
         database: Database,
         clock: Clock,
         keys: KeyRing,
+        limits: Limits,
         server_name: str,
         key: SigningKey,
         old: Mapping[str, PublishedKey],
@@ -34,6 +39,7 @@ class PublishedKeys:
         self._database = database
         self._clock = clock
         self._keys = keys
+        self._limits = limits
         self._server_name = server_name
         self._key = key
         self._old = dict(old)
@@ -42,17 +48,23 @@ class PublishedKeys:
         """The keys of this server."""
         return publish(self._server_name, self._key, self._old, valid_until_ts=self._clock.now() + _VALID_MS)
 
-    async def vouch(self, wanted: Mapping[str, int]) -> list[bytes]:
+    async def vouch(self, wanted: Mapping[str, int], asker: str) -> list[bytes]:
         """What is known of the keys of servers, signed by this one too.
 
         `wanted` tells, by server, the time at which the keys should be good. Servers are asked anew where half of the
-        lifetime is over, or it is too short; of those that do not answer, the last thing they said is told.
+        lifetime is over, or it is too short; of those that do not answer, the last thing they said is told. So it is
+        of those who are too many for the asker, who is known by a network.
         """
         others = [server for server in wanted if server != self._server_name and is_server_name(server)]
         others = others[:_MOST_SERVERS]
         found = await self._database.read(server_keys.find_documents, others)
         old = [server for server in others if not self._is_fresh(found.get(server), wanted[server])]
-        if old and await self._keys.refresh(old[:_MOST_ASKED]):
+        due = [server for server in old if self._keys.may_ask(server)][:_MOST_ASKED]
+        if due := due[: self._limits.take_some("vouch", asker, len(due))]:
+            # Who asks us does not wait for ever.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_PATIENCE_S):
+                    await self._keys.refresh(due, is_for_others=True)
             found = await self._database.read(server_keys.find_documents, others)
         documents = [sign_json(one.document, self._server_name, self._key) for one in found.values()]
         return [self.own(), *documents] if self._server_name in wanted else documents

@@ -12,7 +12,7 @@ from homeserver.http.bodies import Body, Query
 from homeserver.http.endpoint import NOBODY, Endpoint
 from homeserver.kit.clock import Clock
 from homeserver.matrix.identifiers import ServerName
-from homeserver.services.auth.limits import Limits, network_of
+from homeserver.services.auth.limits import network_of
 from homeserver.services.federation.server_keys import PublishedKeys
 
 
@@ -32,21 +32,20 @@ async def own(keys: PublishedKeys) -> Response:
     return Response(keys.own(), media_type="application/json")
 
 
-async def of_server(server_name: ServerName, query: Wanted, keys: PublishedKeys, clock: Clock) -> dict[str, Any]:
-    return _told(await keys.vouch({server_name: query.minimum_valid_until_ts or clock.now()}))
-
-
-async def of_servers(
-    body: KeyQuery, keys: PublishedKeys, clock: Clock, limits: Limits, request: Request
+async def of_server(
+    server_name: ServerName, query: Wanted, keys: PublishedKeys, clock: Clock, request: Request
 ) -> dict[str, Any]:
-    # The request has taken one. For each server, we may have to ask one.
-    limits.take("keys", network_of(address_of(request)), max(0, len(body.server_keys) - 1))
+    wanted: dict[str, int] = {server_name: query.minimum_valid_until_ts or clock.now()}
+    return _told(await keys.vouch(wanted, network_of(address_of(request))))
+
+
+async def of_servers(body: KeyQuery, keys: PublishedKeys, clock: Clock, request: Request) -> dict[str, Any]:
     now = clock.now()
     wanted = {
         server: max((one.minimum_valid_until_ts or now for one in of_keys.values()), default=now)
         for server, of_keys in body.server_keys.items()
     }
-    return _told(await keys.vouch(wanted))
+    return _told(await keys.vouch(wanted, network_of(address_of(request))))
 
 
 def _told(documents: list[bytes]) -> dict[str, Any]:
