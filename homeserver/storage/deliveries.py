@@ -40,7 +40,7 @@ answered_deliveries = Table(
     Column("origin", Text, primary_key=True),
     Column("slot", SmallInteger, primary_key=True, autoincrement=False),
     Column("number", BigInteger, nullable=False),  # How many came before; the slot is what remains of it.
-    Column("name", LargeBinary, nullable=False),  # A hash of the transaction id, and one of what was delivered.
+    Column("name", LargeBinary, nullable=False),  # A hash of the transaction id, and one of the events.
     Column("answer", LargeBinary, nullable=False),
     Column("answered_ts", BigInteger, nullable=False),
 )
@@ -65,7 +65,7 @@ class Answered:
     answer: bytes
     answered_ts: int
     body: bytes = b""
-    """A hash of what was delivered, as long as not all of it is known to have been taken in."""
+    """A hash of the events that were delivered, as long as not all of it is known to have been taken in."""
 
 
 _STAGE = insert(staged_pdus)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import sqlite3
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,15 @@ from typing import Any
 import pytest
 
 from homeserver.config.model import Config, Federation
+from homeserver.errors import Conflict
 from homeserver.matrix.canonical import canonicalize, sha256_base64
 from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import EventId
 from homeserver.matrix.server_keys import publish
 from homeserver.matrix.signing import sign_json
+from homeserver.services.rooms.intake import FirstWrite
 from homeserver.storage import deliveries, events
-from homeserver.storage.engine import ReadTx
+from homeserver.storage.engine import ReadTx, WriteTx
 from tests import room_graphs
 from tests.federation.network import Link, Network, Peer
 from tests.processes import server
@@ -537,6 +540,72 @@ async def test_delivery_is_known_by_its_name_after_the_process_died_right_after_
         scene.alice.client = again.client
         assert await scene.bodies() == ["first"]
         await again.fsck()
+
+
+def aged(pdu: dict[str, Any]) -> dict[str, Any]:
+    """An event as it is delivered some time later by a server that keeps no order of keys."""
+    return dict(reversed((pdu | {"unsigned": {"age": 60_000}}).items()))
+
+
+@pytest.mark.parametrize("new_database", ["sqlite"], indirect=True)  # A copy is made by copying its file.
+@pytest.mark.behaviours("SS-TXN-04")
+@pytest.mark.trust("C03", "F22", "R1", "R2")
+async def test_delivery_of_which_only_some_was_taken_when_the_process_died_is_taken_when_it_comes_again(
+    held: Held, tmp_path: Path
+) -> None:
+    beside = Scene(held.scene.world, held.scene.alice, await held.scene.alice.create_room(preset="public_chat"))
+    await beside.join(BOB)
+    there = (await beside.graph()).build(BOB, "m.room.message", {"body": "there"}, [(await beside.graph()).events[-1]])
+    graph = await held.graph()
+    dans = graph.say(DAN, "m.room.member", {"membership": "join"}, [graph.events[-1]], state_key=DAN)
+    typing = {"edu_type": "m.typing", "content": {"room_id": beside.room_id, "user_id": BOB, "typing": True}}
+    body = held.body(dans.pdu, there.pdu, b'{"room_id": []}', edus=[typing])
+    for pdu in body["pdus"]:
+        pdu["unsigned"] = {"age": 1}
+    delivered = asyncio.ensure_future(held.put("1", body))
+    await eventually(beside.bodies, lambda bodies: bodies == ["there"])
+    assert not delivered.done()
+    config = copied(held, tmp_path / "left.db")
+    held.other.awake.set()
+    await delivered
+    other = held.body((await held.say("other")).pdu)
+    again = body | {"pdus": [aged(pdu) for pdu in body["pdus"]], "edus": [dict(reversed(typing.items()))]}
+    async with running(config, clock=held.network.clock, transport=Link(held.network, "a.test")) as world:
+        held.network.clients["a.test"] = world.client
+        scene = Scene(world, held.scene.alice, held.room)
+        scene.alice.client = world.client
+        # Another delivery under this name is not looked at.
+        assert await held.put("1", other) == (200, {"pdus": {there.event_id: {}}})
+        assert await scene.bodies() == []
+        since = (await scene.alice.sync())["next_batch"]
+        assert await held.put("1", again) == (200, {"pdus": {dans.event_id: {}, there.event_id: {}}})
+        await eventually(scene.tips, lambda tips: tips == {dans.event_id})
+        there_now = (await scene.alice.sync(since))["rooms"]["join"][beside.room_id]
+        assert [event["content"] for event in there_now["ephemeral"]["events"]] == [{"user_ids": [BOB]}]
+        await world.fsck()
+
+
+async def test_what_is_written_first_of_a_delivery_is_written_once_even_if_the_first_transaction_fails(
+    stage: Stage,
+) -> None:
+    database = stage.scene.world.container.database
+    written: list[WriteTx] = []
+    first = FirstWrite(written.append)
+
+    def write(tx: WriteTx, *parts: Callable[[WriteTx], None] | None, fails: bool = False) -> None:
+        for part in parts:
+            if part is not None:
+                part(tx)
+        if fails:
+            raise Conflict("Not this.")
+
+    refused, one, other, late = (first.hand_over() for _ in range(4))
+    with pytest.raises(Conflict):
+        await database.write(write, refused, fails=True)
+    await database.write(write, one, other)
+    await database.write(write, late, first.hand_over())
+    assert first.is_written
+    assert len(written) == 2
 
 
 @pytest.mark.parametrize("new_database", ["sqlite"], indirect=True)  # A copy is made by copying its file.

@@ -67,6 +67,18 @@ class _Head(msgspec.Struct, frozen=True):
     room_id: str
 
 
+class _Hashes(msgspec.Struct, frozen=True):
+    sha256: str = ""
+
+
+class _Identity(msgspec.Struct, frozen=True):
+    """What tells an event from others and does not change when it is delivered again, as `unsigned` does."""
+
+    room_id: str = ""
+    event_id: str = ""
+    hashes: _Hashes | None = None
+
+
 @dataclass(slots=True)
 class _Answers:
     """The last answers to a server, by the hash of the transaction id."""
@@ -74,7 +86,7 @@ class _Answers:
     next: int
     by_name: dict[bytes, bytes]
     unsure: dict[bytes, bytes]
-    """Of what was being taken in when the server died: hashes of what was delivered."""
+    """Of what was being taken in when the server died: hashes of the events that were delivered."""
 
     def find(self, name: bytes, body: bytes) -> bytes | None:
         """What was answered; what the server died over is taken again if it comes again, and nothing else for it."""
@@ -146,7 +158,8 @@ class Transactions:
             raise Forbidden("The origin is not the server that signed the request.")
         if len(sent.pdus) > MOST_PDUS or len(sent.edus) > MOST_EDUS:
             raise TooLarge(f"A transaction has at most {MOST_PDUS} PDUs and {MOST_EDUS} EDUs.")
-        name, body = _hash(txn_id.encode("utf-8", "surrogatepass")), _hash(*sent.pdus, b"", *sent.edus)
+        # What else was told is taken again with the events: it makes no difference to be told twice.
+        name, body = _hash(txn_id.encode("utf-8", "surrogatepass")), _hash(*sorted(map(_identity, sent.pdus)))
         task = self._under_way.get((origin, name))
         if task is None:
             answers = self._answers.get(origin)
@@ -217,7 +230,7 @@ class Transactions:
             with self._lines.staging([room.room_id for room, _ in staged]) as staging:
                 numbers = await self._database.write(self._stage, kept, staged)
                 staging.end([(room, number) for (room, _), number in zip(staged, numbers, strict=True)], origin, places)
-        elif any(results.values()) or (first.is_claimed and not is_as_expected):
+        elif any(results.values()) or (first.is_handed_over and not is_as_expected):
             await self._database.write(deliveries.keep_answers, [kept])
         elif not is_as_expected:
             # Nothing was stored. Should the answer be lost, what comes again gives the same.
@@ -325,6 +338,15 @@ class Transactions:
 
 def _hash(*parts: bytes) -> bytes:
     return hashlib.sha256(b"\0".join(parts)).digest()[: deliveries.NAME]
+
+
+def _identity(pdu: bytes) -> bytes:
+    """By what an event is known when it is delivered again; what is none is like all others that are none."""
+    try:
+        found = msgspec.json.decode(pdu, type=_Identity)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return b""
+    return _encode((found.room_id, found.event_id, "" if found.hashes is None else found.hashes.sha256))
 
 
 def _expected(places: Sequence[Place]) -> bytes:
