@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from homeserver.config.model import Config, Federation
 from homeserver.errors import Conflict
 from homeserver.matrix.canonical import canonicalize, sha256_base64
 from homeserver.matrix.events import Event
-from homeserver.matrix.identifiers import EventId
+from homeserver.matrix.identifiers import EventId, ServerName
 from homeserver.matrix.server_keys import publish
 from homeserver.matrix.signing import sign_json
 from homeserver.services.rooms.intake import FirstWrite
-from homeserver.storage import deliveries, events
+from homeserver.storage import deliveries, events, stream_rows
+from homeserver.storage.deliveries import Answered
 from homeserver.storage.engine import ReadTx, WriteTx
 from tests import room_graphs
 from tests.federation.network import Link, Network, Peer
@@ -509,6 +511,31 @@ async def test_what_is_staged_is_taken_in_after_a_restart(held: Held) -> None:
     assert (await scene.state("m.room.member", DAN))["membership"] == "join"
     # The answer is the one that was given.
     assert await held.put("first", held.body()) == (200, {"pdus": {dans.event_id: {}}})
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("new_database", ["postgresql"], indirect=True)  # Where two write at a time.
+@pytest.mark.trust("R5")
+async def test_staging_and_writing_of_events_do_not_wait_for_each_other(held: Held) -> None:
+    _, bobs = await held.wait_for_keys()
+    database = held.scene.world.container.database
+    waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY(pg_blocking_pids(pid))")
+
+    def write(tx: WriteTx) -> None:
+        """Positions first, then the answer to the same delivery, as it is when events are written."""
+        tx.connection.execute(text("SET LOCAL lock_timeout = '500ms'"))
+        stream_rows.advance(tx)
+        begun.set()
+        while not tx.connection.execute(waiting).scalar_one():
+            pass
+        deliveries.begin_answer(tx, Answered(ServerName("b.example"), 2, b"third".ljust(deliveries.NAME), b"{}", 0))
+
+    begun = asyncio.Event()
+    writing = asyncio.ensure_future(database.write(write))
+    await begun.wait()
+    assert await held.peer.send("a.test", "third", bobs.pdu) == {bobs.event_id: {}}
+    await writing
+    assert await held.staged() == 3
 
 
 def copied(stage: Stage, to: Path) -> Config:

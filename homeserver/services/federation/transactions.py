@@ -324,9 +324,11 @@ class Transactions:
         await self._database.write(deliveries.keep_answers, unkept)
 
     def _stage(self, tx: WriteTx, answered: Answered, staged: Sequence[tuple[HotRoom, bytes]]) -> list[int]:
-        deliveries.keep_answers(tx, [answered])
         rows = [(room.room_nid or 0, pdu) for room, pdu in staged]
-        return deliveries.stage(tx, rows, answered.origin, now=answered.answered_ts)
+        # First the positions, then the answer, as whoever writes events does: otherwise each might wait for the other.
+        numbers = deliveries.stage(tx, rows, answered.origin, now=answered.answered_ts)
+        deliveries.keep_answers(tx, [answered])
+        return numbers
 
     def _tell(self, origin: ServerName, sorted_: _Sorted, staged: int) -> None:
         self._metrics.transactions_received.labels("staged" if staged else "taken").inc()
