@@ -88,6 +88,7 @@ _ANSWER = insert(answered_deliveries)
 _KEEP_ANSWER = _ANSWER.on_conflict_do_update(
     index_elements=["origin", "slot"],
     set_={name: _ANSWER.excluded[name] for name in ("number", "name", "answer", "answered_ts")},
+    where=answered_deliveries.c.number <= _ANSWER.excluded.number,
 )
 _BEGIN_ANSWER = _ANSWER.on_conflict_do_update(
     index_elements=["origin", "slot"],
@@ -147,8 +148,8 @@ def list_answers(tx: ReadTx, origin: ServerName) -> list[Answered]:
 
 
 def keep_answers(tx: WriteTx, answered: Sequence[Answered]) -> None:
-    """Keep answers, in their order, in the place of the oldest ones."""
-    slots = {(one.origin, one.number % KEPT): one for one in answered}
+    """Keep answers in the place of the oldest ones, unless a later answer is there already."""
+    slots = {(one.origin, one.number % KEPT): one for one in sorted(answered, key=lambda one: one.number)}
     tx.connection.execute(_KEEP_ANSWER, [_as_row(one) for one in slots.values()])
 
 

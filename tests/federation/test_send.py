@@ -569,6 +569,39 @@ async def test_delivery_is_known_by_its_name_after_the_process_died_right_after_
         await again.fsck()
 
 
+@pytest.mark.behaviours("SS-TXN-04")
+@pytest.mark.trust("C03", "R2")
+async def test_last_answer_to_a_delivery_is_the_one_that_is_repeated_after_a_restart(stage: Stage) -> None:
+    said = await stage.say("first")
+    body = stage.body(said.pdu)
+    await stage.put("1", body)
+    database = stage.scene.world.container.database
+    [begun] = await database.read(deliveries.list_answers, ServerName("b.example"))
+    assert begun.body
+    # What was unsure after a crash was taken again, and answered otherwise.
+    answer = {"pdus": {said.event_id: {"error": "Not this time."}}}
+    later = Answered(begun.origin, begun.number + 1, begun.name, json.dumps(answer).encode(), begun.answered_ts)
+    await database.write(deliveries.keep_answers, [later])
+    await stage.network.stop("a.test")
+    await stage.network.server("a.test")
+    assert await stage.put("1", body) == (200, answer)
+
+
+@pytest.mark.trust("C03", "R2")
+async def test_answer_that_is_written_late_does_not_replace_a_later_one(stage: Stage) -> None:
+    database = stage.scene.world.container.database
+
+    def answered(number: int, what: bytes) -> Answered:
+        return Answered(ServerName("d.example"), number, what.ljust(deliveries.NAME), what, 0)
+
+    late, there, instead = answered(1, b"late"), answered(1 + deliveries.KEPT, b"there"), answered(17, b"instead")
+    await database.write(deliveries.keep_answers, [there])
+    await database.write(deliveries.keep_answers, [late])
+    assert await database.read(deliveries.list_answers, there.origin) == [there]
+    await database.write(deliveries.keep_answers, [there, instead, late])
+    assert await database.read(deliveries.list_answers, there.origin) == [instead]
+
+
 def aged(pdu: dict[str, Any]) -> dict[str, Any]:
     """An event as it is delivered some time later by a server that keeps no order of keys."""
     return dict(reversed((pdu | {"unsigned": {"age": 60_000}}).items()))

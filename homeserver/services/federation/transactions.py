@@ -192,10 +192,11 @@ class Transactions:
         answers = self._answers.get(origin)
         if answers is None:
             kept = await self._database.read(deliveries.list_answers, origin)
+            last = {one.name: one for one in kept}  # What was taken again was answered again.
             answers = _Answers(
                 kept[-1].number + 1 if kept else 0,
-                {one.name: one.answer for one in kept},
-                {one.name: one.body for one in kept if one.body},
+                {name: one.answer for name, one in last.items()},
+                {name: one.body for name, one in last.items() if one.body},
             )
             self._answers.put(origin, answers)
         return answers
