@@ -16,6 +16,7 @@ from homeserver.errors import Conflict
 from homeserver.matrix.canonical import canonicalize, sha256_base64
 from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import EventId, ServerName
+from homeserver.matrix.room_versions import ROOM_VERSIONS
 from homeserver.matrix.server_keys import publish
 from homeserver.matrix.signing import sign_json
 from homeserver.services.rooms.intake import FirstWrite
@@ -400,6 +401,21 @@ async def test_event_of_a_room_that_is_not_known_is_told_so(stage: Stage, versio
     results = await stage.peer.send("a.test", "1", said.pdu, here.pdu)
     assert results[said.event_id] == {"error": "This server does not know the room."}
     assert results[here.event_id] == {}
+
+
+@pytest.mark.behaviours("SS-TXN-02")
+@pytest.mark.trust("C18")
+@pytest.mark.by_turns
+@pytest.mark.parametrize("version", list(ROOM_VERSIONS))
+async def test_events_of_full_size_of_a_room_that_is_not_known_are_told_so(stage: Stage, version: str) -> None:
+    graph = room_graphs.begin(version, 3)
+    join = next(event for event in graph.events if event.type == "m.room.member")
+    rules = next(event for event in graph.events if event.type == "m.room.join_rules")
+    bob, tip = join.sender, graph.events[-1]
+    said = [graph.build(bob, "m.room.message", {"body": f"{n}" * 30_000}, [tip]) for n in range(40)]
+    sent = [*said, join, rules, tip]
+    results = await stage.peer.send("a.test", "1", *(event.pdu for event in sent))
+    assert all(results[event.event_id] == {"error": "This server does not know the room."} for event in sent)
 
 
 @pytest.mark.trust("F35", "F34")

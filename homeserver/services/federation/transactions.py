@@ -259,7 +259,7 @@ class Transactions:
                 found.outcomes["early" if is_kept else "unknown_room"] += len(of_room)
                 if not is_kept:
                     unknown = {"error": "This server does not know the room."}
-                    found.results.update((one, unknown) for pdu in of_room for one in possible_ids(pdu))
+                    found.results.update(dict.fromkeys(await possible_ids(of_room), unknown))
             elif self._server_name not in room.servers:
                 is_kept = self._early.keep(origin, room_id, of_room)
                 reason = "This server is not in the room" + (" yet." if is_kept else ".")
