@@ -40,7 +40,7 @@ answered_deliveries = Table(
     Column("origin", Text, primary_key=True),
     Column("slot", SmallInteger, primary_key=True, autoincrement=False),
     Column("number", BigInteger, nullable=False),  # How many came before; the slot is what remains of it.
-    Column("name", LargeBinary, nullable=False),  # A hash of the transaction id, and one of what was delivered.
+    Column("name", LargeBinary, nullable=False),  # A hash of the transaction id, and one of the events.
     Column("answer", LargeBinary, nullable=False),
     Column("answered_ts", BigInteger, nullable=False),
 )
@@ -65,7 +65,7 @@ class Answered:
     answer: bytes
     answered_ts: int
     body: bytes = b""
-    """A hash of what was delivered, as long as not all of it is known to have been taken in."""
+    """A hash of the events that were delivered, as long as not all of it is known to have been taken in."""
 
 
 _STAGE = insert(staged_pdus)
@@ -88,6 +88,7 @@ _ANSWER = insert(answered_deliveries)
 _KEEP_ANSWER = _ANSWER.on_conflict_do_update(
     index_elements=["origin", "slot"],
     set_={name: _ANSWER.excluded[name] for name in ("number", "name", "answer", "answered_ts")},
+    where=answered_deliveries.c.number <= _ANSWER.excluded.number,
 )
 _BEGIN_ANSWER = _ANSWER.on_conflict_do_update(
     index_elements=["origin", "slot"],
@@ -147,8 +148,8 @@ def list_answers(tx: ReadTx, origin: ServerName) -> list[Answered]:
 
 
 def keep_answers(tx: WriteTx, answered: Sequence[Answered]) -> None:
-    """Keep answers, in their order, in the place of the oldest ones."""
-    slots = {(one.origin, one.number % KEPT): one for one in answered}
+    """Keep answers in the place of the oldest ones, unless a later answer is there already."""
+    slots = {(one.origin, one.number % KEPT): one for one in sorted(answered, key=lambda one: one.number)}
     tx.connection.execute(_KEEP_ANSWER, [_as_row(one) for one in slots.values()])
 
 

@@ -2,11 +2,14 @@
 
 import json
 import re
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
+from sqlalchemy import Engine, event
 
 from homeserver.config.model import Federation
 from homeserver.matrix.events import Event, build_event
@@ -407,6 +410,53 @@ async def test_what_waits_is_looked_for_again_after_a_restart(stage: Stage) -> N
     scene = Scene(a, stage.scene.alice, stage.room)
     scene.alice.client = a.client
     await eventually(scene.bodies, lambda bodies: bodies == ["0", "1", "2"])
+
+
+@contextmanager
+def held_up(event_id: str) -> Iterator[tuple[threading.Event, threading.Event]]:
+    """The first look whether this event alone still waits: set when it begins, and what it then waits for."""
+    begun, may_go_on = threading.Event(), threading.Event()
+
+    def look(connection: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool) -> None:
+        is_look = statement.startswith("SELECT waiting_events.event_id \n") and tuple(parameters) == (event_id,)
+        if is_look and not begun.is_set():
+            begun.set()
+            may_go_on.wait(10)
+
+    event.listen(Engine, "before_cursor_execute", look)
+    try:
+        yield begun, may_go_on
+    finally:
+        may_go_on.set()
+        event.remove(Engine, "before_cursor_execute", look)
+
+
+@pytest.mark.parametrize("new_database", ["sqlite"], indirect=True)  # Whose statements are made in threads.
+@pytest.mark.trust("F30", "R4")
+async def test_what_comes_while_a_search_ends_is_looked_for_at_once(stage: Stage) -> None:
+    graph = await stage.graph()
+    tip = graph.events[-1]
+    said = [graph.say(BOB, "m.room.message", {"body": body}, [tip]) for body in ("lost", "lost, too")]
+    after = [graph.say(BOB, "m.room.message", {"body": "after"}, [lost]) for lost in said]
+    source = Source(stage.peer, graph)
+    answer = stage.peer.answers["POST", f"{V1}/get_missing_events"]
+    held: list[tuple[threading.Event, threading.Event]] = []
+    with ExitStack() as stack:
+
+        def missing(seen: Seen) -> Any:
+            if not held:
+                held.append(stack.enter_context(held_up(after[0].event_id)))
+            return answer(seen)
+
+        stage.peer.on("POST", f"{V1}/get_missing_events", missing)
+        await stage.peer.send("a.test", "1", after[0].pdu)
+        await eventually(stage.scene.world.container.database.ping, lambda _: bool(held) and held[0][0].is_set())
+        assert await stage.peer.send("a.test", "2", after[1].pdu) == {after[1].event_id: {}}
+        assert await waiting(stage) == 1
+        held[0][1].set()
+        # Nobody looks again here: the clock stands still.
+        await eventually(lambda: waiting(stage), lambda count: count == 0)
+    assert source.asked("get_missing_events") == 2
 
 
 @pytest.mark.parametrize("stage", [Federation(searches_per_server=1)], indirect=True)

@@ -3,20 +3,26 @@
 import asyncio
 import json
 import sqlite3
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from homeserver.config.model import Config, Federation
+from homeserver.errors import Conflict
 from homeserver.matrix.canonical import canonicalize, sha256_base64
 from homeserver.matrix.events import Event
-from homeserver.matrix.identifiers import EventId
+from homeserver.matrix.identifiers import EventId, ServerName
+from homeserver.matrix.room_versions import ROOM_VERSIONS
 from homeserver.matrix.server_keys import publish
 from homeserver.matrix.signing import sign_json
-from homeserver.storage import deliveries, events
-from homeserver.storage.engine import ReadTx
+from homeserver.services.rooms.intake import FirstWrite
+from homeserver.storage import deliveries, events, stream_rows
+from homeserver.storage.deliveries import Answered
+from homeserver.storage.engine import ReadTx, WriteTx
 from tests import room_graphs
 from tests.federation.network import Link, Network, Peer
 from tests.processes import server
@@ -397,6 +403,21 @@ async def test_event_of_a_room_that_is_not_known_is_told_so(stage: Stage, versio
     assert results[here.event_id] == {}
 
 
+@pytest.mark.behaviours("SS-TXN-02")
+@pytest.mark.trust("C18")
+@pytest.mark.by_turns
+@pytest.mark.parametrize("version", list(ROOM_VERSIONS))
+async def test_events_of_full_size_of_a_room_that_is_not_known_are_told_so(stage: Stage, version: str) -> None:
+    graph = room_graphs.begin(version, 3)
+    join = next(event for event in graph.events if event.type == "m.room.member")
+    rules = next(event for event in graph.events if event.type == "m.room.join_rules")
+    bob, tip = join.sender, graph.events[-1]
+    said = [graph.build(bob, "m.room.message", {"body": f"{n}" * 30_000}, [tip]) for n in range(40)]
+    sent = [*said, join, rules, tip]
+    results = await stage.peer.send("a.test", "1", *(event.pdu for event in sent))
+    assert all(results[event.event_id] == {"error": "This server does not know the room."} for event in sent)
+
+
 @pytest.mark.trust("F35", "F34")
 @pytest.mark.parametrize("off_ms", [-DAY, DAY])
 async def test_server_whose_clock_is_wrong_is_heard(stage: Stage, off_ms: int) -> None:
@@ -508,6 +529,31 @@ async def test_what_is_staged_is_taken_in_after_a_restart(held: Held) -> None:
     assert await held.put("first", held.body()) == (200, {"pdus": {dans.event_id: {}}})
 
 
+@pytest.mark.postgres
+@pytest.mark.parametrize("new_database", ["postgresql"], indirect=True)  # Where two write at a time.
+@pytest.mark.trust("R5")
+async def test_staging_and_writing_of_events_do_not_wait_for_each_other(held: Held) -> None:
+    _, bobs = await held.wait_for_keys()
+    database = held.scene.world.container.database
+    waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY(pg_blocking_pids(pid))")
+
+    def write(tx: WriteTx) -> None:
+        """Positions first, then the answer to the same delivery, as it is when events are written."""
+        tx.connection.execute(text("SET LOCAL lock_timeout = '500ms'"))
+        stream_rows.advance(tx)
+        begun.set()
+        while not tx.connection.execute(waiting).scalar_one():
+            pass
+        deliveries.begin_answer(tx, Answered(ServerName("b.example"), 2, b"third".ljust(deliveries.NAME), b"{}", 0))
+
+    begun = asyncio.Event()
+    writing = asyncio.ensure_future(database.write(write))
+    await begun.wait()
+    assert await held.peer.send("a.test", "third", bobs.pdu) == {bobs.event_id: {}}
+    await writing
+    assert await held.staged() == 3
+
+
 def copied(stage: Stage, to: Path) -> Config:
     """The settings of a server with the database as it is now: as if its process had died."""
     url = stage.scene.world.container.database.url.database
@@ -537,6 +583,105 @@ async def test_delivery_is_known_by_its_name_after_the_process_died_right_after_
         scene.alice.client = again.client
         assert await scene.bodies() == ["first"]
         await again.fsck()
+
+
+@pytest.mark.behaviours("SS-TXN-04")
+@pytest.mark.trust("C03", "R2")
+async def test_last_answer_to_a_delivery_is_the_one_that_is_repeated_after_a_restart(stage: Stage) -> None:
+    said = await stage.say("first")
+    body = stage.body(said.pdu)
+    await stage.put("1", body)
+    database = stage.scene.world.container.database
+    [begun] = await database.read(deliveries.list_answers, ServerName("b.example"))
+    assert begun.body
+    # What was unsure after a crash was taken again, and answered otherwise.
+    answer = {"pdus": {said.event_id: {"error": "Not this time."}}}
+    later = Answered(begun.origin, begun.number + 1, begun.name, json.dumps(answer).encode(), begun.answered_ts)
+    await database.write(deliveries.keep_answers, [later])
+    await stage.network.stop("a.test")
+    await stage.network.server("a.test")
+    assert await stage.put("1", body) == (200, answer)
+
+
+@pytest.mark.trust("C03", "R2")
+async def test_answer_that_is_written_late_does_not_replace_a_later_one(stage: Stage) -> None:
+    database = stage.scene.world.container.database
+
+    def answered(number: int, what: bytes) -> Answered:
+        return Answered(ServerName("d.example"), number, what.ljust(deliveries.NAME), what, 0)
+
+    late, there, instead = answered(1, b"late"), answered(1 + deliveries.KEPT, b"there"), answered(17, b"instead")
+    await database.write(deliveries.keep_answers, [there])
+    await database.write(deliveries.keep_answers, [late])
+    assert await database.read(deliveries.list_answers, there.origin) == [there]
+    await database.write(deliveries.keep_answers, [there, instead, late])
+    assert await database.read(deliveries.list_answers, there.origin) == [instead]
+
+
+def aged(pdu: dict[str, Any]) -> dict[str, Any]:
+    """An event as it is delivered some time later by a server that keeps no order of keys."""
+    return dict(reversed((pdu | {"unsigned": {"age": 60_000}}).items()))
+
+
+@pytest.mark.parametrize("new_database", ["sqlite"], indirect=True)  # A copy is made by copying its file.
+@pytest.mark.behaviours("SS-TXN-04")
+@pytest.mark.trust("C03", "F22", "R1", "R2")
+async def test_delivery_of_which_only_some_was_taken_when_the_process_died_is_taken_when_it_comes_again(
+    held: Held, tmp_path: Path
+) -> None:
+    beside = Scene(held.scene.world, held.scene.alice, await held.scene.alice.create_room(preset="public_chat"))
+    await beside.join(BOB)
+    there = (await beside.graph()).build(BOB, "m.room.message", {"body": "there"}, [(await beside.graph()).events[-1]])
+    graph = await held.graph()
+    dans = graph.say(DAN, "m.room.member", {"membership": "join"}, [graph.events[-1]], state_key=DAN)
+    typing = {"edu_type": "m.typing", "content": {"room_id": beside.room_id, "user_id": BOB, "typing": True}}
+    body = held.body(dans.pdu, there.pdu, b'{"room_id": []}', edus=[typing])
+    for pdu in body["pdus"]:
+        pdu["unsigned"] = {"age": 1}
+    delivered = asyncio.ensure_future(held.put("1", body))
+    await eventually(beside.bodies, lambda bodies: bodies == ["there"])
+    assert not delivered.done()
+    config = copied(held, tmp_path / "left.db")
+    held.other.awake.set()
+    await delivered
+    other = held.body((await held.say("other")).pdu)
+    again = body | {"pdus": [aged(pdu) for pdu in body["pdus"]], "edus": [dict(reversed(typing.items()))]}
+    async with running(config, clock=held.network.clock, transport=Link(held.network, "a.test")) as world:
+        held.network.clients["a.test"] = world.client
+        scene = Scene(world, held.scene.alice, held.room)
+        scene.alice.client = world.client
+        # Another delivery under this name is not looked at.
+        assert await held.put("1", other) == (200, {"pdus": {there.event_id: {}}})
+        assert await scene.bodies() == []
+        since = (await scene.alice.sync())["next_batch"]
+        assert await held.put("1", again) == (200, {"pdus": {dans.event_id: {}, there.event_id: {}}})
+        await eventually(scene.tips, lambda tips: tips == {dans.event_id})
+        there_now = (await scene.alice.sync(since))["rooms"]["join"][beside.room_id]
+        assert [event["content"] for event in there_now["ephemeral"]["events"]] == [{"user_ids": [BOB]}]
+        await world.fsck()
+
+
+async def test_what_is_written_first_of_a_delivery_is_written_once_even_if_the_first_transaction_fails(
+    stage: Stage,
+) -> None:
+    database = stage.scene.world.container.database
+    written: list[WriteTx] = []
+    first = FirstWrite(written.append)
+
+    def write(tx: WriteTx, *parts: Callable[[WriteTx], None] | None, fails: bool = False) -> None:
+        for part in parts:
+            if part is not None:
+                part(tx)
+        if fails:
+            raise Conflict("Not this.")
+
+    refused, one, other, late = (first.hand_over() for _ in range(4))
+    with pytest.raises(Conflict):
+        await database.write(write, refused, fails=True)
+    await database.write(write, one, other)
+    await database.write(write, late, first.hand_over())
+    assert first.is_written
+    assert len(written) == 2
 
 
 @pytest.mark.parametrize("new_database", ["sqlite"], indirect=True)  # A copy is made by copying its file.

@@ -67,6 +67,18 @@ class _Head(msgspec.Struct, frozen=True):
     room_id: str
 
 
+class _Hashes(msgspec.Struct, frozen=True):
+    sha256: str = ""
+
+
+class _Identity(msgspec.Struct, frozen=True):
+    """What tells an event from others and does not change when it is delivered again, as `unsigned` does."""
+
+    room_id: str = ""
+    event_id: str = ""
+    hashes: _Hashes | None = None
+
+
 @dataclass(slots=True)
 class _Answers:
     """The last answers to a server, by the hash of the transaction id."""
@@ -74,7 +86,7 @@ class _Answers:
     next: int
     by_name: dict[bytes, bytes]
     unsure: dict[bytes, bytes]
-    """Of what was being taken in when the server died: hashes of what was delivered."""
+    """Of what was being taken in when the server died: hashes of the events that were delivered."""
 
     def find(self, name: bytes, body: bytes) -> bytes | None:
         """What was answered; what the server died over is taken again if it comes again, and nothing else for it."""
@@ -146,7 +158,8 @@ class Transactions:
             raise Forbidden("The origin is not the server that signed the request.")
         if len(sent.pdus) > MOST_PDUS or len(sent.edus) > MOST_EDUS:
             raise TooLarge(f"A transaction has at most {MOST_PDUS} PDUs and {MOST_EDUS} EDUs.")
-        name, body = _hash(txn_id.encode("utf-8", "surrogatepass")), _hash(*sent.pdus, b"", *sent.edus)
+        # What else was told is taken again with the events: it makes no difference to be told twice.
+        name, body = _hash(txn_id.encode("utf-8", "surrogatepass")), _hash(*sorted(map(_identity, sent.pdus)))
         task = self._under_way.get((origin, name))
         if task is None:
             answers = self._answers.get(origin)
@@ -179,10 +192,11 @@ class Transactions:
         answers = self._answers.get(origin)
         if answers is None:
             kept = await self._database.read(deliveries.list_answers, origin)
+            last = {one.name: one for one in kept}  # What was taken again was answered again.
             answers = _Answers(
                 kept[-1].number + 1 if kept else 0,
-                {one.name: one.answer for one in kept},
-                {one.name: one.body for one in kept if one.body},
+                {name: one.answer for name, one in last.items()},
+                {name: one.body for name, one in last.items() if one.body},
             )
             self._answers.put(origin, answers)
         return answers
@@ -217,7 +231,7 @@ class Transactions:
             with self._lines.staging([room.room_id for room, _ in staged]) as staging:
                 numbers = await self._database.write(self._stage, kept, staged)
                 staging.end([(room, number) for (room, _), number in zip(staged, numbers, strict=True)], origin, places)
-        elif any(results.values()) or (first.is_claimed and not is_as_expected):
+        elif any(results.values()) or (first.is_handed_over and not is_as_expected):
             await self._database.write(deliveries.keep_answers, [kept])
         elif not is_as_expected:
             # Nothing was stored. Should the answer be lost, what comes again gives the same.
@@ -245,7 +259,7 @@ class Transactions:
                 found.outcomes["early" if is_kept else "unknown_room"] += len(of_room)
                 if not is_kept:
                     unknown = {"error": "This server does not know the room."}
-                    found.results.update((one, unknown) for pdu in of_room for one in possible_ids(pdu))
+                    found.results.update(dict.fromkeys(await possible_ids(of_room), unknown))
             elif self._server_name not in room.servers:
                 is_kept = self._early.keep(origin, room_id, of_room)
                 reason = "This server is not in the room" + (" yet." if is_kept else ".")
@@ -311,9 +325,11 @@ class Transactions:
         await self._database.write(deliveries.keep_answers, unkept)
 
     def _stage(self, tx: WriteTx, answered: Answered, staged: Sequence[tuple[HotRoom, bytes]]) -> list[int]:
-        deliveries.keep_answers(tx, [answered])
         rows = [(room.room_nid or 0, pdu) for room, pdu in staged]
-        return deliveries.stage(tx, rows, answered.origin, now=answered.answered_ts)
+        # First the positions, then the answer, as whoever writes events does: otherwise each might wait for the other.
+        numbers = deliveries.stage(tx, rows, answered.origin, now=answered.answered_ts)
+        deliveries.keep_answers(tx, [answered])
+        return numbers
 
     def _tell(self, origin: ServerName, sorted_: _Sorted, staged: int) -> None:
         self._metrics.transactions_received.labels("staged" if staged else "taken").inc()
@@ -325,6 +341,15 @@ class Transactions:
 
 def _hash(*parts: bytes) -> bytes:
     return hashlib.sha256(b"\0".join(parts)).digest()[: deliveries.NAME]
+
+
+def _identity(pdu: bytes) -> bytes:
+    """By what an event is known when it is delivered again; what is none is like all others that are none."""
+    try:
+        found = msgspec.json.decode(pdu, type=_Identity)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return b""
+    return _encode((found.room_id, found.event_id, "" if found.hashes is None else found.hashes.sha256))
 
 
 def _expected(places: Sequence[Place]) -> bytes:

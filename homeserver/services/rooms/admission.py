@@ -130,7 +130,7 @@ class Admission:
         but = intake.relayed.get(event_id)
         is_plain = new.placement is None and not event.redacts and but is None and event_id not in intake.staged
         also = None if is_plain else settle([new], relay_to_all_but=but)
-        if (first := intake.claim_first()) is not None:
+        if (first := intake.hand_over_first()) is not None:
             also = _with_first(first, also)
         batch = Batch(room, [new], also=also, now=self._clock.now())
         intake.writing.append(self._writer.write(batch))

@@ -91,6 +91,8 @@ class _Wanted:
     """Events that wait; None stands for all that do so in the room."""
 
     event_ids: dict[EventId, None] | None
+    has_news: bool = False
+    """Whether some were told since the last search began, which may have looked already."""
 
 
 class Gaps:
@@ -132,6 +134,7 @@ class Gaps:
         wanted = by_server.pop(server, None) or _Wanted({})
         told = (wanted.event_ids or {}) | dict.fromkeys(event_ids)
         wanted.event_ids = dict.fromkeys([*told][-_TOLD:])
+        wanted.has_news = True
         by_server[server] = wanted
         while len(by_server) > _TOLD_BY:
             del by_server[next(iter(by_server))]
@@ -180,21 +183,30 @@ class Gaps:
             queued = self._queued.setdefault(server, {})
             if len(queued) < _MOST_QUEUED:
                 queued[room_id] = None
-        elif self._searches.begin((room_id, server), partial(self._search, room_id, server)) is not None:
+            return
+        self._queued.get(server, {}).pop(room_id, None)
+        task = self._searches.begin((room_id, server), partial(self._search, room_id, server))
+        if task is not None:
             self._busy[server] += 1
+            task.add_done_callback(lambda _: self._go_on(room_id, server))
 
     async def _search(self, room_id: RoomId, server: ServerName) -> bool:
-        try:
-            wanted = self._wanted_in(room_id).get(server, _Wanted({}))
-            is_filled = await self._fill(room_id, server, wanted)
-            await self._forget_placed(room_id, server, wanted, is_filled=is_filled)
-            self._metrics.gaps.labels("filled" if is_filled else "left").inc()
-            return is_filled
-        finally:
-            self._busy[server] -= 1
-            if not self._busy[server]:
-                del self._busy[server]
-            self._begin_next(server)
+        wanted = self._wanted_in(room_id).get(server, _Wanted({}))
+        wanted.has_news = False
+        is_filled = await self._fill(room_id, server, wanted)
+        await self._forget_placed(room_id, server, wanted, is_filled=is_filled)
+        self._metrics.gaps.labels("filled" if is_filled else "left").inc()
+        return is_filled
+
+    def _go_on(self, room_id: RoomId, server: ServerName) -> None:
+        """A search is over: begin what had to wait for its end."""
+        self._busy[server] -= 1
+        if not self._busy[server]:
+            del self._busy[server]
+        self._begin_next(server)
+        wanted = self._wanted_in(room_id).get(server)
+        if wanted is not None and wanted.has_news and not self._searches.is_resting((room_id, server)):
+            self._begin(room_id, server)  # Behind the others: it was there already.
 
     async def _fill(self, room_id: RoomId, server: ServerName, wanted: _Wanted) -> bool:
         """Ask one server after the other, this one first; whether none of the events waits any more."""

@@ -16,22 +16,27 @@ from homeserver.storage.events import Standing, StoredEvent
 class FirstWrite:
     """Statements for the first transaction that writes something of a delivery.
 
-    Whatever of it is in the database after a crash, they are. Transactions come in the order of their handing over.
+    Whatever of it is in the database after a crash, they are. What is handed over has them with it until one of the
+    transactions is committed: those before may fail.
     """
 
     def __init__(self, statements: Callable[[WriteTx], None]) -> None:
         self._statements = statements
-        self.is_claimed = False
+        self._last: WriteTx | None = None
+        self.is_handed_over = False
         self.is_written = False
 
-    def claim(self) -> Callable[[WriteTx], None] | None:
-        """What is to be done in the transaction that is handed over next; nothing unless it is the first."""
-        if self.is_claimed:
+    def hand_over(self) -> Callable[[WriteTx], None] | None:
+        """What is to be done in the transaction that is handed over next; nothing once it is committed."""
+        if self.is_written:
             return None
-        self.is_claimed = True
+        self.is_handed_over = True
         return self._write
 
     def _write(self, tx: WriteTx) -> None:
+        if self.is_written or self._last is tx:
+            return  # Several parts of a delivery may be in one transaction.
+        self._last = tx
         self._statements(tx)
         tx.on_commit(self._note)
 
@@ -61,9 +66,9 @@ class Intake:
     first: FirstWrite | None = None
     """What is to be written with the first of it."""
 
-    def claim_first(self) -> Callable[[WriteTx], None] | None:
+    def hand_over_first(self) -> Callable[[WriteTx], None] | None:
         """What the transaction that is handed over next has to write as well."""
-        return None if self.first is None else self.first.claim()
+        return None if self.first is None else self.first.hand_over()
 
     def is_placed(self, event_id: EventId) -> bool:
         """Whether nothing is to be done for the event any more."""

@@ -48,7 +48,7 @@ class WaitingEvents:
         """Let what has to wait do so in the database."""
         if intake.waiting:
             self._calm.discard(room.room_id)
-            await self._database.write(_keep, room, list(intake.waiting.values()), intake.claim_first())
+            await self._database.write(_keep, room, list(intake.waiting.values()), intake.hand_over_first())
 
     async def _followers(self, room: HotRoom, event_id: EventId, intake: Intake) -> set[EventId]:
         """Some of what waited for this event, directly or not."""
