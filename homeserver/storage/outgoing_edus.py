@@ -167,8 +167,8 @@ def remove_many(tx: WriteTx, delivered: Iterable[tuple[ServerName, int]]) -> Non
 def supersede(tx: WriteTx, servers: Collection[ServerName], *, under_way: Collection[int], limit: int) -> int:
     """Leave each of the servers the newest change of each user's devices, and of their keys.
 
-    How many others went, `limit` at most. Who gets it sees that it misses the one before, and fetches the whole list, keys included. What is in transactions
-    that are under way, by position, stays as it is.
+    How many others went, `limit` at most. Who gets it sees that it misses the one before, and fetches the whole list,
+    keys included. What is in transactions that are under way, by position, stays as it is.
     """
     values = {"servers": list(servers), "under_way": under_way, "kept": 1, "limit": limit}
     return tx.connection.execute(_SUPERSEDE, values).rowcount

@@ -1,6 +1,6 @@
 """Limits are of people and servers: whatever can be varied at will in a request makes them no larger."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from itertools import count, cycle, islice
 from pathlib import Path
@@ -12,7 +12,9 @@ import pytest
 
 from homeserver.app.application import Application
 from homeserver.config.model import Config, Limits
+from homeserver.matrix.identifiers import RoomId, ServerName
 from homeserver.services.auth.limits import RATES
+from homeserver.storage import room_servers
 from tests.client import Client
 from tests.world import StoppedClock, User, World, running, settings
 
@@ -252,3 +254,44 @@ async def test_servers_whose_keys_are_asked_for_are_counted_and_not_the_requests
         return await limited.client.send("POST", "/_matrix/key/v2/query", json=body)
 
     assert await allowed([ask], 15) * 20 <= at_most("keys")
+
+
+async def in_a_room(world: World, alice: User, servers: Sequence[str]) -> None:
+    """A room of alice's in which these servers have users."""
+    room_nid = await world.container.hot.nid_of(RoomId(await alice.create_room()))
+    await world.container.database.write(room_servers.replace, room_nid, list(map(ServerName, servers)), 1)
+
+
+@pytest.mark.trust("C10", "C19", "R5")
+async def test_servers_nobody_knows_are_counted_where_messages_go_to_devices_of_theirs(limited: World) -> None:
+    alice = await limited.user("alice")
+    number = count()
+
+    def to(servers: Iterable[str], sender: User) -> Awaitable[httpx2.Response]:
+        messages: Json = {f"@u:{server}": {"*": {}} for server in servers}
+        return sender.put(f"/sendToDevice/m.test/{next(number)}", {"messages": messages})
+
+    members = [f"s{number}.test" for number in range(5000)]
+    await in_a_room(limited, alice, members)
+    for _ in range(3):
+        assert (await to(members, alice)).status_code == 200
+    answer = await to([f"invented{number}.test" for number in range(10_000)], alice)
+    assert (answer.status_code, answer.json()["errcode"]) == (400, "M_INVALID_PARAM")
+    strangers = (f"stranger{next(number)}.test" for _ in count())
+    requests = await allowed([lambda: to([*members[:10], *islice(strangers, 10)], alice)], 30)
+    assert requests * 10 <= at_most("strangers_by_user")
+    # Whoever sends to many at once makes up for it.
+    bob = await limited.user("bob")
+    assert (await to(islice(strangers, 1000), bob)).status_code == 200
+    limited.clock.advance(500)
+    assert (await to(islice(strangers, 1), bob)).status_code == 429
+    limited.clock.advance(500)
+    assert (await to(islice(strangers, 1), bob)).status_code == 200
+
+
+@pytest.mark.trust("C10")
+async def test_requests_to_send_messages_to_devices_are_counted(limited: World) -> None:
+    alice = await limited.user("alice")
+    number = count()
+    body: Json = {"messages": {alice.user_id: {"*": {}}}}
+    assert await allowed([lambda: alice.put(f"/sendToDevice/m.test/{next(number)}", body)], 350) <= at_most("to_device")

@@ -49,6 +49,8 @@ RATES = {
     "keys": Rate(5, 200),
     "claim": Rate(50, 5000),  # One-time keys of others' devices.
     "lookup": Rate(20, 500),
+    "to_device": Rate(30, 300),
+    "strangers_by_user": Rate(1, 100),  # Servers without a room in common with this one that messages are sent to.
 }
 """Of users and of addresses."""
 
@@ -85,12 +87,11 @@ class Limits:
     def take(self, name: str, key: str, count: int = 1) -> None:
         """Take tokens of a bucket. Raises `LimitExceeded` if there are too few; then none is taken.
 
-        What takes more than a bucket can hold is done by who has a full one.
+        What takes more than a bucket can hold is done by who has a full one, and is to be made up for after that.
         """
         if not self._enabled:
             return
         rate = self._rates[name]
-        count = min(count, rate.burst)
         now = self._clock.monotonic()
         bucket = self._buckets.get((name, key))
         if bucket is None:
@@ -98,8 +99,9 @@ class Limits:
             self._buckets.put((name, key), bucket)
         bucket.tokens = min(rate.burst, bucket.tokens + (now - bucket.filled) * rate.per_second)
         bucket.filled = now
-        if bucket.tokens < count:
-            raise LimitExceeded(int((count - bucket.tokens) / rate.per_second * 1000) + 1)
+        needed = min(count, rate.burst)
+        if bucket.tokens < needed:
+            raise LimitExceeded(int((needed - bucket.tokens) / rate.per_second * 1000) + 1)
         bucket.tokens -= count
 
 

@@ -123,6 +123,11 @@ ENDPOINTS = [
     Endpoint("POST", "/keys/device_signing/upload", device_signing, auth=USER, limit=None, body=CrossSigning),
     Endpoint("POST", "/keys/signatures/upload", signatures, auth=USER, limit=None, body=JsonObject),
     Endpoint(
-        "PUT", "/sendToDevice/{event_type}/{txn_id}", send_to_device, auth=USER_OR_GUEST, limit=None, body=Messages
+        "PUT",
+        "/sendToDevice/{event_type}/{txn_id}",
+        send_to_device,
+        auth=USER_OR_GUEST,
+        limit="to_device",
+        body=Messages,
     ),
 ]
