@@ -235,6 +235,15 @@ async def test_one_time_keys_are_counted_and_not_the_requests_for_them(limited: 
     assert RATES["claim"].burst - 900 < keys <= at_most("claim")
 
 
+@pytest.mark.trust("C10", "C21")
+async def test_a_claim_that_is_too_large_takes_nothing(limited: World) -> None:
+    alice = await limited.user("alice")
+    for size, status in ((10_001, 400), (10_000, 200), (1, 429)):
+        wanted = {"@bob:localhost": {f"D{number}": "signed_curve25519" for number in range(size)}}
+        answer = await alice.post("/keys/claim", {"one_time_keys": wanted})
+        assert answer.status_code == status
+
+
 @pytest.mark.trust("C10")
 async def test_a_limit_lets_in_as_many_again_as_time_has_passed_for(limited: World) -> None:
     body = {"type": "m.login.password", "user": "nobody", "password": "wrong"}
