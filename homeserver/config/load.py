@@ -9,6 +9,7 @@ from ipaddress import ip_network
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -156,14 +157,16 @@ def _federation_contradictions(config: Config) -> Faults:
     for name, address in federation.addresses.items():
         if not _SERVER_NAME.fullmatch(name):
             faults.append(("federation.addresses", f"{name} is no server name"))
-        if not _SERVER_NAME.fullmatch(address) or not re.search(r":[0-9]+$", address):
+        if not _SERVER_NAME.fullmatch(address) or not _has_port(address):
             faults.append(("federation.addresses", f"{address} is no address with a port, like 10.0.0.5:8448"))
     for cidr in federation.allowed_ranges:
-        try:
-            ip_network(cidr)
-        except ValueError:
+        if not _is_range(cidr):
             faults.append(("federation.allowed_ranges", f"{cidr} is no range of addresses, like 10.1.0.0/16"))
-    if federation.proxy is not None and not _PROXY.fullmatch(federation.proxy):
+    for pattern in federation.no_proxy:
+        if "/" in pattern and not _is_range(pattern):
+            fault = f"{pattern} is no range of addresses, like 10.1.0.0/16"
+            faults.append(("federation.no_proxy", fault))
+    if federation.proxy is not None and not _is_proxy(federation.proxy):
         faults.append(("federation.proxy", "must be like http://host:3128 or https://host:3129"))
     for notary in federation.notaries:
         if not _SERVER_NAME.fullmatch(notary):
@@ -173,3 +176,23 @@ def _federation_contradictions(config: Config) -> Faults:
     if any(contact.matrix_id is None and contact.email_address is None for contact in well_known.contacts):
         faults.append(("well_known.contacts", "each needs a matrix_id or an email_address"))
     return faults
+
+
+def _has_port(address: str) -> bool:
+    port = re.search(r":([0-9]{1,5})$", address)
+    return port is not None and 0 < int(port[1]) <= 65535
+
+
+def _is_range(text: str) -> bool:
+    try:
+        ip_network(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_proxy(url: str) -> bool:
+    try:
+        return _PROXY.fullmatch(url) is not None and urlsplit(url).port != 0
+    except ValueError:  # There is no such port, or address.
+        return False

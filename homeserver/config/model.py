@@ -50,7 +50,12 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     rate_limits: Annotated[bool, Meta(description="Whether too many requests are refused. Off is for tests.")] = True
     server_rates: Annotated[
         float,
-        Meta(gt=0, le=1000, description="How often another server may ask, as a multiple of what is usual."),
+        Meta(
+            gt=0,
+            le=1000,
+            description="How often another server may ask, as a multiple of what is usual: of all requests that it "
+            "signs, below `/_matrix/federation/`. (Others, as for keys, count for the network they come from.)",
+        ),
     ] = 1.0
     body_bytes: Annotated[Positive, Meta(description="Largest JSON request body.")] = 1_048_576
     upload_bytes: Annotated[Positive, Meta(description="Largest media upload.")] = 52_428_800

@@ -52,6 +52,15 @@ async def finish(work: Coroutine[Any, Any, T]) -> T:
         raise
 
 
+async def contained(work: Coroutine[Any, Any, Any], on_error: Callable[[BaseException], None]) -> bool:
+    """Run `work`, whose failure must end nothing else: it is told to `on_error`. Whether it did not fail."""
+    outcomes: tuple[Any] = await asyncio.gather(work, return_exceptions=True)
+    errors = [one for one in outcomes if isinstance(one, BaseException)]
+    for error in errors:
+        on_error(error)
+    return not errors
+
+
 class KeyedLocks(Generic[K]):
     """One mutual exclusion per key, or so many at once; a key costs nothing while nobody holds or awaits it."""
 

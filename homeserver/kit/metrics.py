@@ -104,7 +104,7 @@ class Metrics:
         )
         self.requests_sent = Counter(
             "homeserver_federation_requests_sent",
-            "Requests to other servers, by what came of them.",
+            "Requests to other servers, without those for pages elsewhere, by what came of them.",
             ["operation", "outcome"],
             registry=self.registry,
         )

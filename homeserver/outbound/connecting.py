@@ -128,7 +128,12 @@ class Wire(asyncio.Protocol):
         if self._transport is None or self._chunks or self._is_over:
             raise ConnectionResetError("The connection has ended.")
         # Python sends no SNI for an address, and compares it with the addresses of the certificate.
-        transport = await asyncio.get_running_loop().start_tls(self._transport, self, context, server_hostname=name)
+        try:
+            transport = await asyncio.get_running_loop().start_tls(self._transport, self, context, server_hostname=name)
+        except TypeError as error:
+            # Before Python 3.11.8, asyncio stumbles where TLS within TLS fails, while it is about to tell why.
+            reason = error.__context__
+            raise reason if isinstance(reason, OSError) else ConnectionResetError("TLS failed.") from None
         assert transport is not None
         self._transport = transport
 
@@ -278,9 +283,13 @@ class Connector:
                     winner = next((one for one in done if one.result().wire is not None), None)
                 for one in pending:
                     one.cancel()
+        except BaseException:
+            winner = None  # The time is up while the losers are waited for: nobody gets it.
+            raise
         finally:
             for one in trying:
-                if one is not winner and one.done() and not one.cancelled() and (late := one.result().wire) is not None:
+                is_late = one is not winner and one.done() and not one.cancelled() and one.exception() is None
+                if is_late and (late := one.result().wire) is not None:
                     late.abort()
         wire = None if winner is None else winner.result().wire
         if winner is None or wire is None:
@@ -307,6 +316,8 @@ class Connector:
 
         What would be refused here is refused all the same, if it is known here; only the proxy can judge the rest.
         """
+        if not is_given and _is_near(service.host):
+            raise Unreachable(f"{service.host} is not to be connected to: it is another host for each who asks.")
         if _literal(service.host) is not None or (await self._find(service.host)):
             await self._addresses(service, is_given=is_given)
         host = f"[{service.host}]" if ":" in service.host else service.host
@@ -401,6 +412,12 @@ def _wake(waiting: "asyncio.Future[None] | None") -> None:
 
 def _literal(host: str) -> Address | None:
     return find_literal(f"[{host}]" if ":" in host else host)
+
+
+def _is_near(host: str) -> bool:
+    """Whether a name leads to the proxy itself, or to a host beside it: what all can reach has no such name."""
+    name = host.removesuffix(".").lower()
+    return _literal(host) is None and ("." not in name or name.endswith(".localhost"))
 
 
 def _words(error: Exception) -> str:

@@ -29,6 +29,7 @@ _SHORTEST_S = 60.0
 _FAILED_S = 300.0
 _DOUBTFUL_S = 600.0
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?", re.IGNORECASE)
+_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*", re.IGNORECASE)
 _MAX_AGE = re.compile(r"(?:^|[\s,])max-age\s*=\s*\"?([0-9]{1,10})", re.IGNORECASE)
 _NOT_KEPT = re.compile(r"(?:^|[\s,])no-(?:store|cache)(?:$|[\s,=])", re.IGNORECASE)
 
@@ -192,9 +193,13 @@ def split(server_name: str) -> tuple[str, int | None]:
 
 
 def is_host(name: str) -> bool:
-    """Whether the DNS could have an address for the name."""
-    name = name.removesuffix(".")
-    return 0 < len(name) <= 253 and all(_LABEL.fullmatch(label) for label in name.split("."))
+    """Whether the DNS could have an address for the name.
+
+    What ends in a number is none: many, proxies among them, read it as an address (`127.1`, `0x7f.1`, `2130706433`).
+    """
+    labels = name.removesuffix(".").split(".")
+    is_good = len(".".join(labels)) <= 253 and all(_LABEL.fullmatch(label) for label in labels)
+    return is_good and _NUMBER.fullmatch(labels[-1]) is None
 
 
 def lifetime_s(headers: Mapping[str, str], now: int) -> float | None:

@@ -78,7 +78,7 @@ _REMOVE = delete(outgoing_edus).where(
 
 
 def _those_behind(edu_types: Sequence[str]) -> Delete:
-    """A statement that removes what is not among the newest of its kind, for servers, of each user."""
+    """A statement that removes some of what is not among the newest of its kind, for servers, of each user."""
     place = func.row_number().over(
         partition_by=(outgoing_edus.c.destination, outgoing_edus.c.edu_type, outgoing_edus.c.user_id),
         order_by=outgoing_edus.c.position.desc(),
@@ -93,7 +93,12 @@ def _those_behind(edu_types: Sequence[str]) -> Delete:
         )
         .subquery()
     )
-    behind = select(placed.c.position).where(placed.c.place > bindparam("kept"))
+    behind = (
+        select(placed.c.position)
+        .where(placed.c.place > bindparam("kept"))
+        .order_by(placed.c.position)
+        .limit(bindparam("limit"))
+    )
     return delete(outgoing_edus).where(outgoing_edus.c.position.in_(behind))
 
 
@@ -159,19 +164,22 @@ def remove_many(tx: WriteTx, delivered: Iterable[tuple[ServerName, int]]) -> Non
     tx.connection.execute(_REMOVE, [{"to": server, "at": position} for server, position in delivered])
 
 
-def supersede(tx: WriteTx, servers: Collection[ServerName], *, under_way: Collection[int]) -> int:
-    """Leave each of the servers the newest change of each user's devices, and of their keys; how many others went.
+def supersede(tx: WriteTx, servers: Collection[ServerName], *, under_way: Collection[int], limit: int) -> int:
+    """Leave each of the servers the newest change of each user's devices, and of their keys.
 
-    Who gets it sees that it misses the one before, and fetches the whole list, keys included. What is in transactions
-    that are under way, by position, stays as it is.
+    How many others went, `limit` at most. Who gets it sees that it misses the one before, and fetches the whole list,
+    keys included. What is in transactions that are under way, by position, stays as it is.
     """
-    values = {"servers": list(servers), "under_way": under_way, "kept": 1}
+    values = {"servers": list(servers), "under_way": under_way, "kept": 1, "limit": limit}
     return tx.connection.execute(_SUPERSEDE, values).rowcount
 
 
 def drop_oldest(
-    tx: WriteTx, servers: Collection[ServerName], *, under_way: Collection[int], kept: int
+    tx: WriteTx, servers: Collection[ServerName], *, under_way: Collection[int], kept: int, limit: int
 ) -> Counter[ServerName]:
-    """Leave each of the servers so many messages to devices of each user, the newest; how many others went."""
-    values = {"servers": list(servers), "under_way": under_way, "kept": kept}
+    """Leave each of the servers so many messages to devices of each user, the newest.
+
+    How many others went, `limit` at most together.
+    """
+    values = {"servers": list(servers), "under_way": under_way, "kept": kept, "limit": limit}
     return Counter(ServerName(name) for name in tx.connection.execute(_DROP, values).scalars())

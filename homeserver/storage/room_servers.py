@@ -89,12 +89,25 @@ _ROOMS = select(room_servers.c.room_nid).where(
 )
 _LONGEST = _OPEN.order_by(room_servers.c.since, room_servers.c.server_name).limit(bindparam("limit"))
 _REMOVE_SOME = some_of_room(room_servers)
+_KNOWN = (
+    select(room_servers.c.server_name)
+    .where(room_servers.c.server_name.in_(bindparam("servers", expanding=True)))
+    .distinct()
+)
 _NEIGHBOURS = select(room_servers.c.server_name).where(text("until IS NULL")).distinct()
 
 
 def list_neighbours(tx: ReadTx) -> set[ServerName]:
     """The other servers that are in any room."""
     return {ServerName(name) for name in tx.connection.execute(_NEIGHBOURS).scalars()}
+
+
+def find_known(tx: ReadTx, servers: Iterable[ServerName]) -> set[ServerName]:
+    """Those of the servers that are in any room, or have been."""
+    found: set[ServerName] = set()
+    for part in chunks(servers):
+        found.update(map(ServerName, tx.connection.execute(_KNOWN, {"servers": part}).scalars()))
+    return found
 
 
 def list_open(tx: ReadTx, room_nid: int) -> set[ServerName]:

@@ -1,6 +1,6 @@
 """Limits are of people and servers: whatever can be varied at will in a request makes them no larger."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from itertools import count, cycle, islice
 from pathlib import Path
@@ -12,7 +12,9 @@ import pytest
 
 from homeserver.app.application import Application
 from homeserver.config.model import Config, Limits
+from homeserver.matrix.identifiers import RoomId, ServerName
 from homeserver.services.auth.limits import RATES, RATES_OF_SERVERS
+from homeserver.storage import room_servers
 from tests.client import Client
 from tests.world import StoppedClock, User, World, running, settings
 
@@ -233,6 +235,15 @@ async def test_one_time_keys_are_counted_and_not_the_requests_for_them(limited: 
     assert RATES["claim"].burst - 900 < keys <= at_most("claim")
 
 
+@pytest.mark.trust("C10", "C21")
+async def test_a_claim_that_is_too_large_takes_nothing(limited: World) -> None:
+    alice = await limited.user("alice")
+    for size, status in ((10_001, 400), (10_000, 200), (1, 429)):
+        wanted = {"@bob:localhost": {f"D{number}": "signed_curve25519" for number in range(size)}}
+        answer = await alice.post("/keys/claim", {"one_time_keys": wanted})
+        assert answer.status_code == status
+
+
 @pytest.mark.trust("C10")
 async def test_a_limit_lets_in_as_many_again_as_time_has_passed_for(limited: World) -> None:
     body = {"type": "m.login.password", "user": "nobody", "password": "wrong"}
@@ -252,3 +263,44 @@ async def test_all_ways_to_ask_for_keys_of_servers_draw_on_one_limit(limited: Wo
         lambda: limited.client.send("POST", "/_matrix/key/v2/query", json={"server_keys": {}}),
     ]
     assert await allowed(ways, 250) <= RATES_OF_SERVERS["keys"].burst * 1.1
+
+
+async def in_a_room(world: World, alice: User, servers: Sequence[str]) -> None:
+    """A room of alice's in which these servers have users."""
+    room_nid = await world.container.hot.nid_of(RoomId(await alice.create_room()))
+    await world.container.database.write(room_servers.replace, room_nid, list(map(ServerName, servers)), 1)
+
+
+@pytest.mark.trust("C10", "C19", "R5")
+async def test_servers_nobody_knows_are_counted_where_messages_go_to_devices_of_theirs(limited: World) -> None:
+    alice = await limited.user("alice")
+    number = count()
+
+    def to(servers: Iterable[str], sender: User) -> Awaitable[httpx2.Response]:
+        messages: Json = {f"@u:{server}": {"*": {}} for server in servers}
+        return sender.put(f"/sendToDevice/m.test/{next(number)}", {"messages": messages})
+
+    members = [f"s{number}.test" for number in range(5000)]
+    await in_a_room(limited, alice, members)
+    for _ in range(3):
+        assert (await to(members, alice)).status_code == 200
+    answer = await to([f"invented{number}.test" for number in range(10_000)], alice)
+    assert (answer.status_code, answer.json()["errcode"]) == (400, "M_INVALID_PARAM")
+    strangers = (f"stranger{next(number)}.test" for _ in count())
+    requests = await allowed([lambda: to([*members[:10], *islice(strangers, 10)], alice)], 30)
+    assert requests * 10 <= at_most("strangers_by_user")
+    # Whoever sends to many at once makes up for it.
+    bob = await limited.user("bob")
+    assert (await to(islice(strangers, 1000), bob)).status_code == 200
+    limited.clock.advance(500)
+    assert (await to(islice(strangers, 1), bob)).status_code == 429
+    limited.clock.advance(500)
+    assert (await to(islice(strangers, 1), bob)).status_code == 200
+
+
+@pytest.mark.trust("C10")
+async def test_requests_to_send_messages_to_devices_are_counted(limited: World) -> None:
+    alice = await limited.user("alice")
+    number = count()
+    body: Json = {"messages": {alice.user_id: {"*": {}}}}
+    assert await allowed([lambda: alice.put(f"/sendToDevice/m.test/{next(number)}", body)], 350) <= at_most("to_device")

@@ -276,6 +276,28 @@ async def test_keys_of_a_hostile_server_are_shown_only_as_far_as_they_are_good(w
     assert (await query(alice, {BOB: ["NOSUCH"]}))["device_keys"] == {}
 
 
+@pytest.mark.trust("C21")
+async def test_keys_of_all_devices_of_a_large_room_are_claimed_at_once(world: World, peer: Peer) -> None:
+    alice = await world.user("alice")
+    keys = one_time("k")
+
+    def give(seen: Seen) -> Json:
+        return {"one_time_keys": {user: dict.fromkeys(of, keys) for user, of in seen.content["one_time_keys"].items()}}
+
+    peer.on("POST", CLAIM, give)
+    here = {f"@u{number}:a.test": {"D": "signed_curve25519"} for number in range(1500)}
+    there = {f"@u{number}:b.example": dict.fromkeys("ABCDEFG", "signed_curve25519") for number in range(300)}
+    await upload(alice, one_time_keys=keys)
+    own = {alice.user_id: {alice.device_id: "signed_curve25519"}}
+    claimed = (await alice.post("/keys/claim", {"one_time_keys": here | there | own})).json()
+    assert claimed["failures"] == {}
+    assert claimed["one_time_keys"] == {user: dict.fromkeys(of, keys) for user, of in (there | own).items()}
+    sizes = [sum(map(len, seen.content["one_time_keys"].values())) for seen in peer.seen if seen.target == CLAIM]
+    assert sorted(sizes) == [100, 1000, 1000]
+    answer = await alice.post("/keys/claim", {"one_time_keys": {BOB: dict.fromkeys(map(str, range(10_001)), "x")}})
+    assert (answer.status_code, answer.json()["errcode"]) == (400, "M_INVALID_PARAM")
+
+
 async def test_claimed_keys_are_those_that_were_asked_for(world: World, peer: Peer) -> None:
     alice = await world.user("alice")
     keys = one_time("k")

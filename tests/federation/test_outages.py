@@ -100,5 +100,30 @@ async def test_messages_to_devices_wait_until_there_are_too_many_of_one_user(sta
     assert [content["n"] for _, content in stage.b.edus] == [0, 1, 2, *range(9_553, 10_053)]
 
 
+@pytest.mark.behaviours("SS-TXN-03")
+@pytest.mark.trust("C19", "R6")
+async def test_who_takes_what_is_sent_loses_nothing_however_slowly(stage: Stage) -> None:
+    database = stage.world.container.database
+    stage.network.peers[B].awake.clear()
+    await stage.say("one")
+    await database.write(outgoing_edus.add_many, [message(B, number) for number in range(10_053)])
+    await stage.say("two")
+    await eventually(lambda: _said(stage), lambda bodies: "two" in bodies)
+
+    async def counted() -> bool:
+        total = await waits_for(database, B)
+        return f"homeserver_federation_edus_waiting {total}.0" in (await stage.world.client.get("/metrics")).text
+
+    # What waits is counted after what is done each minute, and each hour.
+    for number, seconds in enumerate((61, 61, 3601, 61), 10_053):
+        await database.write(outgoing_edus.add_many, [message(B, number)])
+        stage.network.clock.advance(seconds)
+        await eventually(counted, lambda found: found)
+        assert await waits_for(database, B) == number + 1
+    stage.network.peers[B].awake.set()
+    await eventually(lambda: waits_for(database, B), lambda waiting: waiting == 0)
+    assert [content["n"] for _, content in stage.b.edus] == list(range(10_057))
+
+
 async def _said(stage: Stage) -> list[str]:
     return stage.c.bodies

@@ -1,5 +1,6 @@
 """What is sent to other servers: everything, in order, once; and nothing stops it for others."""
 
+import asyncio
 import itertools
 import json
 import re
@@ -543,6 +544,30 @@ async def test_after_having_been_away_this_server_gives_a_sign_of_life(stage: St
     stage.world = await stage.network.server("a.test")
     await until(lambda: len(stage.b.taken) == offered + 2 and len(stage.c.taken) == offered + 2)
     assert stage.b.taken[-1][1]["pdus"] == []
+
+
+@pytest.mark.trust("F32", "R8")
+async def test_a_server_that_is_always_busy_and_keeps_up_has_no_old_backlog(stage: Stage) -> None:
+    may_take = asyncio.Semaphore(0)
+
+    async def take(seen: Seen) -> Any:
+        await may_take.acquire()
+        return stage.b.answer(seen)
+
+    stage.b.peer.on("PUT", SEND, take)
+    await stage.say("0")
+    await until(lambda: len(stage.b.peer.seen) > 0)
+    for number in range(1, 6):
+        stage.network.clock.advance(MINUTE)
+        # There is something new whenever it has taken something.
+        await stage.say(str(number))
+        await until(lambda count=number: len(stage.c.bodies) == count + 1)  # type: ignore[misc]
+        may_take.release()
+        await until(lambda count=number: len(stage.b.bodies) == count)  # type: ignore[misc]
+    text = (await stage.world.client.get("/metrics")).text
+    [age] = re.findall(r'homeserver_federation_oldest_backlog_seconds{state="live"} (\S+)', text)
+    assert 0 < float(age) <= MINUTE * 1.5
+    may_take.release()
 
 
 @pytest.mark.trust("F32", "R8")

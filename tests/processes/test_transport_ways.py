@@ -260,6 +260,18 @@ async def test_a_proxy_may_be_spoken_to_by_tls_and_must_prove_its_name_then(auth
     assert peer.names == ["a.test"]  # One connection, used twice.
 
 
+@pytest.mark.trust("C34")
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {"use_uvloop": one}) for one in (True, False)])
+async def test_a_proxy_that_is_spoken_to_by_tls_cannot_stand_in_for_a_server(authority: Authority) -> None:
+    certificate = authority.issue("127.0.0.9", to="proxy")
+    async with tls_peer(authority.issue("b.test").server_context(), ok()) as peer:
+        async with proxy_to(certificate.server_context(), a_test=peer.port) as proxy:
+            async with transport_to(authority, proxy=f"https://127.0.0.9:{proxy.port}") as transport:
+                with pytest.raises(Unreachable, match=r"does not prove a\.test"):
+                    await ask(transport, f"a.test:{peer.port}")
+    assert peer.bytes_read == 0
+
+
 async def test_a_proxy_that_is_not_there_is_what_is_told(authority: Authority) -> None:
     for host, reason in (("127.0.0.9:1", "took no connection: connection refused"), ("gone.test", "has no address")):
         async with transport_to(authority, names=Names(), proxy=f"http://{host}") as transport:
@@ -273,8 +285,12 @@ async def test_a_proxy_is_not_asked_for_addresses_of_the_inside(authority: Autho
     async with proxy_to() as proxy:
         url = f"http://127.0.0.9:{proxy.port}"
         async with transport_to(authority, names=names, proxy=url) as transport:
-            for name in ("inside.test:1", "10.0.0.1:1", "[::1]:1"):
+            near = ("localhost:1", "LOCALHOST.:1", "a.localhost:1", "metadata:1")
+            for name in ("inside.test:1", "10.0.0.1:1", "[::1]:1", *near):
                 with pytest.raises(Unreachable, match="is not to be connected to"):
+                    await ask(transport, name)
+            for name in ("127.1:1", "127.0.0.1.:1", "0x7f.1:1", "0x7f000001:1", "2130706433:1", "a.0X1.:1"):
+                with pytest.raises(Unreachable, match="is no name that a server can have"):
                     await ask(transport, name)
     assert proxy.asked == []
 

@@ -43,7 +43,7 @@ async def test_of_changes_of_devices_the_newest_of_each_user_waits(database: Dat
     of_a = await add(database, *((A, kind, ALICE) for kind in kinds))
     others = await add(database, (A, DEVICE_LIST, CAROL), (B, DEVICE_LIST, ALICE), (B, DEVICE_LIST, ALICE))
     # The first is in a transaction that is under way, which stays as it is.
-    assert await database.write(outgoing_edus.supersede, [A], under_way=of_a[:1]) == 2
+    assert await database.write(outgoing_edus.supersede, [A], under_way=of_a[:1], limit=10) == 2
     assert await waiting(database, A) == [of_a[0], *of_a[3:], others[-3]]
     assert len(await waiting(database, B)) == 2
 
@@ -52,7 +52,7 @@ async def test_of_changes_of_devices_the_newest_of_each_user_waits(database: Dat
 async def test_of_messages_to_devices_each_user_has_so_many_waiting(database: Database) -> None:
     of_a = await add(database, *[(A, TO_DEVICE, ALICE)] * 6, (A, DEVICE_LIST, ALICE), (A, TO_DEVICE, CAROL))
     await add(database, *[(B, TO_DEVICE, ALICE)] * 4)
-    dropped = await database.write(outgoing_edus.drop_oldest, [A, B], under_way=of_a[:2], kept=3)
+    dropped = await database.write(outgoing_edus.drop_oldest, [A, B], under_way=of_a[:2], kept=3, limit=10)
     assert dropped == {A: 1, B: 1}
     assert await waiting(database, A) == [*of_a[:2], *of_a[3:]]
     assert len(await waiting(database, B)) == 3

@@ -78,6 +78,6 @@ def build_people(foundation: Foundation, stack: AsyncExitStack) -> People:
         push_rules=PushRules(database),
         pushers=Pushers(database, clock),
         e2e_keys=E2eKeys(database, limits, name),
-        to_device=ToDevice(database, clock, randomness, name),
+        to_device=ToDevice(database, clock, randomness, limits, name),
         key_backups=KeyBackups(database),
     )

@@ -1,6 +1,6 @@
-"""Bounds the data that waits for servers: what is superseded goes, and of messages to devices the oldest.
+"""Bounds the data that waits for servers that fail: what is superseded goes, and of messages to devices the oldest.
 
-This happens from time to time, to what waits for longer than that; whoever takes what is sent loses nothing.
+This is looked after from time to time; whoever takes what is sent, however slowly, loses nothing.
 """
 
 from collections import Counter
@@ -11,6 +11,8 @@ import structlog
 
 from homeserver.consumers.federation.lines import Line, Lines
 from homeserver.kit.clock import Clock
+from homeserver.kit.concurrency import contained
+from homeserver.kit.logs import report
 from homeserver.kit.metrics import Metrics
 from homeserver.matrix.identifiers import ServerName
 from homeserver.outbound.destinations import Destinations
@@ -19,11 +21,13 @@ from homeserver.storage.engine import Database, WriteTx
 from homeserver.storage.tables import chunks
 
 MOST_MESSAGES = 10_000
-"""So many messages to devices of one server wait, of each local user."""
+"""So many pieces of data with messages to devices of one server wait, of each local user."""
 MOST_FOR_DEAD = 500
 """So many when the server has been down for long."""
 _LONG_MS = 30 * 24 * 60 * 60 * 1000
-_AT_ONCE = 50
+_AT_ONCE = 10
+_MOST_ROWS = 5000
+"""So many go at once: nobody else writes meanwhile."""
 _EVERY_S = 60.0
 _ALL_EVERY_S = 3600.0
 
@@ -41,23 +45,38 @@ class Backlog:
         self._lines = lines
 
     async def run(self) -> None:
-        """Work until cancelled: once a minute for servers for which more has come, once an hour for all."""
+        """Work until cancelled: once a minute for servers for which more has come, once an hour for all that fail."""
         seen_all = self._clock.monotonic()
         while True:
-            self._metrics.edus_waiting.set(await self._database.read(outgoing_edus.count_all))
+            await contained(self._count(), report)
             await self._clock.sleep(_EVERY_S)
-            waiting = [line for line in self._lines if line.has_edus]
+            waiting = [line for line in self._lines if line.has_edus and self._is_failing(line)]
             if self._clock.monotonic() - seen_all < _ALL_EVERY_S:
                 waiting = [line for line in waiting if line.has_grown]
             else:
                 seen_all = self._clock.monotonic()
             for some in chunks(waiting, _AT_ONCE):
-                await self._bound(some)
+                if not await contained(self._bound_all(some), report):
+                    for line in some:
+                        line.has_grown = True
 
-    async def _bound(self, lines: Sequence[Line]) -> None:
+    async def _count(self) -> None:
+        self._metrics.edus_waiting.set(await self._database.read(outgoing_edus.count_all))
+
+    async def _bound_all(self, lines: Sequence[Line]) -> None:
+        while await self._bound(lines):
+            pass
+
+    async def _bound(self, lines: Sequence[Line]) -> bool:
+        """Remove some of what is too much for the servers; whether there may be more."""
         async with AsyncExitStack() as stack:
             for line in lines:
                 await stack.enter_async_context(line.packing)
+            # One that was waited for may have taken something in the meantime.
+            lines = [line for line in lines if self._is_failing(line)]
+            if not lines:
+                return False
+            for line in lines:
                 line.has_grown = False
             under_way = [position for line in lines if line.row.txn is not None for position in line.row.txn.edus]
             servers = [line.name for line in lines]
@@ -67,6 +86,10 @@ class Backlog:
         self._metrics.federation_edus_dropped.labels("too many").inc(dropped.total())
         for server, count in dropped.items():
             log.warning("messages to devices of a server are dropped", destination=server, messages=count)
+        return superseded + dropped.total() >= _MOST_ROWS
+
+    def _is_failing(self, line: Line) -> bool:
+        return self._health.find(line.name) is not None
 
     def _is_dead(self, line: Line) -> bool:
         health = self._health.find(line.name)
@@ -76,8 +99,8 @@ class Backlog:
 def _bound(
     tx: WriteTx, servers: Sequence[ServerName], dead: Sequence[ServerName], under_way: Collection[int]
 ) -> tuple[int, Counter[ServerName]]:
-    superseded = outgoing_edus.supersede(tx, servers, under_way=under_way)
-    dropped = outgoing_edus.drop_oldest(tx, servers, under_way=under_way, kept=MOST_MESSAGES)
+    superseded = outgoing_edus.supersede(tx, servers, under_way=under_way, limit=_MOST_ROWS)
+    dropped = outgoing_edus.drop_oldest(tx, servers, under_way=under_way, kept=MOST_MESSAGES, limit=_MOST_ROWS)
     if dead:
-        dropped += outgoing_edus.drop_oldest(tx, dead, under_way=under_way, kept=MOST_FOR_DEAD)
+        dropped += outgoing_edus.drop_oldest(tx, dead, under_way=under_way, kept=MOST_FOR_DEAD, limit=_MOST_ROWS)
     return superseded, dropped

@@ -59,6 +59,8 @@ class Line:
     """How many in a row were taken while they are smaller than they may be."""
     waiting_since: float | None = None
     """Since when there has been something for it, by the monotonic clock."""
+    packed_all_at: float | None = None
+    """When the transaction under way was made, if all that there was went into it."""
     due: float = 0.0
     """When its timer ends."""
     noted_success_ts: int = 0

@@ -51,6 +51,11 @@ class Outcomes:
         line.row = replace(line.row, delivered=upto, txn=None, txn_id=None)
         line.is_dirty = line.is_dirty or bool(parcel.pdus or parcel.edus)
         line.tries = 0
+        if line.packed_all_at is not None:
+            # Whatever there is for it now came later.
+            is_waiting = line.queue or line.is_behind or line.has_edus or self._ephemeral.has(line.name)
+            line.waiting_since = line.packed_all_at if is_waiting else None
+            line.packed_all_at = None
 
     def delivered(self, line: Line, parcel: Parcel, answer: Received) -> None:
         """The server has taken a transaction."""

@@ -13,6 +13,7 @@ from homeserver.consumers.federation.contents import encode_edu
 from homeserver.consumers.federation.ledger import Ledger
 from homeserver.consumers.federation.lines import Line, Lines
 from homeserver.consumers.federation.missed import list_missed
+from homeserver.kit.clock import Clock
 from homeserver.kit.randomness import Randomness
 from homeserver.outbound.ephemeral import Ephemeral, EphemeralEdu
 from homeserver.storage import outgoing_edus
@@ -25,9 +26,16 @@ class Packing:
     """Makes transactions."""
 
     def __init__(
-        self, database: Database, randomness: Randomness, ephemeral: Ephemeral, lines: Lines, ledger: Ledger
+        self,
+        database: Database,
+        clock: Clock,
+        randomness: Randomness,
+        ephemeral: Ephemeral,
+        lines: Lines,
+        ledger: Ledger,
     ) -> None:
         self._database = database
+        self._clock = clock
         self._randomness = randomness
         self._ephemeral = ephemeral
         self._lines = lines
@@ -41,9 +49,11 @@ class Packing:
             return await self._pack_new(line)
 
     async def _pack_new(self, line: Line) -> Parcel | None:
+        now = self._clock.monotonic()
         pdus, upto = await self._next_pdus(line)
         edus = await self._next_edus(line, bool(pdus))
         ephemeral = self._next_ephemeral(line, bool(pdus), len(edus))
+        is_all = not (line.is_behind or line.queue or line.has_edus or self._ephemeral.has(line.name))
         if not pdus and not edus and not ephemeral and line.is_greeted:
             self._rest(line, upto)
             return None
@@ -53,6 +63,9 @@ class Packing:
             ephemeral=tuple(msgspec.Raw(encode_edu(edu)) for edu in ephemeral),
             upto=upto,
         )
+        if line.waiting_since is None:
+            line.waiting_since = now
+        line.packed_all_at = now if is_all else None
         await self._begin(line, parcel, edus)
         return parcel
 

@@ -78,7 +78,7 @@ class FederationSender:
             group.create_task(upkeep.run(lines, turns, ledger))
 
     def _deliveries(self, lines: Lines, turns: Turns, ledger: Ledger, contents: Contents) -> Deliveries:
-        packing = Packing(self._database, self._randomness, self._ephemeral, lines, ledger)
+        packing = Packing(self._database, self._clock, self._randomness, self._ephemeral, lines, ledger)
         outcomes = Outcomes(self._clock, self._metrics, self._health, self._ephemeral, ledger, turns)
         bisection = Bisection(self._clock, self._randomness, self._client, self._health, ledger, outcomes)
         return Deliveries(self._clock, self._client, packing, contents, outcomes, bisection)

@@ -6,6 +6,8 @@ from homeserver.consumers.federation.ledger import Ledger
 from homeserver.consumers.federation.lines import Lines
 from homeserver.consumers.federation.turns import Turns
 from homeserver.kit.clock import Clock
+from homeserver.kit.concurrency import contained
+from homeserver.kit.logs import report
 from homeserver.storage import outgoing
 from homeserver.storage.engine import Database
 
@@ -32,7 +34,8 @@ class Upkeep:
             turns.look_at_timers()
             now = self._clock.monotonic()
             if now - trimmed >= _TRIM_S:
-                await self._trim(lines, below)
+                # What it does not get done is left for the next time.
+                await contained(self._trim(lines, below), report)
                 trimmed, below = now, lines.tail
 
     async def _trim(self, lines: Lines, below: int) -> None:

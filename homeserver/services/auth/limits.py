@@ -49,6 +49,8 @@ RATES = {
     "claim": Rate(50, 5000),  # One-time keys of others' devices.
     "lookup": Rate(20, 500),
     "strangers": Rate(5, 100),  # Servers asked for their keys because a request says that it comes from them.
+    "to_device": Rate(30, 300),
+    "strangers_by_user": Rate(1, 100),  # Servers without a room in common with this one that messages are sent to.
 }
 """Of users and of addresses."""
 
@@ -88,15 +90,15 @@ class Limits:
     def take(self, name: str, key: str, count: int = 1) -> None:
         """Take tokens of a bucket. Raises `LimitExceeded` if there are too few; then none is taken.
 
-        What takes more than a bucket can hold is done by who has a full one.
+        What takes more than a bucket can hold is done by who has a full one, and is to be made up for after that.
         """
         if not self._enabled:
             return
         rate = self._rates[name]
         bucket = self._filled(name, key, rate)
-        count = min(count, rate.burst)
-        if bucket.tokens < count:
-            raise LimitExceeded(int((count - bucket.tokens) / rate.per_second * 1000) + 1)
+        needed = min(count, rate.burst)
+        if bucket.tokens < needed:
+            raise LimitExceeded(int((needed - bucket.tokens) / rate.per_second * 1000) + 1)
         bucket.tokens -= count
 
     def take_some(self, name: str, key: str, count: int) -> int:
@@ -104,7 +106,7 @@ class Limits:
         if not self._enabled:
             return count
         bucket = self._filled(name, key, self._rates[name])
-        taken = min(count, int(bucket.tokens))
+        taken = max(0, min(count, int(bucket.tokens)))
         bucket.tokens -= taken
         return taken
 

@@ -5,7 +5,7 @@ for the rest, all at once, and those that do not answer in time are named as fai
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -17,7 +17,7 @@ from homeserver.services.federation import remote_keys
 from homeserver.services.federation.device_lists import RemoteDeviceLists, find_good
 from homeserver.services.federation.remote_keys import RemoteKeys
 from homeserver.services.users import shown_keys
-from homeserver.services.users.e2e_keys import MOST_KEYS, E2eKeys
+from homeserver.services.users.e2e_keys import E2eKeys
 from homeserver.services.users.shown_keys import ShownKeys, leave_out_strangers, with_signatures
 from homeserver.storage import e2e_keys
 from homeserver.storage.e2e_keys import Signature
@@ -26,6 +26,7 @@ from homeserver.storage.tables import chunks
 
 _MOST_USERS = 10_000
 _USERS_AT_ONCE = 500
+_CLAIMS_AT_ONCE = 1000
 _SERVERS_AT_ONCE = 100
 _DEFAULT_TIMEOUT_MS = 10_000
 _LONGEST_TIMEOUT_MS = 30_000
@@ -83,17 +84,17 @@ class DeviceKeys:
 
     async def claim(self, wanted: Mapping[UserId, Mapping[DeviceId, str]], timeout_ms: int | None) -> Json:
         """Take a one-time key for each device and algorithm, or its fallback key; the answer of `/keys/claim`."""
-        if sum(map(len, wanted.values())) > MOST_KEYS:
-            raise InvalidParam(f"At most {MOST_KEYS} keys can be claimed at once.")
         failures: Json = {}
         some = asyncio.Semaphore(_SERVERS_AT_ONCE)
         claims = [
-            self._claim(server, of_server, _timeout_s(timeout_ms), some, failures)
+            self._claim(server, part, _timeout_s(timeout_ms), some, failures)
             for server, of_server in self._by_server(wanted).items()
+            for part in _parts(of_server)
         ]
         found = await self._local.claim(wanted)
         for claimed in await asyncio.gather(*claims):
-            found |= claimed
+            for user_id, of_user in claimed.items():
+                found.setdefault(user_id, {}).update(of_user)
         return {"one_time_keys": found, "failures": failures}
 
     def _by_server(self, wanted: Mapping[UserId, T]) -> dict[ServerName, dict[UserId, T]]:
@@ -152,6 +153,16 @@ class DeviceKeys:
 
 
 _FAILED: Json = {"errcode": "M_UNREACHABLE", "error": "The server could not be asked, or its answer was of no use."}
+
+
+def _parts(wanted: Mapping[UserId, Mapping[DeviceId, str]]) -> Iterator[dict[UserId, dict[DeviceId, str]]]:
+    """What is claimed of a server, in parts that it takes."""
+    claims = ((user_id, device_id) for user_id, of_user in wanted.items() for device_id in of_user)
+    for some in chunks(claims, _CLAIMS_AT_ONCE):
+        part: dict[UserId, dict[DeviceId, str]] = {}
+        for user_id, device_id in some:
+            part.setdefault(user_id, {})[device_id] = wanted[user_id][device_id]
+        yield part
 
 
 def _timeout_s(timeout_ms: int | None) -> float:

@@ -19,9 +19,14 @@ from homeserver.storage import devices, e2e_keys, events, members, stream_rows, 
 from homeserver.storage.e2e_keys import CrossSigningKey, Device, OneTimeKey, Signature
 from homeserver.storage.engine import Database, ReadTx, WriteTx
 from homeserver.storage.members import Member
+from homeserver.storage.tables import chunks
 
 _USAGES = ("master", "self_signing", "user_signing")
-MOST_KEYS = 1000
+_MOST_KEYS = 1000
+_MOST_CLAIMED = 10_000
+"""So many keys are claimed at once: one for each device of a large room."""
+_CLAIMED_AT_ONCE = 1000
+"""So many in one transaction: nobody else writes meanwhile."""
 
 Json = dict[str, Any]
 T = TypeVar("T")
@@ -84,9 +89,9 @@ class E2eKeys:
             for user_id, of_devices in self._local(wanted).items()
             for device_id, algorithm in of_devices.items()
         }
-        if len(asked) > MOST_KEYS:
-            raise InvalidParam(f"At most {MOST_KEYS} keys can be claimed at once.")
-        taken = await self._database.write(_claim, asked) if asked else {}
+        taken: dict[Device, list[OneTimeKey]] = {}
+        for part in chunks(sorted(asked), _CLAIMED_AT_ONCE):
+            taken |= await self._database.write(_claim, set(part))
         shown: dict[str, dict[str, Json]] = {}
         for (user_id, device_id), keys in taken.items():
             of_user = shown.setdefault(user_id, {})
@@ -359,6 +364,14 @@ def _named(public_key: str) -> dict[str, str]:
     return {f"ed25519:{public_key}": public_key}
 
 
+def count_claims(wanted: Mapping[str, Mapping[str, str]]) -> int:
+    """How many keys are claimed, by user and device. Raises `InvalidParam` if they are too many."""
+    count = sum(map(len, wanted.values()))
+    if count > _MOST_CLAIMED:
+        raise InvalidParam(f"At most {_MOST_CLAIMED} keys can be claimed at once.")
+    return count
+
+
 def check_identity(user_id: UserId, device_id: DeviceId, identity: Json) -> None:
     """Raise `InvalidParam` or `BadJson` unless these can be the keys of the device."""
     if identity.get("user_id") != user_id or identity.get("device_id") != device_id:
@@ -397,8 +410,8 @@ def _new(keys: Iterable[CrossSigningKey], known: Mapping[tuple[UserId, str], Cro
 
 
 def _one_time(given: Mapping[str, Any]) -> list[OneTimeKey]:
-    if len(given) > MOST_KEYS:
-        raise InvalidParam(f"At most {MOST_KEYS} keys can be uploaded at once.")
+    if len(given) > _MOST_KEYS:
+        raise InvalidParam(f"At most {_MOST_KEYS} keys can be uploaded at once.")
     for key_id, key in given.items():
         algorithm, colon, name = key_id.partition(":")
         if not algorithm or not colon or not name:

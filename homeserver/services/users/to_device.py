@@ -5,7 +5,7 @@ wait the oldest go where there are too many. So no server alone can push out wha
 never comes costs no more than that.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -14,8 +14,9 @@ from homeserver.errors import InvalidParam
 from homeserver.kit.clock import Clock
 from homeserver.kit.randomness import Randomness
 from homeserver.matrix.identifiers import DeviceId, ServerName, UserId, domain_of
+from homeserver.services.auth.limits import Limits
 from homeserver.services.auth.sessions import Requester
-from homeserver.storage import devices, outgoing_edus, stream_rows, to_device, transactions
+from homeserver.storage import devices, outgoing_edus, room_servers, stream_rows, to_device, transactions
 from homeserver.storage.engine import Database, WriteTx
 from homeserver.storage.outgoing_edus import TO_DEVICE, OutgoingEdu
 from homeserver.storage.to_device import Message
@@ -26,6 +27,7 @@ MOST_OF_SERVER = 10_000
 _MOST_BYTES = 32 << 20
 """So much of one server waits for a device at most, and so much at most is left for all devices at a time."""
 _MOST_MESSAGES = 10_000
+_MOST_STRANGERS = 1000
 _ALL = "*"
 _LARGEST_EDU = 60_000
 """What is to go to one server is cut into parts of about so many bytes; a single message may be larger."""
@@ -39,14 +41,19 @@ Addressed = tuple[UserId, str]
 class ToDevice:
     """Leaves messages for devices."""
 
-    def __init__(self, database: Database, clock: Clock, randomness: Randomness, server_name: str) -> None:
+    def __init__(
+        self, database: Database, clock: Clock, randomness: Randomness, limits: Limits, server_name: str
+    ) -> None:
         self._database = database
         self._clock = clock
         self._randomness = randomness
+        self._limits = limits
         self._server_name = ServerName(server_name)
 
     async def send(self, who: Requester, type_: str, txn_id: str, messages: Mapping[UserId, Mapping[str, Any]]) -> None:
         """Leave messages by user and device, `*` for all of a user's devices; once for each transaction id."""
+        if sum(map(len, messages.values())) > _MOST_MESSAGES:
+            raise InvalidParam(f"At most {_MOST_MESSAGES} messages can be sent at once.")
         done = Done(who.user_id, who.device_id, f"to_device/{type_}", txn_id, None, self._clock.now())
         bodies: dict[Addressed, bytes] = {}
         elsewhere: dict[ServerName, list[tuple[UserId, str, bytes]]] = {}
@@ -58,13 +65,22 @@ class ToDevice:
                 else:
                     one = (user_id, device_id, msgspec.json.encode(content))
                     elsewhere.setdefault(server, []).append(one)
-        if sum(map(len, messages.values())) > _MOST_MESSAGES:
-            raise InvalidParam(f"At most {_MOST_MESSAGES} messages can be sent at once.")
+        if elsewhere:
+            await self._count_strangers(who.user_id, elsewhere)
         edus = [edu for server, some in elsewhere.items() for edu in self._edus(server, who.user_id, type_, some)]
         try:
             await self._database.write(_send, done, self._server_name, bodies, edus)
         except Repeated:
             return
+
+    async def _count_strangers(self, user_id: UserId, servers: Collection[ServerName]) -> None:
+        """Each server that is perhaps none has its place among those that are tried, so nobody may name very many."""
+        known = await self._database.read(room_servers.find_known, servers)
+        strangers = len(servers) - len(known)
+        if strangers > _MOST_STRANGERS:
+            raise InvalidParam(f"Messages can be sent to at most {_MOST_STRANGERS} servers without a room in common.")
+        if strangers:
+            self._limits.take("strangers_by_user", user_id, strangers)
 
     def _edus(
         self, server: ServerName, sender: UserId, type_: str, messages: Iterable[tuple[UserId, str, bytes]]

@@ -14,7 +14,7 @@ from homeserver.services.auth.limits import Limits
 from homeserver.services.auth.sessions import Requester
 from homeserver.services.federation.device_keys import DeviceKeys
 from homeserver.services.users.confirmation import Confirmation
-from homeserver.services.users.e2e_keys import E2eKeys
+from homeserver.services.users.e2e_keys import E2eKeys, count_claims
 from homeserver.services.users.to_device import ToDevice
 from homeserver.streams.positions import SyncToken
 
@@ -64,7 +64,7 @@ async def query(body: KeyQuery, who: Requester, keys: DeviceKeys) -> Json:
 
 
 async def claim(body: Claim, who: Requester, keys: DeviceKeys, limits: Limits) -> Json:
-    limits.take("claim", who.user_id, sum(map(len, body.one_time_keys.values())))
+    limits.take("claim", who.user_id, count_claims(body.one_time_keys))
     wanted = {
         _user(user): {DeviceId(device): algorithm for device, algorithm in of_user.items()}
         for user, of_user in body.one_time_keys.items()
@@ -123,6 +123,11 @@ ENDPOINTS = [
     Endpoint("POST", "/keys/device_signing/upload", device_signing, auth=USER, limit=None, body=CrossSigning),
     Endpoint("POST", "/keys/signatures/upload", signatures, auth=USER, limit=None, body=JsonObject),
     Endpoint(
-        "PUT", "/sendToDevice/{event_type}/{txn_id}", send_to_device, auth=USER_OR_GUEST, limit=None, body=Messages
+        "PUT",
+        "/sendToDevice/{event_type}/{txn_id}",
+        send_to_device,
+        auth=USER_OR_GUEST,
+        limit="to_device",
+        body=Messages,
     ),
 ]

@@ -7,7 +7,7 @@ from homeserver.http.bodies import Body
 from homeserver.http.endpoint import SERVER, Endpoint
 from homeserver.matrix.identifiers import DeviceId, Origin, UserId
 from homeserver.services.auth.limits import Limits, host_of
-from homeserver.services.users.e2e_keys import E2eKeys
+from homeserver.services.users.e2e_keys import E2eKeys, count_claims
 from homeserver.services.users.shown_keys import NOBODY
 
 Json = dict[str, Any]
@@ -31,7 +31,7 @@ async def query(body: KeyQuery, origin: Origin, keys: E2eKeys) -> Json:
 
 
 async def claim(body: Claim, origin: Origin, keys: E2eKeys, limits: Limits) -> Json:
-    limits.take("claim_by_server", host_of(origin), sum(map(len, body.one_time_keys.values())))
+    limits.take("claim_by_server", host_of(origin), count_claims(body.one_time_keys))
     wanted = {
         UserId(user): {DeviceId(device): algorithm for device, algorithm in of_user.items()}
         for user, of_user in body.one_time_keys.items()
