@@ -48,7 +48,7 @@ RATES = {
     "devices": Rate(1, 30),
     "claim": Rate(50, 5000),  # One-time keys of others' devices.
     "lookup": Rate(20, 500),
-    "strangers": Rate(5, 100),  # Servers asked for their keys because a request says that it comes from them.
+    "strangers": Rate(20, 200),  # Servers asked for their keys because a request says that it comes from them.
     "to_device": Rate(30, 300),
     "strangers_by_user": Rate(1, 100),  # Servers without a room in common with this one that messages are sent to.
 }
