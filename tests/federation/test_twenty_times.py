@@ -24,10 +24,6 @@ PATIENCE_S = 20
 # Where in what is sent the poison is, what it is, and how it is refused: no two seeds are alike.
 PLACES = ["first", "last", "middle", "only one"]
 KINDS = ["message", "state", "data"]
-STUCK = pytest.mark.xfail(
-    run=False,
-    reason="A server for which the last of its queue was left out is taken for one that fails, and has no timer.",
-)
 FAILURES = [
     Reply(400, {}, b'{"errcode": "M_BAD_JSON", "error": "No."}'),
     Reply(500, {}, b"<html>"),
@@ -118,7 +114,6 @@ async def has_come(stage: Stage, wanted: set[int]) -> None:
 @pytest.mark.trust("F27")
 @pytest.mark.parametrize("new_database", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("seed", range(TIMES))
-@STUCK
 async def test_one_thing_that_is_refused_for_ever_stops_nothing_else(network: Network, seed: int) -> None:
     chance = random.Random(seed)
     place, kind = PLACES[seed % 4], KINDS[seed // 4 % 3]
