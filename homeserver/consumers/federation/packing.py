@@ -11,8 +11,8 @@ from msgspec.structs import replace
 
 from homeserver.consumers.federation.contents import encode_edu
 from homeserver.consumers.federation.ledger import Ledger
-from homeserver.consumers.federation.lines import Line, Lines
 from homeserver.consumers.federation.missed import list_missed
+from homeserver.consumers.federation.recipients import Recipient, Recipients
 from homeserver.kit.clock import Clock
 from homeserver.kit.randomness import Randomness
 from homeserver.outbound.ephemeral import Ephemeral, EphemeralEdu
@@ -31,31 +31,33 @@ class Packing:
         clock: Clock,
         randomness: Randomness,
         ephemeral: Ephemeral,
-        lines: Lines,
+        recipients: Recipients,
         ledger: Ledger,
     ) -> None:
         self._database = database
         self._clock = clock
         self._randomness = randomness
         self._ephemeral = ephemeral
-        self._lines = lines
+        self._recipients = recipients
         self._ledger = ledger
 
-    async def pack(self, line: Line) -> Parcel | None:
+    async def pack(self, recipient: Recipient) -> Parcel | None:
         """The transaction that the server is to have next: the one that is written down, or a new one, if any."""
-        if line.row.txn is not None:
-            return line.row.txn
-        async with line.packing:
-            return await self._pack_new(line)
+        if recipient.row.txn is not None:
+            return recipient.row.txn
+        async with recipient.packing:
+            return await self._pack_new(recipient)
 
-    async def _pack_new(self, line: Line) -> Parcel | None:
+    async def _pack_new(self, recipient: Recipient) -> Parcel | None:
         now = self._clock.monotonic()
-        pdus, upto = await self._next_pdus(line)
-        edus = await self._next_edus(line, bool(pdus))
-        ephemeral = self._next_ephemeral(line, bool(pdus), len(edus))
-        is_all = not (line.is_behind or line.queue or line.has_edus or self._ephemeral.has(line.name))
-        if not pdus and not edus and not ephemeral and line.is_greeted:
-            self._rest(line, upto)
+        pdus, upto = await self._next_pdus(recipient)
+        edus = await self._next_edus(recipient, bool(pdus))
+        ephemeral = self._next_ephemeral(recipient, bool(pdus), len(edus))
+        is_all = not (
+            recipient.is_behind or recipient.queue or recipient.has_edus or self._ephemeral.has(recipient.name)
+        )
+        if not pdus and not edus and not ephemeral and recipient.is_greeted:
+            self._rest(recipient, upto)
             return None
         parcel = Parcel(
             pdus=tuple(pdus),
@@ -63,68 +65,70 @@ class Packing:
             ephemeral=tuple(msgspec.Raw(encode_edu(edu)) for edu in ephemeral),
             upto=upto,
         )
-        if line.waiting_since is None:
-            line.waiting_since = now
-        line.packed_all_at = now if is_all else None
-        await self._begin(line, parcel, edus)
+        if recipient.waiting_since is None:
+            recipient.waiting_since = now
+        recipient.packed_all_at = now if is_all else None
+        await self._begin(recipient, parcel, edus)
         return parcel
 
-    async def _begin(self, line: Line, parcel: Parcel, edus: list[StoredEdu]) -> None:
-        line.is_greeted = True
-        line.tries = line.blamed = 0
-        line.fetched = edus
-        line.row = replace(line.row, txn_id=self._randomness.letters(20), txn=parcel)
+    async def _begin(self, recipient: Recipient, parcel: Parcel, edus: list[StoredEdu]) -> None:
+        recipient.is_greeted = True
+        recipient.tries = recipient.blamed = 0
+        recipient.fetched = edus
+        recipient.row = replace(recipient.row, txn_id=self._randomness.letters(20), txn=parcel)
         if parcel.pdus or parcel.edus:
-            line.is_dirty = False
-            await self._ledger.save(line.row)
+            recipient.is_dirty = False
+            await self._ledger.save(recipient.row)
 
-    def _rest(self, line: Line, upto: int) -> None:
+    def _rest(self, recipient: Recipient, upto: int) -> None:
         """There is nothing for the server; write that down some time."""
-        line.waiting_since = None
-        if line.is_dirty:
-            line.is_dirty = False
-            if upto > line.row.delivered:
-                line.row = replace(line.row, delivered=upto)
-            self._ledger.note_later(line.row)
+        recipient.waiting_since = None
+        if recipient.is_dirty:
+            recipient.is_dirty = False
+            if upto > recipient.row.delivered:
+                recipient.row = replace(recipient.row, delivered=upto)
+            self._ledger.note_later(recipient.row)
 
-    async def _next_pdus(self, line: Line) -> tuple[Sequence[int], int]:
+    async def _next_pdus(self, recipient: Recipient) -> tuple[Sequence[int], int]:
         """The next events, and up to where all are delivered with them."""
-        at_most = line.row.at_most
-        if line.is_behind:
-            return await self._look_up(line, at_most)
-        pdus = [line.queue.popleft() for _ in range(min(at_most, len(line.queue)))]
-        return pdus, pdus[-1] if pdus and line.queue else self._lines.tail
+        at_most = recipient.row.at_most
+        if recipient.is_behind:
+            return await self._look_up(recipient, at_most)
+        pdus = [recipient.queue.popleft() for _ in range(min(at_most, len(recipient.queue)))]
+        return pdus, pdus[-1] if pdus and recipient.queue else self._recipients.tail
 
-    async def _look_up(self, line: Line, at_most: int) -> tuple[Sequence[int], int]:
-        upto = self._lines.tail
-        line.is_behind = False  # What is new from here on comes to the queue.
-        line.queue.clear()
+    async def _look_up(self, recipient: Recipient, at_most: int) -> tuple[Sequence[int], int]:
+        upto = self._recipients.tail
+        recipient.is_behind = False  # What is new from here on comes to the queue.
+        recipient.queue.clear()
         found, is_all = await self._database.snapshot(
-            list_missed, line.name, after=line.row.delivered, upto=upto, at_most=at_most
+            list_missed, recipient.name, after=recipient.row.delivered, upto=upto, at_most=at_most
         )
         pdus, rest = found[:at_most], found[at_most:]
-        if not is_all or line.is_behind:
-            line.fall_behind()
+        if not is_all or recipient.is_behind:
+            recipient.fall_behind()
         else:
-            line.queue.extendleft(reversed(rest))
+            recipient.queue.extendleft(reversed(rest))
             if not rest:
-                line.is_dirty = True
+                recipient.is_dirty = True
                 return pdus, upto
-        return pdus, pdus[-1] if pdus else line.row.delivered
+        return pdus, pdus[-1] if pdus else recipient.row.delivered
 
-    async def _next_edus(self, line: Line, has_pdus: bool) -> list[StoredEdu]:
-        at_most = line.row.at_most
+    async def _next_edus(self, recipient: Recipient, has_pdus: bool) -> list[StoredEdu]:
+        at_most = recipient.row.at_most
         # While it is being found out what a server refuses, events and data go separately.
-        if not line.has_edus or (has_pdus and at_most < MOST_PDUS):
+        if not recipient.has_edus or (has_pdus and at_most < MOST_PDUS):
             return []
         limit = min(MOST_EDUS, 2 * at_most) if at_most > 1 else 1
-        line.has_edus = False
-        found = await self._database.read(outgoing_edus.list_for, line.name, after=line.edus_after, limit=limit + 1)
+        recipient.has_edus = False
+        found = await self._database.read(
+            outgoing_edus.list_for, recipient.name, after=recipient.edus_after, limit=limit + 1
+        )
         if len(found) > limit:
-            line.has_edus = True
+            recipient.has_edus = True
         return found[:limit]
 
-    def _next_ephemeral(self, line: Line, has_pdus: bool, edus: int) -> list[EphemeralEdu]:
-        if line.row.at_most < MOST_PDUS and (has_pdus or edus):
+    def _next_ephemeral(self, recipient: Recipient, has_pdus: bool, edus: int) -> list[EphemeralEdu]:
+        if recipient.row.at_most < MOST_PDUS and (has_pdus or edus):
             return []
-        return self._ephemeral.take(line.name, MOST_EDUS - edus)
+        return self._ephemeral.take(recipient.name, MOST_EDUS - edus)

@@ -31,7 +31,7 @@ class Stage(Enum):
 
 
 @dataclass(slots=True, eq=False)
-class Line:
+class Recipient:
     """A server, and what it is to have next."""
 
     row: Destination
@@ -88,7 +88,7 @@ class Line:
         return True
 
 
-class Lines:
+class Recipients:
     """All servers that this one has to do with since it was started."""
 
     def __init__(self, own: ServerName, ephemeral: Ephemeral) -> None:
@@ -96,36 +96,36 @@ class Lines:
         self.tail = 0
         """Of the events up to this position it is known whom they concern."""
         self._ephemeral = ephemeral
-        self._lines: dict[ServerName, Line] = {}
+        self._recipients: dict[ServerName, Recipient] = {}
 
     def __len__(self) -> int:
-        return len(self._lines)
+        return len(self._recipients)
 
-    def __iter__(self) -> Iterator[Line]:
-        return iter(self._lines.values())
+    def __iter__(self) -> Iterator[Recipient]:
+        return iter(self._recipients.values())
 
-    def find(self, server: ServerName) -> Line | None:
+    def find(self, server: ServerName) -> Recipient | None:
         """The server's, if there was ever something for it."""
-        return self._lines.get(server)
+        return self._recipients.get(server)
 
-    def ensure(self, server: ServerName) -> Line:
+    def ensure(self, server: ServerName) -> Recipient:
         """The server's."""
-        line = self._lines.get(server)
+        recipient = self._recipients.get(server)
         # Whoever lacked something at the start is known: this one has all that there was for it.
-        return line or self.add(Destination(server, delivered=self.tail))
+        return recipient or self.add(Destination(server, delivered=self.tail))
 
-    def add(self, row: Destination) -> Line:
+    def add(self, row: Destination) -> Recipient:
         """A new one."""
-        line = self._lines[row.server_name] = Line(row)
-        return line
+        recipient = self._recipients[row.server_name] = Recipient(row)
+        return recipient
 
-    def has_work(self, line: Line) -> bool:
+    def has_work(self, recipient: Recipient) -> bool:
         """Whether there is something to be sent to the server."""
         return bool(
-            line.row.txn is not None
-            or line.queue
-            or line.is_behind
-            or line.has_edus
-            or not line.is_greeted
-            or self._ephemeral.has(line.name)
+            recipient.row.txn is not None
+            or recipient.queue
+            or recipient.is_behind
+            or recipient.has_edus
+            or not recipient.is_greeted
+            or self._ephemeral.has(recipient.name)
         )

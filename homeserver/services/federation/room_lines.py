@@ -66,7 +66,7 @@ class _Line:
 class Staging:
     """Something is about to be staged; until the end nobody believes that a room has caught up."""
 
-    def __init__(self, lines: "Lines") -> None:
+    def __init__(self, lines: "RoomLines") -> None:
         self._lines = lines
 
     def end(self, staged: Sequence[tuple[HotRoom, int]], origin: ServerName, places: Sequence[Place]) -> None:
@@ -74,7 +74,7 @@ class Staging:
         self._lines.note_staged(staged, origin, places)
 
 
-class Lines:
+class RoomLines:
     """All lines."""
 
     def __init__(
