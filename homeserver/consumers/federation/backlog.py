@@ -53,16 +53,18 @@ class Backlog:
             await contained(self._count(), report)
             await self._clock.sleep(_EVERY_S)
             waiting = [
-                recipient for recipient in self._recipients if recipient.has_edus and self._is_failing(recipient)
+                recipient
+                for recipient in self._recipients
+                if recipient.pending.has_edus and self._is_failing(recipient)
             ]
             if self._clock.monotonic() - seen_all < _ALL_EVERY_S:
-                waiting = [recipient for recipient in waiting if recipient.has_grown]
+                waiting = [recipient for recipient in waiting if recipient.pending.has_grown]
             else:
                 seen_all = self._clock.monotonic()
             for some in chunks(waiting, _AT_ONCE):
                 if not await contained(self._bound_all(some), report):
                     for recipient in some:
-                        recipient.has_grown = True
+                        recipient.pending.leave_unbounded()
 
     async def _count(self) -> None:
         self._metrics.edus_waiting.set(await self._database.read(outgoing_edus.count_all))
@@ -81,12 +83,12 @@ class Backlog:
             if not recipients:
                 return False
             for recipient in recipients:
-                recipient.has_grown = False
+                recipient.pending.begin_bounding()
             under_way = [
                 position
                 for recipient in recipients
-                if recipient.row.txn is not None
-                for position in recipient.row.txn.edus
+                if recipient.progress.row.txn is not None
+                for position in recipient.progress.row.txn.edus
             ]
             servers = [recipient.name for recipient in recipients]
             dead = [recipient.name for recipient in recipients if self._is_dead(recipient)]

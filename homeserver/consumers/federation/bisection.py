@@ -5,11 +5,10 @@ found, noted and left out.
 """
 
 import structlog
-from msgspec.structs import replace
 
 from homeserver.consumers.federation.ledger import Ledger
 from homeserver.consumers.federation.outcomes import Outcomes, readable
-from homeserver.consumers.federation.recipients import Recipient
+from homeserver.consumers.federation.recipients import Attempt, Recipient
 from homeserver.errors import Refused, RemoteFailure
 from homeserver.kit.clock import Clock
 from homeserver.kit.randomness import Randomness
@@ -49,13 +48,13 @@ class Bisection:
     async def cope(self, recipient: Recipient, parcel: Parcel, failure: RemoteFailure) -> bool:
         """A transaction was not taken; whether it is of use to send another at once."""
         self._outcomes.count_failure(failure)
-        recipient.tries += 1
+        recipient.attempt.fail()
         if _is_suspicious(recipient, parcel, failure) and await self._takes_empty_ones(recipient):
             # It may have come back just now: what is not taken a moment later is at fault, and what is to be left
             # out for ever has some moments.
-            recipient.blamed += 1
-            is_alone = _size(parcel) == 1
-            if recipient.blamed >= (_BLAMED_ALONE if is_alone else _BLAMED):
+            recipient.attempt.blame()
+            is_alone = parcel.size == 1
+            if recipient.attempt.blamed >= (_BLAMED_ALONE if is_alone else _BLAMED):
                 self._split(recipient, parcel, str(failure))
                 return True
             if not is_alone:
@@ -77,21 +76,17 @@ class Bisection:
 
     def _split(self, recipient: Recipient, parcel: Parcel, error: str) -> None:
         """Send less at once, or leave out what the server does not take even alone."""
-        recipient.good = 0
         if parcel.ephemeral:
             log.info("a server refuses data that is not worth keeping", destination=recipient.name)
-        if _size(parcel) == 1 and not parcel.ephemeral:
+        if parcel.size == 1 and not parcel.ephemeral:
             self._leave_out(recipient, parcel, error)
             return
-        # What was in it is looked up again: up to where it has everything, has not changed.
-        many = len(parcel.pdus) or len(parcel.edus)
-        at_most = max(1, min(recipient.row.at_most, many) // 2) if many else recipient.row.at_most
-        recipient.row = replace(recipient.row, txn=None, txn_id=None, at_most=at_most)
-        recipient.is_dirty = True
-        recipient.tries = 0
+        recipient.progress.split(parcel)
+        recipient.attempt = Attempt()
         if parcel.pdus:
-            recipient.fall_behind()
-        recipient.has_edus = recipient.has_edus or bool(parcel.edus)
+            recipient.pending.fall_behind()
+        if parcel.edus:
+            recipient.pending.leave_edus()
 
     def _leave_out(self, recipient: Recipient, parcel: Parcel, error: str) -> None:
         [position] = parcel.pdus or parcel.edus
@@ -104,22 +99,17 @@ class Bisection:
         self._outcomes.conclude(recipient, parcel)
         # It takes all but this: what is new for it wakes it from now on.
         self._health.succeeded(recipient.name)
-        recipient.row = replace(
-            recipient.row, at_most=MOST_PDUS, failures=0, failing_since_ts=None, next_retry_ts=None, error=""
-        )
+        recipient.progress.leave_out()
         skipped = Skipped(recipient.name, position, self._clock.now(), readable(error))
-        self._ledger.note(recipient.row, skipped=[skipped])
-
-
-def _size(parcel: Parcel) -> int:
-    return len(parcel.pdus) + len(parcel.edus) + len(parcel.ephemeral)
+        self._ledger.note(recipient.progress.row, skipped=[skipped])
 
 
 def _is_suspicious(recipient: Recipient, parcel: Parcel, failure: RemoteFailure) -> bool:
     """Whether it may be what was sent that is at fault."""
-    if not _size(parcel):
+    if not parcel.size:
         return False
     if not isinstance(failure, Refused):
-        return recipient.tries >= _SUSPICIOUS_SILENCE
+        return recipient.attempt.tries >= _SUSPICIOUS_SILENCE
     # A server that is busy (429) means all of it. One that is being looked into is known to be well.
-    return failure.status != 429 and recipient.tries >= (_SUSPICIOUS if recipient.row.at_most == MOST_PDUS else 1)
+    enough = _SUSPICIOUS if recipient.progress.row.at_most == MOST_PDUS else 1
+    return failure.status != 429 and recipient.attempt.tries >= enough

@@ -42,7 +42,7 @@ class Contents:
         return stored + [bytes(edu) for edu in parcel.ephemeral]
 
     async def _stored_edus(self, recipient: Recipient, positions: Sequence[int]) -> list[StoredEdu]:
-        fetched, recipient.fetched = recipient.fetched, None
+        fetched = recipient.attempt.take_fetched()
         if not positions or fetched is not None:
             return fetched or []
         return await self._database.read(outgoing_edus.find_many, recipient.name, positions)

@@ -54,16 +54,16 @@ class Deliveries:
         parcel = await self._packing.pack(recipient)
         if parcel is None:
             return False
-        assert recipient.row.txn_id is not None
+        assert recipient.progress.row.txn_id is not None
         pdus = await self._contents.pdus(parcel)
         edus = await self._contents.edus(recipient, parcel)
-        if (parcel.pdus or parcel.edus) and not pdus and not edus:
+        if parcel.is_durable and not pdus and not edus:
             # All of it was purged in the meantime.
             self._outcomes.conclude(recipient, parcel)
             return True
         try:
             answer = await self._client.send_transaction(
-                recipient.name, recipient.row.txn_id, pdus=pdus, edus=edus, origin_server_ts=self._clock.now()
+                recipient.name, recipient.progress.row.txn_id, pdus=pdus, edus=edus, origin_server_ts=self._clock.now()
             )
         except RemoteFailure as failure:
             return await self._bisection.cope(recipient, parcel, failure)

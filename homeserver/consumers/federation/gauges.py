@@ -38,11 +38,11 @@ class Gauges:
     def _state(self, recipient: Recipient) -> str:
         if self._health.find(recipient.name) is not None:
             return BACKING_OFF
-        return CATCHING_UP if recipient.is_behind else LIVE
+        return CATCHING_UP if recipient.pending.is_behind else LIVE
 
     def _age_s(self, recipient: Recipient) -> float:
         health = self._health.find(recipient.name)
         if health is not None:
             # Known from before this server was started.
             return max(0, self._clock.now() - health.since_ts) / 1000
-        return 0.0 if recipient.waiting_since is None else self._clock.monotonic() - recipient.waiting_since
+        return 0.0 if recipient.age.since is None else self._clock.monotonic() - recipient.age.since

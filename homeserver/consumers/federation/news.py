@@ -57,7 +57,7 @@ class News:
                     await asyncio.sleep(0)
                 for server in new.edus_for - {self._recipients.own}:
                     recipient = self._recipients.ensure(server)
-                    recipient.has_edus = recipient.has_grown = True
+                    recipient.pending.add_edus()
                     self._turns.wake(recipient)
                 self._recipients.tail = new.upto
                 if len(new.events) < _BATCH:
@@ -94,5 +94,5 @@ class News:
         for server in audience:
             if server != self._recipients.own:
                 recipient = self._recipients.ensure(server)
-                if recipient.enqueue(position):
+                if recipient.pending.add_event(position):
                     self._turns.wake(recipient)

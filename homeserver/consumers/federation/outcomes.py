@@ -1,10 +1,9 @@
 """What came of a transaction: how far the server has got, how it goes, and when it is tried again."""
 
 import structlog
-from msgspec.structs import replace
 
 from homeserver.consumers.federation.ledger import Ledger
-from homeserver.consumers.federation.recipients import Recipient
+from homeserver.consumers.federation.recipients import Attempt, Recipient
 from homeserver.consumers.federation.turns import Turns
 from homeserver.errors import Refused, RemoteFailure
 from homeserver.kit.clock import Clock
@@ -12,12 +11,10 @@ from homeserver.kit.metrics import Metrics
 from homeserver.outbound.destinations import Destinations, Health
 from homeserver.outbound.ephemeral import Ephemeral
 from homeserver.outbound.operations.transactions import Received
-from homeserver.storage.destinations import MOST_PDUS, Destination, Parcel
+from homeserver.storage.destinations import Parcel
 
 DOWN_AFTER = 3
 """A server that failed so often is called down, and what is ephemeral is not kept for it."""
-_GROW_AFTER = 3
-_NOTE_SUCCESS_MS = 60_000
 _LONGEST = 500
 
 log = structlog.get_logger()
@@ -45,19 +42,11 @@ class Outcomes:
     def conclude(self, recipient: Recipient, parcel: Parcel) -> None:
         """The server has this, or is not to have it."""
         if parcel.edus:
-            recipient.edus_after = parcel.edus[-1]
-            self._ledger.note(recipient.row, edus=parcel.edus)
-        upto = max(recipient.row.delivered, parcel.upto)
-        recipient.row = replace(recipient.row, delivered=upto, txn=None, txn_id=None)
-        recipient.is_dirty = recipient.is_dirty or bool(parcel.pdus or parcel.edus)
-        recipient.tries = 0
-        if recipient.packed_all_at is not None:
-            # Whatever there is for it now came later.
-            is_waiting = (
-                recipient.queue or recipient.is_behind or recipient.has_edus or self._ephemeral.has(recipient.name)
-            )
-            recipient.waiting_since = recipient.packed_all_at if is_waiting else None
-            recipient.packed_all_at = None
+            recipient.pending.end_edus(parcel.edus[-1])
+            self._ledger.note(recipient.progress.row, edus=parcel.edus)
+        recipient.progress.end(parcel)
+        recipient.attempt = Attempt()
+        recipient.age.conclude(is_waiting=recipient.pending.is_any or self._ephemeral.has(recipient.name))
 
     def delivered(self, recipient: Recipient, parcel: Parcel, answer: Received) -> None:
         """The server has taken a transaction."""
@@ -68,11 +57,7 @@ class Outcomes:
         health = self._health.succeeded(recipient.name)
         self._ephemeral.deaf.discard(recipient.name)
         self.conclude(recipient, parcel)
-        recipient.row = _well(recipient.row, now=now, at_most=_grown(recipient))
-        if health is not None or now - recipient.noted_success_ts > _NOTE_SUCCESS_MS:
-            recipient.is_dirty = True
-        if recipient.is_dirty:
-            recipient.noted_success_ts = now
+        recipient.progress.succeed(now, was_failing=health is not None)
         self._log_success(recipient, answer, health, now)
 
     def count_failure(self, failure: RemoteFailure) -> None:
@@ -83,16 +68,9 @@ class Outcomes:
     def failed(self, recipient: Recipient, error: str, patience_ms: float | None = None) -> None:
         """The server did not take a transaction: it is left alone for a while."""
         health = self._health.failed(recipient.name, readable(error), patience_ms=patience_ms)
-        recipient.fall_behind()
-        recipient.row = replace(
-            recipient.row,
-            failures=health.failures,
-            failing_since_ts=health.since_ts,
-            next_retry_ts=health.next_retry_ts,
-            last_attempt_ts=health.last_attempt_ts,
-            error=health.error,
-        )
-        self._ledger.note(recipient.row)
+        recipient.pending.fall_behind()
+        recipient.progress.fail(health)
+        self._ledger.note(recipient.progress.row)
         self._turns.leave_alone(recipient, health)
         if health.failures == DOWN_AFTER:
             log.warning(
@@ -124,27 +102,3 @@ def readable(error: str) -> str:
     """What another server may have written, so that it can be stored and shown."""
     text = error[:_LONGEST].encode("utf-8", "replace").decode()
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
-
-
-def _well(row: Destination, *, now: int, at_most: int) -> Destination:
-    return replace(
-        row,
-        at_most=at_most,
-        failures=0,
-        failing_since_ts=None,
-        next_retry_ts=None,
-        error="",
-        last_success_ts=now,
-        last_attempt_ts=now,
-    )
-
-
-def _grown(recipient: Recipient) -> int:
-    """How much may be in one transaction, now that one more was taken."""
-    if recipient.row.at_most == MOST_PDUS:
-        return MOST_PDUS
-    recipient.good += 1
-    if recipient.good < _GROW_AFTER:
-        return recipient.row.at_most
-    recipient.good = 0
-    return min(MOST_PDUS, 2 * recipient.row.at_most)

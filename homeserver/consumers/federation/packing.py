@@ -7,12 +7,11 @@ anything durable is not: it is forgotten with the process.)
 from collections.abc import Sequence
 
 import msgspec
-from msgspec.structs import replace
 
 from homeserver.consumers.federation.contents import encode_edu
 from homeserver.consumers.federation.ledger import Ledger
 from homeserver.consumers.federation.missed import list_missed
-from homeserver.consumers.federation.recipients import Recipient, Recipients
+from homeserver.consumers.federation.recipients import Attempt, Recipient, Recipients
 from homeserver.kit.clock import Clock
 from homeserver.kit.randomness import Randomness
 from homeserver.outbound.ephemeral import Ephemeral, EphemeralEdu
@@ -43,8 +42,8 @@ class Packing:
 
     async def pack(self, recipient: Recipient) -> Parcel | None:
         """The transaction that the server is to have next: the one that is written down, or a new one, if any."""
-        if recipient.row.txn is not None:
-            return recipient.row.txn
+        if recipient.progress.row.txn is not None:
+            return recipient.progress.row.txn
         async with recipient.packing:
             return await self._pack_new(recipient)
 
@@ -53,10 +52,8 @@ class Packing:
         pdus, upto = await self._next_pdus(recipient)
         edus = await self._next_edus(recipient, bool(pdus))
         ephemeral = self._next_ephemeral(recipient, bool(pdus), len(edus))
-        is_all = not (
-            recipient.is_behind or recipient.queue or recipient.has_edus or self._ephemeral.has(recipient.name)
-        )
-        if not pdus and not edus and not ephemeral and recipient.is_greeted:
+        is_all = not self._recipients.has_more(recipient)
+        if not pdus and not edus and not ephemeral and recipient.pending.is_greeted:
             self._rest(recipient, upto)
             return None
         parcel = Parcel(
@@ -65,70 +62,56 @@ class Packing:
             ephemeral=tuple(msgspec.Raw(encode_edu(edu)) for edu in ephemeral),
             upto=upto,
         )
-        if recipient.waiting_since is None:
-            recipient.waiting_since = now
-        recipient.packed_all_at = now if is_all else None
+        recipient.age.pack(now, is_all=is_all)
         await self._begin(recipient, parcel, edus)
         return parcel
 
     async def _begin(self, recipient: Recipient, parcel: Parcel, edus: list[StoredEdu]) -> None:
-        recipient.is_greeted = True
-        recipient.tries = recipient.blamed = 0
-        recipient.fetched = edus
-        recipient.row = replace(recipient.row, txn_id=self._randomness.letters(20), txn=parcel)
-        if parcel.pdus or parcel.edus:
-            recipient.is_dirty = False
-            await self._ledger.save(recipient.row)
+        recipient.pending.greet()
+        recipient.attempt = Attempt(edus)
+        recipient.progress.begin(self._randomness.letters(20), parcel)
+        if parcel.is_durable:
+            await self._ledger.save(recipient.progress.row)
 
     def _rest(self, recipient: Recipient, upto: int) -> None:
         """There is nothing for the server; write that down some time."""
-        recipient.waiting_since = None
-        if recipient.is_dirty:
-            recipient.is_dirty = False
-            if upto > recipient.row.delivered:
-                recipient.row = replace(recipient.row, delivered=upto)
-            self._ledger.note_later(recipient.row)
+        recipient.age.end()
+        if recipient.progress.rest(upto):
+            self._ledger.note_later(recipient.progress.row)
 
     async def _next_pdus(self, recipient: Recipient) -> tuple[Sequence[int], int]:
         """The next events, and up to where all are delivered with them."""
-        at_most = recipient.row.at_most
-        if recipient.is_behind:
+        at_most = recipient.progress.row.at_most
+        if recipient.pending.is_behind:
             return await self._look_up(recipient, at_most)
-        pdus = [recipient.queue.popleft() for _ in range(min(at_most, len(recipient.queue)))]
-        return pdus, pdus[-1] if pdus and recipient.queue else self._recipients.tail
+        pdus = recipient.pending.take_events(at_most)
+        return pdus, pdus[-1] if pdus and recipient.pending.queue else self._recipients.tail
 
     async def _look_up(self, recipient: Recipient, at_most: int) -> tuple[Sequence[int], int]:
         upto = self._recipients.tail
-        recipient.is_behind = False  # What is new from here on comes to the queue.
-        recipient.queue.clear()
+        recipient.pending.begin_look_up()
         found, is_all = await self._database.snapshot(
-            list_missed, recipient.name, after=recipient.row.delivered, upto=upto, at_most=at_most
+            list_missed, recipient.name, after=recipient.progress.row.delivered, upto=upto, at_most=at_most
         )
         pdus, rest = found[:at_most], found[at_most:]
-        if not is_all or recipient.is_behind:
-            recipient.fall_behind()
-        else:
-            recipient.queue.extendleft(reversed(rest))
-            if not rest:
-                recipient.is_dirty = True
-                return pdus, upto
-        return pdus, pdus[-1] if pdus else recipient.row.delivered
+        if recipient.pending.end_look_up(rest, is_all=is_all) and not rest:
+            recipient.progress.catch_up()
+            return pdus, upto
+        return pdus, pdus[-1] if pdus else recipient.progress.row.delivered
 
     async def _next_edus(self, recipient: Recipient, has_pdus: bool) -> list[StoredEdu]:
-        at_most = recipient.row.at_most
+        at_most = recipient.progress.row.at_most
         # While it is being found out what a server refuses, events and data go separately.
-        if not recipient.has_edus or (has_pdus and at_most < MOST_PDUS):
+        if not recipient.pending.has_edus or (has_pdus and at_most < MOST_PDUS):
             return []
         limit = min(MOST_EDUS, 2 * at_most) if at_most > 1 else 1
-        recipient.has_edus = False
-        found = await self._database.read(
-            outgoing_edus.list_for, recipient.name, after=recipient.edus_after, limit=limit + 1
-        )
+        after = recipient.pending.begin_edus()
+        found = await self._database.read(outgoing_edus.list_for, recipient.name, after=after, limit=limit + 1)
         if len(found) > limit:
-            recipient.has_edus = True
+            recipient.pending.leave_edus()
         return found[:limit]
 
     def _next_ephemeral(self, recipient: Recipient, has_pdus: bool, edus: int) -> list[EphemeralEdu]:
-        if recipient.row.at_most < MOST_PDUS and (has_pdus or edus):
+        if recipient.progress.row.at_most < MOST_PDUS and (has_pdus or edus):
             return []
         return self._ephemeral.take(recipient.name, MOST_EDUS - edus)

@@ -1,91 +1,91 @@
-"""The servers to which this one sends, and what each is to have next.
+"""The servers to which this one sends.
 
-For servers that keep up, the positions of what comes next are in memory, a few hundred at most. Any other is behind:
-nothing is kept for it, and what it lacks is looked up when it is its turn.
+What is known of each is in parts, each of which changes by its own methods: what the server is still to have
+(`Pending`), how far it has got (`Progress`), how it goes with the transaction under way (`Attempt`), and since when it
+has been waiting (`Age`). Whose turn it is, `Turns` alone knows.
 """
 
 import asyncio
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from enum import Enum, auto
 
+from homeserver.consumers.federation.pending import Pending
+from homeserver.consumers.federation.progress import Progress
 from homeserver.matrix.identifiers import ServerName
 from homeserver.outbound.ephemeral import Ephemeral
 from homeserver.storage.destinations import Destination
 from homeserver.storage.outgoing_edus import StoredEdu
 
-_MOST_QUEUED = 200
-"""So many positions of a server are in memory."""
+
+@dataclass(slots=True, eq=False)
+class Attempt:
+    """The transaction under way, as far as it is not written down; a new one for each."""
+
+    fetched: list[StoredEdu] | None = None
+    """Its data, as far as it was just read."""
+    tries: int = 0
+    """How often it was sent in vain."""
+    blamed: int = 0
+    """How often it was not taken while an empty one was."""
+
+    def take_fetched(self) -> list[StoredEdu] | None:
+        """Its data, the first time it is sent."""
+        fetched, self.fetched = self.fetched, None
+        return fetched
+
+    def fail(self) -> None:
+        """It was sent in vain."""
+        self.tries += 1
+
+    def blame(self) -> None:
+        """It was not taken while an empty one was."""
+        self.blamed += 1
 
 
-class Stage(Enum):
-    """Where a server is on the way to its next transaction."""
+@dataclass(slots=True, eq=False)
+class Age:
+    """Since when there has been something for a server, by the monotonic clock."""
 
-    AT_REST = auto()
-    """There is nothing for it; or it is down, and a timer runs."""
-    QUEUED = auto()
-    """It waits for its turn."""
-    SERVED = auto()
-    """A transaction is being made for it, or is under way."""
+    since: float | None = None
+    _packed_all_at: float | None = field(default=None, init=False)
+    """When the transaction under way was made, if all that there was went into it."""
+
+    def begin(self, now: float) -> None:
+        """There is something for it, if there was nothing before."""
+        if self.since is None:
+            self.since = now
+
+    def pack(self, now: float, *, is_all: bool) -> None:
+        """A transaction was begun then, into which all there was has gone, or some of it."""
+        self.begin(now)
+        self._packed_all_at = now if is_all else None
+
+    def conclude(self, *, is_waiting: bool) -> None:
+        """A transaction is done with. If all there was went into it, whatever there is for it now came later."""
+        if self._packed_all_at is not None:
+            self.since = self._packed_all_at if is_waiting else None
+            self._packed_all_at = None
+
+    def end(self) -> None:
+        """There is nothing for it."""
+        self.since = None
 
 
 @dataclass(slots=True, eq=False)
 class Recipient:
-    """A server, and what it is to have next."""
+    """A server, what it is to have next, and how it goes."""
 
-    row: Destination
-    stage: Stage = Stage.AT_REST
-    queue: deque[int] = field(default_factory=deque)
-    """Positions of events, the oldest first: all that it is to have, unless it is behind."""
-    is_behind: bool = False
-    """What it is to have has to be looked up."""
-    has_edus: bool = False
-    """There is data for it, behind `edus_after`."""
-    edus_after: int = 0
-    has_grown: bool = False
-    """More data has come for it than what waits was last bounded with."""
+    progress: Progress
+    pending: Pending = field(default_factory=Pending)
+    attempt: Attempt = field(default_factory=Attempt)
+    age: Age = field(default_factory=Age)
     packing: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while a transaction is made, and while what waits for one is bounded."""
-    fetched: list[StoredEdu] | None = None
-    """Data of the transaction under way, as far as it was just read."""
-    is_greeted: bool = True
-    """It need not be told that this server is there again."""
-    tries: int = 0
-    """How often the transaction under way was sent in vain."""
-    blamed: int = 0
-    """How often it was not taken while an empty one was."""
-    good: int = 0
-    """How many in a row were taken while they are smaller than they may be."""
-    waiting_since: float | None = None
-    """Since when there has been something for it, by the monotonic clock."""
-    packed_all_at: float | None = None
-    """When the transaction under way was made, if all that there was went into it."""
-    due: float = 0.0
-    """When its timer ends."""
-    noted_success_ts: int = 0
-    is_dirty: bool = False
-    """There is something to write down that can wait."""
 
     @property
     def name(self) -> ServerName:
         """The server's name."""
-        return self.row.server_name
-
-    def fall_behind(self) -> None:
-        """Keep nothing for it: what it lacks is looked up when it is its turn."""
-        self.is_behind = True
-        self.queue.clear()
-
-    def enqueue(self, position: int) -> bool:
-        """The event at this position is for the server; whether that was news."""
-        if self.is_behind:
-            return False
-        if len(self.queue) >= _MOST_QUEUED:
-            self.fall_behind()
-            return False
-        self.queue.append(position)
-        return True
+        return self.progress.row.server_name
 
 
 class Recipients:
@@ -105,27 +105,25 @@ class Recipients:
         return iter(self._recipients.values())
 
     def find(self, server: ServerName) -> Recipient | None:
-        """The server's, if there was ever something for it."""
+        """The server, if there was ever something for it."""
         return self._recipients.get(server)
 
     def ensure(self, server: ServerName) -> Recipient:
-        """The server's."""
+        """The server."""
         recipient = self._recipients.get(server)
         # Whoever lacked something at the start is known: this one has all that there was for it.
         return recipient or self.add(Destination(server, delivered=self.tail))
 
     def add(self, row: Destination) -> Recipient:
         """A new one."""
-        recipient = self._recipients[row.server_name] = Recipient(row)
+        recipient = self._recipients[row.server_name] = Recipient(Progress(row))
         return recipient
+
+    def has_more(self, recipient: Recipient) -> bool:
+        """Whether something waits for the server that is not in a transaction yet."""
+        return recipient.pending.is_any or self._ephemeral.has(recipient.name)
 
     def has_work(self, recipient: Recipient) -> bool:
         """Whether there is something to be sent to the server."""
-        return bool(
-            recipient.row.txn is not None
-            or recipient.queue
-            or recipient.is_behind
-            or recipient.has_edus
-            or not recipient.is_greeted
-            or self._ephemeral.has(recipient.name)
-        )
+        is_under_way = recipient.progress.row.txn is not None
+        return is_under_way or not recipient.pending.is_greeted or self.has_more(recipient)

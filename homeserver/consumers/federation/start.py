@@ -59,7 +59,8 @@ class Start:
             self._add(row, now)
         for server in found.pending - {self._recipients.own}:
             recipient = self._recipients.find(server) or self._recipients.add(Destination(server))
-            recipient.is_behind = recipient.has_edus = recipient.has_grown = True
+            recipient.pending.fall_behind()
+            recipient.pending.add_edus()
         newest = max((row.last_success_ts or 0 for row in found.rows), default=0)
         if newest and now - newest > _AWAY_MS:
             self._greet(found.neighbours)
@@ -68,7 +69,8 @@ class Start:
 
     def _add(self, row: Destination, now: int) -> None:
         recipient = self._recipients.add(row)
-        recipient.is_behind = bool(row.failures) or row.txn is not None
+        if row.failures or row.txn is not None:
+            recipient.pending.fall_behind()
         if row.failures:
             since = row.failing_since_ts or now
             health = Health(row.failures, since, row.last_attempt_ts or since, row.next_retry_ts or now, row.error)
@@ -83,6 +85,6 @@ class Start:
         for server in servers:
             recipient = self._recipients.ensure(server)
             if not self._recipients.has_work(recipient) and self._health.find(server) is None:
-                recipient.is_greeted = False
+                recipient.pending.owe_greeting()
                 due += _GREETING_S
                 self._turns.set_timer(recipient, due)

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from itertools import count
 
 from homeserver.consumers.federation.ledger import AT_A_TIME
-from homeserver.consumers.federation.recipients import Recipient, Recipients, Stage
+from homeserver.consumers.federation.recipients import Recipient, Recipients
 from homeserver.kit.clock import Clock
 from homeserver.matrix.identifiers import ServerName
 from homeserver.outbound.destinations import Destinations, Health
@@ -37,6 +37,8 @@ class Turns:
         self._clock = clock
         self._recipients = recipients
         self._health = health
+        self._busy: set[ServerName] = set()
+        """The servers that wait for their turn, or are being served; all others are at rest."""
         self._ready: deque[Recipient] = deque()
         self._trying: deque[Recipient] = deque()
         self._changed = asyncio.Event()
@@ -44,11 +46,13 @@ class Turns:
         """The servers that are being served, since when; without those that are tried."""
         self._tries = 0
         self._timers: list[tuple[float, ServerName]] = []
+        self._due: dict[ServerName, float] = {}
+        """When the timer of each ends that has one; what else is in `_timers` does not count any more."""
 
     def wake(self, recipient: Recipient) -> None:
         """There is something for the server: it has its turn, unless it is down."""
         if (
-            recipient.stage is Stage.AT_REST
+            recipient.name not in self._busy
             and self._health.find(recipient.name) is None
             and self._recipients.has_work(recipient)
         ):
@@ -56,13 +60,13 @@ class Turns:
 
     def attempt(self, recipient: Recipient) -> None:
         """It is time to try a server that was down."""
-        if recipient.stage is not Stage.AT_REST:
+        if recipient.name in self._busy:
             return
         if self._health.find(recipient.name) is None:
             self.wake(recipient)
             return
         if not self._recipients.has_work(recipient):
-            recipient.is_greeted = False  # Whether it is back is worth knowing all the same.
+            recipient.pending.owe_greeting()  # Whether it is back is worth knowing all the same.
         self._queue(recipient, self._trying)
 
     def leave_alone(self, recipient: Recipient, health: Health) -> None:
@@ -72,7 +76,7 @@ class Turns:
 
     def set_timer(self, recipient: Recipient, due: float) -> None:
         """Try the server at that time, and at no other that was set before."""
-        recipient.due = due
+        self._due[recipient.name] = due
         heapq.heappush(self._timers, (due, recipient.name))
 
     def look_at_timers(self) -> None:
@@ -81,7 +85,7 @@ class Turns:
         while self._timers and self._timers[0][0] <= now:
             due, server = heapq.heappop(self._timers)
             recipient = self._recipients.find(server)
-            if recipient is not None and recipient.due == due:
+            if recipient is not None and self._due.get(server) == due:
                 self.attempt(recipient)
         self._changed.set()
 
@@ -109,12 +113,11 @@ class Turns:
             self._tries += 1
         else:
             return None
-        recipient.stage = Stage.SERVED
         return recipient
 
     async def _serve(self, recipient: Recipient, serve: Serve) -> None:
         await serve(recipient)
-        recipient.stage = Stage.AT_REST
+        self._busy.discard(recipient.name)
         if self._begun.pop(recipient.name, None) is None:
             self._tries -= 1
         if (health := self._health.find(recipient.name)) is not None:
@@ -123,9 +126,8 @@ class Turns:
         self._changed.set()
 
     def _queue(self, recipient: Recipient, queue: deque[Recipient]) -> None:
-        recipient.stage = Stage.QUEUED
-        if recipient.waiting_since is None:
-            recipient.waiting_since = self._clock.monotonic()
+        self._busy.add(recipient.name)
+        recipient.age.begin(self._clock.monotonic())
         queue.append(recipient)
         self._changed.set()
 

@@ -39,7 +39,7 @@ class Upkeep:
                 trimmed, below = now, recipients.tail
 
     async def _trim(self, recipients: Recipients, below: int) -> None:
-        queued = [recipient.queue[0] for recipient in recipients if recipient.queue]
+        queued = [one.pending.queue[0] for one in recipients if one.pending.queue]
         below = min([below, *queued])
         while await self._database.write(outgoing.trim, below=below, limit=_TRIM_BATCH) == _TRIM_BATCH:
             pass
