@@ -29,6 +29,7 @@ from homeserver.services.rooms.send import Sender
 from homeserver.services.rooms.server_acl import ServerAcls
 from homeserver.services.rooms.signatures import Signatures
 from homeserver.services.rooms.state import StateTrees
+from homeserver.services.rooms.state_requests import StateRequests
 from homeserver.services.rooms.states_elsewhere import StatesElsewhere
 from homeserver.services.rooms.waiting import WaitingEvents
 
@@ -72,7 +73,8 @@ def build_graph(foundation: Foundation, outside: Outside, stack: AsyncExitStack)
     admission = Admission(clock, hot, writer, graph, merger, policies, waiting)
     inbox = Inbox(database, hot, checks, founding, outliers, admission, waiting)
 
-    states_elsewhere = StatesElsewhere(database, trees, inbox, client)
+    requests = StateRequests(client)
+    states_elsewhere = StatesElsewhere(database, trees, inbox, requests)
     askable = Askable(server_acls, name)
     gap_searches: Searches[tuple[RoomId, ServerName]] = Searches(clock, background)
     history_searches: Searches[RoomId] = Searches(clock, background)
@@ -95,7 +97,7 @@ def build_graph(foundation: Foundation, outside: Outside, stack: AsyncExitStack)
 
     arrivals = Arrivals(database, clock, hot, trees, writer, inbox, checks, outliers, name)
     replay = Replay(database, trees, hot, resolver, name)
-    completion = Completion(database, clock, metrics, client, hot, trees, inbox, checks, outliers, replay, name)
+    completion = Completion(database, clock, metrics, requests, hot, trees, inbox, checks, outliers, replay, name)
     return RoomGraph(
         trees=trees,
         hot=hot,
