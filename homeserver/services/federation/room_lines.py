@@ -22,9 +22,10 @@ from homeserver.kit.logs import report
 from homeserver.kit.metrics import Metrics
 from homeserver.matrix.identifiers import EventId, RoomId, ServerName
 from homeserver.services.federation.faults import WRONG
+from homeserver.services.rooms.event_ids import id_of
 from homeserver.services.rooms.gaps import Gaps
 from homeserver.services.rooms.hot import HotRoom, HotRooms
-from homeserver.services.rooms.inbox import Delivery, Inbox, id_of
+from homeserver.services.rooms.inbox import Delivery, Inbox
 from homeserver.services.rooms.intake import FirstWrite
 from homeserver.services.rooms.receipts import Outcome, Receipt
 from homeserver.storage import deliveries

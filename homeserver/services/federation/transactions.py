@@ -27,8 +27,9 @@ from homeserver.matrix.identifiers import EventId, RoomId, ServerName
 from homeserver.services.federation.early import Early
 from homeserver.services.federation.edus import Edus
 from homeserver.services.federation.room_lines import Place, RoomLines
+from homeserver.services.rooms.event_ids import id_of, possible_ids
 from homeserver.services.rooms.hot import HotRoom, HotRooms
-from homeserver.services.rooms.inbox import Inbox, id_of, possible_ids
+from homeserver.services.rooms.inbox import Inbox
 from homeserver.services.rooms.intake import FirstWrite
 from homeserver.services.rooms.invitations import Invitations
 from homeserver.services.rooms.receipts import Outcome, Receipt

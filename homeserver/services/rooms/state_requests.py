@@ -12,8 +12,8 @@ from homeserver.errors import RemoteFailure
 from homeserver.matrix.events import receive_events
 from homeserver.matrix.identifiers import EventId, ServerName
 from homeserver.outbound.federation import FederationClient
+from homeserver.services.rooms.event_ids import id_of
 from homeserver.services.rooms.hot import HotRoom
-from homeserver.services.rooms.inbox import id_of
 from homeserver.storage.tables import chunks
 
 MOST_STATE = 200_000
