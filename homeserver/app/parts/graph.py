@@ -13,6 +13,7 @@ from homeserver.services.rooms.backfill import Backfill
 from homeserver.services.rooms.checks import Checks
 from homeserver.services.rooms.completion import Completion
 from homeserver.services.rooms.founding import Founding
+from homeserver.services.rooms.gap_filling import GapFilling
 from homeserver.services.rooms.gaps import Gaps
 from homeserver.services.rooms.graph import Graph
 from homeserver.services.rooms.hot import HotRooms
@@ -80,18 +81,9 @@ def build_graph(foundation: Foundation, outside: Outside, stack: AsyncExitStack)
     history_searches: Searches[RoomId] = Searches(clock, background)
     stack.push_async_callback(gap_searches.close)
     stack.push_async_callback(history_searches.close)
-    gaps = Gaps(
-        database,
-        hot,
-        inbox,
-        states_elsewhere,
-        client,
-        metrics,
-        askable,
-        gap_searches,
-        name,
-        searches_per_server=config.federation.searches_per_server,
-    )
+    filling = GapFilling(database, hot, inbox, states_elsewhere, client)
+    per_server = config.federation.searches_per_server
+    gaps = Gaps(database, hot, filling, metrics, askable, gap_searches, name, searches_per_server=per_server)
     past = Past(database, clock, trees, hot, writer, graph, inbox, outliers)
     backfill = Backfill(database, hot, inbox, states_elsewhere, past, client, metrics, askable, history_searches)
 
