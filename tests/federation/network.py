@@ -118,6 +118,27 @@ class Peer:
         return publish(self.name, key_of(self.name), {}, valid_until_ts=self.network.clock.now() + 3_600_000)
 
 
+class SkewedClock(StoppedClock):
+    """A clock that goes as fast as another one, and is wrong by so much."""
+
+    def __init__(self, right: StoppedClock, off_ms: int) -> None:
+        super().__init__()
+        self._right = right
+        self._off_ms = off_ms
+
+    def now(self) -> int:
+        return self._right.now() + self._off_ms
+
+    def monotonic(self) -> float:
+        return self._right.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        await self._right.sleep(seconds)
+
+    def advance(self, seconds: float) -> None:
+        self._right.advance(seconds)
+
+
 class Network:
     """The servers and peers of a test, by name; those that are cut off are neither heard nor reached."""
 
@@ -138,15 +159,16 @@ class Network:
         self._servers: dict[str, AsyncExitStack] = {}
         self._urls: dict[str, str] = {}
 
-    async def server(self, name: str, **more: Any) -> World:
-        """A running server of this name; one that was stopped goes on with its database."""
+    async def server(self, name: str, *, off_ms: int = 0, **more: Any) -> World:
+        """A running server of this name; one that was stopped goes on with its database; its clock may be off."""
+        clock = SkewedClock(self.clock, off_ms) if off_ms else self.clock
         folder = self._folder / name.replace(":", "_")
         folder.mkdir(exist_ok=True)
         url = self._urls.setdefault(name, "") or self._new_database()
         self._urls[name] = url
         own = await self._stack.enter_async_context(AsyncExitStack())
         config = settings(url, str(folder), server_name=name, **more)
-        world = await own.enter_async_context(running(config, clock=self.clock, transport=Link(self, name)))
+        world = await own.enter_async_context(running(config, clock=clock, transport=Link(self, name)))
         self._servers[name] = own
         self.clients[name], self.worlds[name] = world.client, world
         return world
