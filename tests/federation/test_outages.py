@@ -34,6 +34,7 @@ async def has_failed(world: World, server: ServerName) -> None:
     await eventually(look, lambda row: row is not None and row.failures > 0)
 
 
+@pytest.mark.timeout(60)  # It sends a great many.
 @pytest.mark.behaviours("SS-EDU-04", "SS-EDU-05")
 @pytest.mark.trust("C20", "F32", "R6")
 async def test_changes_of_devices_for_a_server_that_is_down_are_as_many_as_users(network: Network) -> None:

@@ -44,6 +44,17 @@ async def foreign_room(
     return room
 
 
+async def room_of_a_server_without_keys(network: Network) -> ForeignRoom:
+    """A room whose topic somebody has set on a server that answers, and does not tell its keys."""
+    room = await foreign_room(network, "m.room.topic", {"topic": "Silence"})
+    whole = {"pdus": [json.loads(one.pdu) for one in room.state.values()], "auth_chain": []}
+    room.peer.on("GET", f"{FEDERATION}/v1/state/", lambda seen: whole)
+    speaker = network.peers["silent.test"]
+    speaker.on("GET", KEYS, lambda seen: Reply(503, {}, b"{}"))
+    speaker.awake.set()
+    return room
+
+
 async def state(user: User, room: ForeignRoom, type_: str) -> Any:
     """What a state event says; None if there is none."""
     answer = await user.get(f"/rooms/{quote(room.room_id)}/state/{type_}/")
@@ -143,13 +154,7 @@ async def test_a_join_that_rests_on_too_much_of_a_silent_server_fails_soon(netwo
 async def test_a_room_is_not_called_whole_while_keys_may_still_come(network: Network) -> None:
     world = await network.server("b.test")
     bob = await world.user("bob")
-    room = await foreign_room(network, "m.room.topic", {"topic": "Silence"})
-    before = list(room.state.values())
-    whole = {"pdus": [json.loads(one.pdu) for one in before], "auth_chain": []}
-    room.peer.on("GET", f"{FEDERATION}/v1/state/", lambda seen: whole)
-    speaker = network.peers["silent.test"]
-    speaker.on("GET", KEYS, lambda seen: Reply(503, {}, b"{}"))
-    speaker.awake.set()
+    room = await room_of_a_server_without_keys(network)
     answer = await join_by(bob, room.room_id, "p.test")
     assert answer.status_code == 200, answer.text
 
@@ -159,7 +164,7 @@ async def test_a_room_is_not_called_whole_while_keys_may_still_come(network: Net
     )
     [known_in_part] = await world.container.database.read(partial_rooms.list_all)
     assert known_in_part.failure == "2 events are signed by keys that cannot be had at the moment."
-    del speaker.answers["GET", KEYS]
+    del network.peers["silent.test"].answers["GET", KEYS]
     await becomes_whole(network, world)
     assert await state(bob, room, "m.room.topic") == {"topic": "Silence"}
 
@@ -168,13 +173,7 @@ async def test_a_room_is_not_called_whole_while_keys_may_still_come(network: Net
 async def test_servers_that_are_gone_for_good_do_not_keep_a_room_from_being_whole(network: Network) -> None:
     world = await network.server("b.test")
     bob = await world.user("bob")
-    room = await foreign_room(network, "m.room.topic", {"topic": "Silence"})
-    before = list(room.state.values())
-    whole = {"pdus": [json.loads(one.pdu) for one in before], "auth_chain": []}
-    room.peer.on("GET", f"{FEDERATION}/v1/state/", lambda seen: whole)
-    speaker = network.peers["silent.test"]
-    speaker.on("GET", KEYS, lambda seen: Reply(503, {}, b"{}"))
-    speaker.awake.set()
+    room = await room_of_a_server_without_keys(network)
     assert (await join_by(bob, room.room_id, "p.test")).status_code == 200
     await becomes_whole(network, world)
     assert await state(bob, room, "m.room.topic") is None

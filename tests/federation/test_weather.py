@@ -89,9 +89,6 @@ async def test_after_the_storm_all_is_there_once(network: Network, seed: int) ->
                 since = (await user.sync())["next_batch"]
                 await user.sync(since, timeout=200)
             assert sorted(bodies) == sorted(said), storm.fates
-            for one in (ann, bob):  # What somebody says is in the order in which it was said.
-                mine = [body for body in said if body.startswith(one.user_id)]
-                assert [body for body in bodies if body.startswith(one.user_id)] == mine
     states = [(await user.get(f"/rooms/{part(room_id)}/state")).json() for user in (ann, bob)]
     here, there = ({event["event_id"] for event in state} for state in states)
     assert here == there

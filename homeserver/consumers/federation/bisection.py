@@ -100,7 +100,9 @@ class Bisection:
             error=readable(error),
         )
         self._outcomes.conclude(line, parcel)
-        line.row = replace(line.row, at_most=MOST_PDUS)
+        # It takes all but this: what is new for it wakes it from now on.
+        self._health.succeeded(line.name)
+        line.row = replace(line.row, at_most=MOST_PDUS, failures=0, failing_since_ts=None, next_retry_ts=None, error="")
         skipped = Skipped(line.name, position, self._clock.now(), readable(error))
         self._ledger.note(line.row, skipped=[skipped])
 

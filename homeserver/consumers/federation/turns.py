@@ -113,6 +113,8 @@ class Turns:
         line.stage = Stage.AT_REST
         if self._begun.pop(line.name, None) is None:
             self._tries -= 1
+        if (health := self._health.find(line.name)) is not None:
+            self.leave_alone(line, health)  # Its timer may have ended while it was served, when nobody looked.
         self.wake(line)
         self._changed.set()
 
