@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import EventId, UserId, domain_of
+from homeserver.matrix.room_versions import ROOM_VERSIONS
 from homeserver.services.rooms.hot import HotRoom, parse
 from homeserver.services.rooms.placement import Redaction, State
 from homeserver.services.rooms.power import may_act
@@ -14,6 +15,7 @@ from homeserver.storage.engine import Database, ReadTx
 from homeserver.storage.events import StoredEvent
 from homeserver.storage.state import Pair
 
+_REDACTION = "m.room.redaction"
 _LEVELS: Pair = ("m.room.power_levels", "")
 
 Pending = Mapping[EventId, Sequence[StoredEvent]]
@@ -29,7 +31,7 @@ class Redactions:
 
     async def of(self, room: HotRoom, redaction: Event, target: StoredEvent | None, before: State) -> Redaction | None:
         """What the event redacts, if it may; `before` is the state before it."""
-        if redaction.type != "m.room.redaction" or target is None or target.status == events.REJECTED:
+        if redaction.type != _REDACTION or target is None or target.status == events.REJECTED:
             return None
         event = parse(target, room.version.identifier)
         if not await self._may_redact(room, redaction, event, before):
@@ -55,6 +57,28 @@ class Redactions:
 
     def _levels(self, tx: ReadTx, room: HotRoom, state: State) -> Event | None:
         return find_in_state(tx, self._trees, room, state, [_LEVELS]).get(_LEVELS)
+
+
+def find_held_back(
+    tx: ReadTx, room_nid: int, version: str, found: Iterable[tuple[StoredEvent, Event]]
+) -> set[int]:
+    """The positions of those redactions, among events of a room, that redact nothing (yet).
+
+    Clients do what a redaction says without asking, so they are shown none before it counts. It is found out by what
+    it names: once that is redacted, and by whatever, it does no harm.
+    """
+    if ROOM_VERSIONS[version].redaction_by_auth_rule:
+        return set()
+    # One that was redacted, in versions in which it does not say any more what it names, says nothing to anybody.
+    named = {
+        row.position: EventId(event.redacts or "")
+        for row, event in found
+        if event.type == _REDACTION and (event.redacts or row.redacted_by is None)
+    }
+    if not named:
+        return set()
+    done = events.find_redacted(tx, room_nid, [target for target in named.values() if target])
+    return {position for position, target in named.items() if target not in done}
 
 
 def find_pending(tx: ReadTx, room: HotRoom, event_ids: Iterable[EventId]) -> Pending:
