@@ -18,7 +18,7 @@ from tests.federation.scenarios import good, part
 from tests.federation.test_history import Hole, hole
 from tests.federation.test_outbound import DAN, MINUTE, B, Stage, stage
 from tests.services.rooms.test_branches import BOB
-from tests.services.rooms.test_redaction import SECRET, tables_with
+from tests.services.rooms.test_redaction import SECRET, all_that_is_told, tables_with
 from tests.world import World, eventually, until
 
 __all__ = ["hole", "stage"]
@@ -156,3 +156,80 @@ async def test_a_redaction_that_nobody_waits_for_any_more_is_not_missed(hole: Ho
     found = {event["event_id"]: event for event in await hole.read_back()}
     assert found[secret.event_id]["content"] == {}
     assert await where(hole.world) == set()
+
+
+async def test_a_redaction_that_redacts_nothing_is_shown_to_nobody(stage: Stage) -> None:
+    alice, room_id, world = stage.alice, stage.scene.room_id, stage.world
+    said = await alice.send(room_id, "still here")
+    since = (await alice.sync())["next_batch"]
+    graph = await stage.scene.graph()
+    content = {"redacts": said, "m.mentions": {"user_ids": [alice.user_id]}}  # Which would be a reason to ring.
+    bad = graph.say(BOB, "m.room.redaction", content, [graph.events[-1]])
+    unknown = graph.say(BOB, "m.room.redaction", {"redacts": "$never_seen"}, [bad])
+    nothing = graph.say(BOB, "m.room.redaction", {"body": "nothing"}, [unknown])
+    # That it was redacted itself does not make it count.
+    of_it = graph.say(BOB, "m.room.redaction", {"redacts": bad.event_id}, [nothing])
+    held = [event.event_id for event in (bad, unknown, nothing)]
+    assert await stage.scene.outcomes(bad, unknown, nothing) == [Outcome.ACCEPTED] * 3
+    assert "rooms" not in await alice.sync(since)
+    unread = (await alice.sync())["rooms"]["join"][room_id]["unread_notifications"]
+    assert unread == {"notification_count": 0, "highlight_count": 0}
+    assert await stage.scene.outcomes(of_it) == [Outcome.ACCEPTED]
+    after = await alice.send(room_id, "after")
+    graph = await stage.scene.graph()
+    assert graph.by_id[after].prev_events == [of_it.event_id], "The room has them, whoever sees them."
+    told = await all_that_is_told(world, alice, room_id, since, [said, *held, of_it.event_id, after])
+    assert [one for one in held if one in told.replace(f'"redacts":"{bad.event_id}"', "")] == []
+    room = (await alice.sync(since))["rooms"]["join"][room_id]
+    assert [event["event_id"] for event in room["timeline"]["events"]] == [of_it.event_id, after]
+    assert not room["timeline"]["limited"]
+    carol = await world.user("carol")
+    await carol.join(room_id)
+    assert (await good(carol.get(f"/rooms/{part(room_id)}/event/{part(said)}")))["content"]["body"] == "still here"
+    for event_id in held:
+        assert (await carol.get(f"/rooms/{part(room_id)}/event/{part(event_id)}")).status_code == 404
+        answer = await stage.network.peers[B].call("a.test", "GET", f"/_matrix/federation/v1/event/{part(event_id)}")
+        assert answer.status_code == 200, "Servers are given them."
+
+
+async def test_a_redaction_is_shown_once_what_it_redacts_has_come(stage: Stage) -> None:
+    alice, room_id = stage.alice, stage.scene.room_id
+    graph = await stage.scene.graph()
+    start = graph.events[-1]
+    since = (await alice.sync())["next_batch"]
+    said = graph.say(BOB, "m.room.message", {"body": SECRET}, [start])
+    redaction = graph.say(BOB, "m.room.redaction", {"redacts": said.event_id}, [start])
+    assert await stage.scene.outcomes(redaction) == [Outcome.ACCEPTED]
+    seen = await alice.sync(since)
+    assert "rooms" not in seen
+    path = f"/rooms/{part(room_id)}/event/{part(redaction.event_id)}"
+    assert (await alice.get(path)).status_code == 404
+    assert await stage.scene.outcomes(said) == [Outcome.ACCEPTED]
+    [event] = (await alice.sync(seen["next_batch"]))["rooms"]["join"][room_id]["timeline"]["events"]
+    assert (event["event_id"], event["content"]) == (said.event_id, {})
+    assert event["unsigned"]["redacted_because"]["event_id"] == redaction.event_id
+    await good(alice.get(path))
+    page = await good(alice.get(f"/rooms/{part(room_id)}/messages?dir=b&limit=2"))
+    assert [one["event_id"] for one in page["chunk"]] == [said.event_id, redaction.event_id]
+
+
+async def test_who_is_shown_nothing_behind_a_gap_is_told_of_the_gap(hole: Hole) -> None:
+    await hole.alice.send(hole.room, "known")
+    hole.graph = await hole.scene.graph()
+    start = hole.graph.events[-1]
+    since = (await hole.alice.sync())["next_batch"]
+    secret = hole.hide(hole.graph.say(BOB, "m.room.message", {"body": SECRET}, [start]))
+    redaction = redaction_of(hole, BOB, secret, secret)
+    inbox = hole.world.container.inbox
+    state = {pair: event.event_id for pair, event in hole.graph.before([secret]).items()}
+    receipt = await inbox.receive_with_state(RoomId(hole.room), redaction.pdu, state)  # type: ignore[arg-type]
+    assert receipt.outcome == Outcome.ACCEPTED
+    seen = await hole.alice.sync(since)
+    timeline = seen["rooms"]["join"][hole.room]["timeline"]
+    assert (timeline["events"], timeline["limited"]) == ([], True)
+    assert "rooms" not in await hole.alice.sync(seen["next_batch"])
+    hole.serve()
+    await eventually(lambda: hole.read_back(since=timeline["prev_batch"]), lambda found: len(found) > 2)
+    back = {event["event_id"]: event for event in await hole.read_back(since=timeline["prev_batch"])}
+    assert back[secret.event_id]["content"] == {}
+    assert redaction.event_id in back

@@ -59,9 +59,7 @@ class Redactions:
         return find_in_state(tx, self._trees, room, state, [_LEVELS]).get(_LEVELS)
 
 
-def find_held_back(
-    tx: ReadTx, room_nid: int, version: str, found: Iterable[tuple[StoredEvent, Event]]
-) -> set[int]:
+def find_held_back(tx: ReadTx, room_nid: int, version: str, found: Iterable[tuple[StoredEvent, Event]]) -> set[int]:
     """The positions of those redactions, among events of a room, that redact nothing (yet).
 
     Clients do what a redaction says without asking, so they are shown none before it counts. It is found out by what
