@@ -742,6 +742,31 @@ async def test_typing_and_receipts_of_a_server_that_the_room_keeps_out_are_ignor
     assert "rooms" not in await stage.scene.alice.sync(since)
 
 
+@pytest.mark.trust("C18", "R5", "S8")
+@pytest.mark.by_turns
+async def test_who_asks_little_does_not_wait_behind_all_that_another_server_asks(stage: Stage) -> None:
+    others = stage.network.peer("d.example")
+    said = await stage.say("hello")
+    target = "/_matrix/federation/v1/query/directory?room_alias=%23nothing%3Aa.test"
+    assert (await others.call("a.test", "GET", target)).status_code == 404  # Its keys are known.
+    too_many = json.dumps(stage.body(*[said.pdu] * 51)).encode()
+    ended: list[str] = []
+
+    async def flood(number: int) -> None:
+        assert (await stage.put(f"{number}", too_many))[0] == 413
+        ended.append("flood")
+
+    async def ask() -> None:
+        assert (await others.call("a.test", "GET", target)).status_code == 404
+        ended.append("ask")
+
+    async with asyncio.TaskGroup() as group:
+        for number in range(60):
+            group.create_task(flood(number))
+        group.create_task(ask())
+    assert ended.index("ask") < 30
+
+
 @pytest.mark.trust("C18", "R5")
 async def test_deliveries_of_one_server_do_not_wait_for_those_of_another(held: Held) -> None:
     others = held.network.peer("d.example")
