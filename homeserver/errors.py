@@ -33,6 +33,8 @@ HomeserverError
 
 from collections.abc import Mapping, Sequence
 
+from homeserver.kit.logs import Trouble
+
 
 class HomeserverError(Exception):
     """The root of the tree."""
@@ -180,5 +182,5 @@ class ConfigError(HomeserverError):
         self.faults = list(faults)
 
 
-class Unavailable(HomeserverError):
+class Unavailable(HomeserverError, Trouble):
     """Our own trouble for now; the client may repeat the request."""
