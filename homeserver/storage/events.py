@@ -160,7 +160,7 @@ _STANDINGS = select(events.c.position, events.c.room_nid, events.c.event_id, eve
 _STANDINGS_AT = _STANDINGS.where(events.c.position.in_(bindparam("positions", expanding=True)))
 _STANDINGS_OF = _STANDINGS.where(events.c.event_id.in_(bindparam("event_ids", expanding=True)))
 _COUNT = select(func.count()).select_from(events)
-_PLACE_OUTLIER = (
+_SET_STANDING = (
     update(events)
     .where(events.c.position == bindparam("at"))
     .values(
@@ -292,7 +292,7 @@ def set_standings(tx: WriteTx, found: Iterable[StoredEvent]) -> None:
     """Say where events stand, and what became of them."""
     for part in chunks(found, _ROWS):
         tx.connection.execute(
-            _PLACE_OUTLIER,
+            _SET_STANDING,
             [
                 {
                     "at": event.position,

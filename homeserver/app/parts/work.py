@@ -37,7 +37,7 @@ def list_works(
         housekeeping.run,
         RoomEffects(database, notifier, rooms.members, live.presence).run,
         Purging(notifier, rooms.purge).run,
-        servers.lines.run,
+        servers.room_lines.run,
         RoomCompletion(clock, notifier, graph.completion, graph.gaps).run,
         Introductions(database, notifier).run,
         Resyncs(clock, notifier, servers.device_lists).run,

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from homeserver.consumers.federation.lines import Line
+from homeserver.consumers.federation.recipients import Recipient
 from homeserver.kit.caching import Lru
 from homeserver.outbound.ephemeral import EphemeralEdu
 from homeserver.storage import events, outgoing_edus
@@ -36,16 +36,16 @@ class Contents:
             found.update((position, event.pdu) for position, event in stored.items())
         return [found[position] for position in parcel.pdus if position in found]
 
-    async def edus(self, line: Line, parcel: Parcel) -> list[bytes]:
+    async def edus(self, recipient: Recipient, parcel: Parcel) -> list[bytes]:
         """The data of a transaction, as it is to be sent."""
-        stored = [encode_edu(edu) for edu in await self._stored_edus(line, parcel.edus)]
+        stored = [encode_edu(edu) for edu in await self._stored_edus(recipient, parcel.edus)]
         return stored + [bytes(edu) for edu in parcel.ephemeral]
 
-    async def _stored_edus(self, line: Line, positions: Sequence[int]) -> list[StoredEdu]:
-        fetched, line.fetched = line.fetched, None
+    async def _stored_edus(self, recipient: Recipient, positions: Sequence[int]) -> list[StoredEdu]:
+        fetched = recipient.attempt.take_fetched()
         if not positions or fetched is not None:
             return fetched or []
-        return await self._database.read(outgoing_edus.find_many, line.name, positions)
+        return await self._database.read(outgoing_edus.find_many, recipient.name, positions)
 
 
 def encode_edu(edu: StoredEdu | EphemeralEdu) -> bytes:

@@ -29,6 +29,7 @@ from homeserver.services.rooms.persist import EventWriter, Superseded
 from homeserver.services.rooms.placement import Batch, NewEvent, Placement
 from homeserver.services.rooms.receipts import Outcome
 from homeserver.services.rooms.state import StateTrees
+from homeserver.services.rooms.state_requests import MOST_CHAIN, MOST_STATE
 from homeserver.storage import events
 from homeserver.storage.engine import Database, ReadTx
 from homeserver.storage.events import StoredEvent
@@ -53,9 +54,6 @@ _INSISTENCE_S = 60.0
 _MOST_INSISTED = 200
 _ATTEMPTS = 5
 _PART = 1000
-MOST_STATE = 200_000
-MOST_CHAIN = 400_000
-"""So many events a server may name as the state of a room, and as what that rests on."""
 MOST_SERVERS = 50_000
 
 

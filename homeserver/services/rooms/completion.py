@@ -5,7 +5,7 @@ gives the state, the room goes on as it is, and it is tried again, at longer and
 """
 
 import asyncio
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -13,18 +13,17 @@ import structlog
 from homeserver.errors import BadAnswer, HomeserverError, NotFound, RemoteFailure, Unavailable
 from homeserver.kit.clock import Clock
 from homeserver.kit.metrics import Metrics
-from homeserver.matrix.events import Event, receive_events
+from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import EventId, RoomId, ServerName, UserId, domain_of
-from homeserver.outbound.federation import FederationClient
-from homeserver.services.rooms.arrival import MOST_CHAIN, MOST_STATE
 from homeserver.services.rooms.checks import Checks, Unfit
 from homeserver.services.rooms.hot import HotRoom, HotRooms, parse
-from homeserver.services.rooms.inbox import Inbox, id_of
+from homeserver.services.rooms.inbox import Inbox
 from homeserver.services.rooms.landing import Standing
 from homeserver.services.rooms.outliers import Outliers, by_auth
 from homeserver.services.rooms.persist import Superseded
 from homeserver.services.rooms.replay import Replay
 from homeserver.services.rooms.state import StateTrees
+from homeserver.services.rooms.state_requests import StateRequests
 from homeserver.services.rooms.unproven import Unproven
 from homeserver.storage import coming_members, events, partial_rooms, room_servers, stream_rows
 from homeserver.storage.engine import Database, ReadTx, WriteTx
@@ -39,11 +38,8 @@ _GROUP = 500
 _STEP = 2500
 """So many events are stored before it is noted how far it has come."""
 _FEW = 50
-"""Up to so many events that are missing are asked for one by one."""
+"""Up to so many events that are missing are asked for one by one: the state is large."""
 _SERVERS = 10
-_LARGEST = 512 << 20
-_LARGEST_IDS = 64 << 20
-_AT_ONCE = 5
 _PATIENCE = 4
 """So often the rest is told while events of it are not given, or cannot be proven for want of keys; then it is taken
 without them."""
@@ -71,7 +67,7 @@ class Completion:
         database: Database,
         clock: Clock,
         metrics: Metrics,
-        federation: FederationClient,
+        requests: StateRequests,
         hot: HotRooms,
         trees: StateTrees,
         inbox: Inbox,
@@ -83,7 +79,7 @@ class Completion:
         self._database = database
         self._clock = clock
         self._metrics = metrics
-        self._federation = federation
+        self._requests = requests
         self._hot = hot
         self._trees = trees
         self._inbox = inbox
@@ -198,68 +194,28 @@ class Completion:
         What was left out at the join belongs to it, whether this server says so or not.
         """
         if is_begun:
-            ids = await self._federation.state_ids(server, room.room_id, join_id, largest=_LARGEST_IDS)
-            named = [*left_out, *ids.auth_chain_ids[:MOST_CHAIN], *ids.pdu_ids[:MOST_STATE]]
-            wanted = [EventId(one) for one in dict.fromkeys(named) if "\0" not in one]
-            known = await self._find_known(room, wanted)
-            missing = [event_id for event_id in wanted if event_id not in known]
+            ids = await self._requests.ids(room, server, join_id)
+            wanted = list(dict.fromkeys([*left_out, *ids.all()]))
+            known = await self._find_known(wanted)
             held = self._unproven.held(partial.room_nid)
-            absent = [event_id for event_id in missing if event_id not in held]
+            here = {event_id: held[event_id] for event_id in wanted if event_id in held and event_id not in known}
+            absent = [event_id for event_id in wanted if event_id not in known and event_id not in here]
             if len(absent) <= _FEW:
-                new = {event_id: held[event_id] for event_id in missing if event_id in held}
-                given = await self._events(room, server, absent)
-                await self._store(room, new | given, len(known))
-                in_state = {*left_out, *ids.pdu_ids}
-                return [one for one in wanted if one in in_state], len(absent) - len(given)
+                given = await self._requests.singly(room, server, absent)
+                await self._store(room, here | given, len(known))
+                return [*left_out, *ids.state], len(absent) - len(given)
         log.info(f"asking {server} for the state of room {room.room_id}", room_id=room.room_id)
-        answer = await self._federation.state(server, room.room_id, join_id, largest=_LARGEST)
-        known_ids, new = await self._sift(room, answer.auth_chain[:MOST_CHAIN])
-        state_ids, of_state = await self._sift(room, answer.pdus[:MOST_STATE])
-        new |= of_state
-        del answer
-        known = await self._find_known(room, left_out)
-        missing = [event_id for event_id in left_out if event_id not in known and event_id not in new]
-        given = await self._events(room, server, missing[:_FEW])
-        await self._store(room, new | given, len({*known_ids, *state_ids}) - len(new))
-        return [*left_out, *state_ids], len(missing) - len(given)
+        whole = await self._requests.whole(room, server, join_id, self._find_unknown)
+        unknown = await self._find_unknown(left_out)
+        missing = [event_id for event_id in left_out if event_id in unknown and event_id not in whole.chosen]
+        given = await self._requests.singly(room, server, missing[:_FEW])
+        await self._store(room, {**whole.chosen, **given}, whole.count - len(whole.chosen))
+        return [*left_out, *whole.state], len(missing) - len(given)
 
-    async def _events(self, room: HotRoom, server: ServerName, event_ids: Sequence[EventId]) -> dict[EventId, bytes]:
-        """Events one by one, some at a time, as far as they are given."""
-        turns = asyncio.Semaphore(_AT_ONCE)
-        found: dict[EventId, bytes] = {}
+    async def _find_unknown(self, event_ids: Collection[EventId]) -> set[EventId]:
+        return set(event_ids) - await self._find_known(event_ids)
 
-        async def ask(event_id: EventId) -> None:
-            async with turns:
-                try:
-                    answer = await self._federation.event(server, event_id)
-                except RemoteFailure:
-                    return
-                found.update((event_id, pdu) for pdu in map(bytes, answer.pdus[:1]) if id_of(room, pdu) == event_id)
-
-        async with asyncio.TaskGroup() as tasks:
-            for event_id in event_ids:
-                tasks.create_task(ask(event_id))
-        return found
-
-    async def _sift(self, room: HotRoom, raws: Iterable[object]) -> tuple[list[EventId], dict[EventId, bytes]]:
-        """The ids of events, and those events that are not known."""
-        ids: list[EventId] = []
-        new: dict[EventId, bytes] = {}
-        version = room.version.identifier
-        for group in chunks(raws, _GROUP):
-            pdus = [bytes(raw) for raw in group]  # type: ignore[call-overload]
-            received = await asyncio.to_thread(receive_events, pdus, version)
-            here = {
-                EventId(one[0].event_id): pdu
-                for one, pdu in zip(received, pdus, strict=True)
-                if not isinstance(one, str)
-            }
-            known = await self._find_known(room, here)
-            ids.extend(here)
-            new.update((event_id, pdu) for event_id, pdu in here.items() if event_id not in known)
-        return ids, new
-
-    async def _find_known(self, room: HotRoom, event_ids: Collection[EventId]) -> set[EventId]:
+    async def _find_known(self, event_ids: Collection[EventId]) -> set[EventId]:
         known: set[EventId] = set()
         for part in chunks(event_ids, 2 * _GROUP):
             known.update(await self._database.read(events.find_positions, part))
@@ -282,7 +238,7 @@ class Completion:
         for events_ in chunks(await asyncio.to_thread(by_auth, found), _STEP):
             async with self._inbox.turn(room.room_id):
                 # What came from elsewhere in the meantime is not taken twice.
-                known_now = await self._find_known(room, [EventId(one.event_id) for one in events_])
+                known_now = await self._find_known([EventId(one.event_id) for one in events_])
                 fresh = [event for event in events_ if event.event_id not in known_now]
                 await self._outliers.take(await self._hot.find(room.room_id), fresh)
             progress.done += len(events_)

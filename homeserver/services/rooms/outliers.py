@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, 
 from dataclasses import dataclass
 
 from homeserver.kit.clock import Clock
+from homeserver.kit.ordering import in_topological_order
 from homeserver.matrix import event_auth
 from homeserver.matrix.event_auth import AuthError
 from homeserver.matrix.events import Event
@@ -84,20 +85,7 @@ def by_auth(found: Mapping[EventId, Event]) -> list[Event]:
     behind = {
         event_id: {EventId(one) for one in event.auth_events if one in found} for event_id, event in found.items()
     }
-    followers: dict[EventId, list[EventId]] = {}
-    for event_id, names in behind.items():
-        for name in names:
-            followers.setdefault(name, []).append(event_id)
-    ready = [event_id for event_id, names in reversed(behind.items()) if not names]
-    ordered = []
-    while ready:
-        event_id = ready.pop()
-        ordered.append(found[event_id])
-        for follower in followers.get(event_id, ()):
-            behind[follower].discard(event_id)
-            if not behind[follower]:
-                ready.append(follower)
-    return ordered
+    return [found[event_id] for event_id in in_topological_order(behind)]
 
 
 def _judge(

@@ -3,17 +3,23 @@
 What waits for a device is bounded: a message is dropped where so many of its server's wait already, and of all that
 wait the oldest go where there are too many. So no server alone can push out what others have sent, and a device that
 never comes costs no more than that.
+
+What waits for a server that fails is bounded, too: nothing that was taken is dropped, but no more is taken of a user
+who has so much waiting there already. Of a server that has been down for so long that it is given up, the oldest go
+instead (`consumers/federation/backlog`), lest somebody who sends to it and to others be stopped for ever.
 """
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import msgspec
 
-from homeserver.errors import InvalidParam
+from homeserver.errors import InvalidParam, LimitExceeded
 from homeserver.kit.clock import Clock
 from homeserver.kit.randomness import Randomness
 from homeserver.matrix.identifiers import DeviceId, ServerName, UserId, domain_of
+from homeserver.outbound.destinations import Destinations
 from homeserver.services.auth.limits import Limits
 from homeserver.services.auth.sessions import Requester
 from homeserver.storage import devices, outgoing_edus, room_servers, stream_rows, to_device, transactions
@@ -24,6 +30,10 @@ from homeserver.storage.transactions import Done, Repeated
 
 MOST_WAITING = 20_000
 MOST_OF_SERVER = 10_000
+MOST_ELSEWHERE = 10_000
+"""So many pieces of data with messages of a user wait for a server that fails, at most."""
+_AGAIN_MS = 2_000
+_AGAIN_AT_LATEST_MS = 60_000
 _MOST_BYTES = 32 << 20
 """So much of one server waits for a device at most, and so much at most is left for all devices at a time."""
 _MOST_MESSAGES = 10_000
@@ -42,16 +52,26 @@ class ToDevice:
     """Leaves messages for devices."""
 
     def __init__(
-        self, database: Database, clock: Clock, randomness: Randomness, limits: Limits, server_name: str
+        self,
+        database: Database,
+        clock: Clock,
+        randomness: Randomness,
+        limits: Limits,
+        destinations: Destinations,
+        server_name: str,
     ) -> None:
         self._database = database
         self._clock = clock
         self._randomness = randomness
         self._limits = limits
+        self._destinations = destinations
         self._server_name = ServerName(server_name)
 
     async def send(self, who: Requester, type_: str, txn_id: str, messages: Mapping[UserId, Mapping[str, Any]]) -> None:
-        """Leave messages by user and device, `*` for all of a user's devices; once for each transaction id."""
+        """Leave messages by user and device, `*` for all of a user's devices; once for each transaction id.
+
+        All of them, or none. Raises `LimitExceeded` where too much of the user's waits for a server that fails.
+        """
         if sum(map(len, messages.values())) > _MOST_MESSAGES:
             raise InvalidParam(f"At most {_MOST_MESSAGES} messages can be sent at once.")
         done = Done(who.user_id, who.device_id, f"to_device/{type_}", txn_id, None, self._clock.now())
@@ -69,9 +89,18 @@ class ToDevice:
             await self._count_strangers(who.user_id, elsewhere)
         edus = [edu for server, some in elsewhere.items() for edu in self._edus(server, who.user_id, type_, some)]
         try:
-            await self._database.write(_send, done, self._server_name, bodies, edus)
+            await self._database.write(_send, done, self._server_name, bodies, edus, self._pauses(elsewhere))
         except Repeated:
             return
+
+    def _pauses(self, servers: Iterable[ServerName]) -> dict[ServerName, int]:
+        """Those of the servers that fail and are not given up; in how many milliseconds one might try again."""
+        now = self._clock.now()
+        return {
+            server: min(max(health.next_retry_ts - now, _AGAIN_MS), _AGAIN_AT_LATEST_MS)
+            for server in servers
+            if (health := self._destinations.find(server)) is not None and not self._destinations.is_given_up(server)
+        }
 
     async def _count_strangers(self, user_id: UserId, servers: Collection[ServerName]) -> None:
         """Each server that is perhaps none has its place among those that are tried, so nobody may name very many."""
@@ -167,9 +196,25 @@ def _send(
     own: ServerName,
     bodies: Mapping[Addressed, bytes],
     edus: list[OutgoingEdu],
+    pauses: Mapping[ServerName, int],
 ) -> None:
     transactions.record_many(tx, [done])
+    if pauses:
+        _refuse_where_full(tx, done.user_id, edus, pauses)
     if bodies:
         deliver(tx, own, bodies)
     if edus:
         outgoing_edus.add_many(tx, edus)
+
+
+def _refuse_where_full(
+    tx: WriteTx, sender: UserId, edus: Iterable[OutgoingEdu], pauses: Mapping[ServerName, int]
+) -> None:
+    new = Counter(edu.destination for edu in edus)
+    waiting = outgoing_edus.count_messages(tx, sender, pauses)
+    full = [server for server, count in waiting.items() if count + new[server] > MOST_ELSEWHERE]
+    if full:
+        raise LimitExceeded(
+            max(pauses[server] for server in full),
+            f"Too many of your messages wait for {full[0]}, which cannot be reached. Wait, or leave out its users.",
+        )
