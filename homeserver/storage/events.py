@@ -151,6 +151,9 @@ _REDACT = (
     .where(events.c.position == bindparam("target"))
     .values(pdu=bindparam("redacted"), redacted_by=bindparam("redaction"))
 )
+_RESTORE = (
+    update(events).where(events.c.position == bindparam("target")).values(pdu=bindparam("original"), redacted_by=null())
+)
 _POSITIONS = select(events.c.event_id, events.c.position).where(
     events.c.event_id.in_(bindparam("event_ids", expanding=True))
 )
@@ -322,6 +325,11 @@ def redact_many(tx: WriteTx, redactions: Sequence[tuple[int, int, bytes]]) -> No
         _REDACT,
         [{"target": target, "redaction": position, "redacted": pdu} for target, position, pdu in redactions],
     )
+
+
+def restore_many(tx: WriteTx, originals: Sequence[tuple[int, bytes]]) -> None:
+    """Let events, given by position, be as if they had never been redacted: with these bytes."""
+    tx.connection.execute(_RESTORE, [{"target": target, "original": pdu} for target, pdu in originals])
 
 
 def list_redacted(tx: ReadTx, redactions: Iterable[int]) -> list[tuple[int, int]]:
