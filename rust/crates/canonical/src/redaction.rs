@@ -42,15 +42,16 @@ pub fn redact_content(kind: &str, content: &mut Object, rules: RedactionRules) {
         return;
     }
     if kind == "m.room.member" && rules.keeps_v11_content {
-        // Of `third_party_invite` only `signed` stays; without it nothing of it does.
-        let signed = match content.remove("third_party_invite") {
-            Some(Value::Object(mut invite)) => invite.remove("signed"),
+        // Of `third_party_invite` only `signed` stays. One without `signed` stays as an empty object: the specification
+        // leaves it open, but all servers must come to the same id, and the others do this.
+        let invite = match content.remove("third_party_invite") {
+            Some(Value::Object(mut invite)) => Some(invite.remove("signed")),
             _ => None,
         };
         content.retain(|key, _| keeps_content(kind, key, rules));
-        if let Some(signed) = signed {
-            let invite = Object::from_entries(vec![("signed".to_owned(), signed)]);
-            content.insert("third_party_invite", Value::Object(invite));
+        if let Some(signed) = invite {
+            let kept = signed.into_iter().map(|signed| ("signed".to_owned(), signed)).collect();
+            content.insert("third_party_invite", Value::Object(Object::from_entries(kept)));
         }
         return;
     }

@@ -99,7 +99,7 @@ fn object(random: &mut Random, depth: u64) -> String {
         .map(|_| {
             let key = random.pick(&CONTENT_KEYS);
             let value = match key {
-                // Without `signed` the specification leaves open what stays; we keep nothing, the oracle does.
+                "third_party_invite" if random.below(3) == 0 => object(random, depth + 3),
                 "third_party_invite" => {
                     format!(r#"{{"signed": {}, "display_name": "x"}}"#, value(random, depth))
                 }
