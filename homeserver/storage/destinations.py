@@ -51,6 +51,16 @@ class Parcel(msgspec.Struct, frozen=True, array_like=True):
     upto: int = 0
     """Up to this position everything is delivered then."""
 
+    @property
+    def is_durable(self) -> bool:
+        """Whether there is something in it that has to be delivered."""
+        return bool(self.pdus or self.edus)
+
+    @property
+    def size(self) -> int:
+        """How many things are in it."""
+        return len(self.pdus) + len(self.edus) + len(self.ephemeral)
+
 
 class Destination(msgspec.Struct, frozen=True):
     """How it goes with a server. It is failing as long as it has `failures`."""

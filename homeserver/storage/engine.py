@@ -12,7 +12,7 @@ end first, so a connection is never returned half used.
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
 
@@ -21,11 +21,11 @@ from sqlalchemy import Connection, Engine, Executable, NullPool, create_engine, 
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError, StatementError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.util import await_only, greenlet_spawn
+from sqlalchemy.util import greenlet_spawn
 
-from homeserver.errors import RequestError
+from homeserver.errors import RequestError, Unavailable
 from homeserver.kit.concurrency import finish
-from homeserver.storage.prepared import Row, driver_of, prepared
+from homeserver.storage.prepared import Row, driver_of, prepared, said
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -39,6 +39,13 @@ _BEGIN = "BEGIN"
 _BEGIN_SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ"
 # PostgreSQL: serialization_failure, deadlock_detected.
 _REPEATABLE = {"40001", "40P01"}
+# Its classes 53 (no space, no memory, too many connections), 57 (it is being ended, or has ended a statement) and 58
+# (the disk fails), and that it takes no writes.
+_TROUBLE = ("53", "57", "58", "25006")
+_CONNECT_S = 10.0
+_PATIENCE_S = 30.0
+"""So long a unit of work waits for one of the connections."""
+_AWAY = "The database cannot be used at the moment. Try again."
 
 
 class ReadTx:
@@ -172,6 +179,10 @@ class Database:
         except StatementError as error:
             if isinstance(error.orig, RequestError):
                 raise error.orig from None  # A column refused the value; the library has wrapped it.
+            if isinstance(error, DBAPIError) and (
+                error.connection_invalidated or _sqlstate(error).startswith(_TROUBLE)
+            ):
+                raise Unavailable(_AWAY) from error
             raise
 
     async def ping(self) -> None:
@@ -237,41 +248,63 @@ class _PostgresRunner:
 
     def __init__(self, url: URL) -> None:
         self._async_engine: AsyncEngine = create_async_engine(
-            url, poolclass=NullPool, isolation_level="AUTOCOMMIT", hide_parameters=True
+            url,
+            poolclass=NullPool,
+            isolation_level="AUTOCOMMIT",
+            hide_parameters=True,
+            connect_args={"timeout": _CONNECT_S},
         )
         self._idle: list[Connection] = []
         self._places = asyncio.Semaphore(_POSTGRES_CONNECTIONS)
         self._is_closed = False
 
     async def read(self, unit: Callable[[Connection], T]) -> T:
-        return await self._spawn(unit)
+        return await self._run(unit)
 
     async def snapshot(self, unit: Callable[[Connection], T]) -> T:
-        return await self._spawn(lambda connection: _in_transaction(connection, _BEGIN_SNAPSHOT, unit))
+        return await self._run(lambda connection: _in_transaction(connection, _BEGIN_SNAPSHOT, unit))
 
     async def write(self, unit: Callable[[Connection], T]) -> T:
-        for attempt in range(1, _ATTEMPTS + 1):
-            try:
-                return await self._spawn(lambda connection: _in_transaction(connection, _BEGIN, unit))
-            except (DBAPIError, asyncpg.PostgresError) as error:
-                if attempt == _ATTEMPTS or _sqlstate(error) not in _REPEATABLE:
-                    raise
-        raise AssertionError("unreachable")
+        return await self._run(lambda connection: _in_transaction(connection, _BEGIN, unit))
 
     async def close(self) -> None:
         self._is_closed = True
-        for connection in self._idle:
-            await greenlet_spawn(connection.close)
+        while self._idle:
+            await greenlet_spawn(self._idle.pop().close)
         await self._async_engine.dispose()
 
-    async def _spawn(self, unit: Callable[[Connection], T]) -> T:
-        async with self._places:
-            return cast(T, await greenlet_spawn(self._with_connection, unit))
+    async def _run(self, unit: Callable[[Connection], T]) -> T:
+        """Run the unit, and again where it was in the way of another, or its connection was gone before it ended."""
+        await self._have_place()
+        try:
+            for attempt in range(1, _ATTEMPTS + 1):
+                try:
+                    return cast(T, await greenlet_spawn(self._with_connection, unit))
+                except DBAPIError as error:
+                    is_repeatable = error.connection_invalidated or _sqlstate(error) in _REPEATABLE
+                    if attempt == _ATTEMPTS or not is_repeatable:
+                        raise
+            raise AssertionError("unreachable")
+        finally:
+            self._places.release()
+
+    async def _have_place(self) -> None:
+        if not self._places.locked():
+            await self._places.acquire()  # At once: to set a timer for it costs more.
+            return
+        try:
+            async with asyncio.timeout(_PATIENCE_S):
+                await self._places.acquire()
+        except TimeoutError:
+            raise Unavailable(_AWAY) from None
 
     def _with_connection(self, unit: Callable[[Connection], T]) -> T:
         connection = self._take()
         try:
             return unit(connection)
+        except asyncpg.InternalClientError as error:  # As in `prepared`.
+            connection.invalidate()
+            raise said(error, is_gone=True) from error
         finally:
             if _is_sound(connection) and not self._is_closed:
                 self._idle.append(connection)
@@ -285,38 +318,51 @@ class _PostgresRunner:
             if _is_sound(connection):
                 return connection
             _throw_away(connection)
-        return self._async_engine.sync_engine.connect()
+        return _connect(self._async_engine.sync_engine)
+
+
+def _sqlstate(error: DBAPIError) -> str:
+    return str(getattr(error.orig, "sqlstate", None) or "")
+
+
+def _connect(engine: Engine) -> Connection:
+    """A connection. Raises `Unavailable` where there is none to be had, whatever the reason."""
+    try:
+        return engine.connect()
+    except (OSError, DBAPIError) as error:
+        raise Unavailable(_AWAY) from error
 
 
 def _in_transaction(connection: Connection, begin: str, unit: Callable[[Connection], T]) -> T:
-    driver = _driver(connection)
-    await_only(driver.execute(begin))
+    driver = driver_of(connection)
+    driver.run(begin, [()])
     try:
         result = unit(connection)
     except BaseException:
-        if not driver.is_closed():
-            await_only(driver.execute("ROLLBACK"))
+        with suppress(DBAPIError):  # What is not rolled back is thrown away.
+            driver.run("ROLLBACK", [()])
         raise
-    await_only(driver.execute("COMMIT"))
+    try:
+        driver.run("COMMIT", [()])
+    except DBAPIError as error:
+        if error.connection_invalidated:
+            # Whether it was written, nobody knows: it must not be done again.
+            raise Unavailable(_AWAY) from error
+        raise
     return result
-
-
-def _driver(connection: Connection) -> Any:
-    return connection.connection.driver_connection
 
 
 def _is_sound(connection: Connection) -> bool:
     """Whether the connection is there, and nothing is left of what was done on it."""
-    return not (connection.invalidated or _driver(connection).is_closed() or _driver(connection).is_in_transaction())
+    if connection.invalidated:
+        return False
+    driver: Any = connection.connection.driver_connection
+    return not driver.is_closed() and not driver.is_in_transaction()
 
 
 def _throw_away(connection: Connection) -> None:
     connection.invalidate()
     connection.close()
-
-
-def _sqlstate(error: DBAPIError | asyncpg.PostgresError) -> str | None:
-    return getattr(error.orig if isinstance(error, DBAPIError) else error, "sqlstate", None)
 
 
 def _sqlite_engine(url: URL) -> Engine:

@@ -5,16 +5,22 @@ the few statements that are run with every event, and that return nothing, or on
 """
 
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, cast
 
 import asyncpg
 from sqlalchemy import Connection, Dialect, Executable
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.elements import ClauseElement
 from sqlalchemy.util import await_only
 
 Row = Mapping[str, Any]
+
+
+def said(error: BaseException, *, is_gone: bool) -> DBAPIError:
+    """An error of the library, as SQLAlchemy says it; the connection may be gone by it."""
+    return DBAPIError(None, None, error, hide_parameters=True, connection_invalidated=is_gone)
 
 
 class Driver(Protocol):
@@ -31,12 +37,23 @@ class _Asyncpg:
 
     def run(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
         if len(rows) == 1:
-            await_only(self._connection.execute(sql, *rows[0]))
+            self._wait(self._connection.execute(sql, *rows[0]))
         else:
-            await_only(self._connection.executemany(sql, rows))
+            self._wait(self._connection.executemany(sql, rows))
 
     def value(self, sql: str, row: Sequence[Any]) -> Any:
-        return await_only(self._connection.fetchval(sql, *row))
+        return self._wait(self._connection.fetchval(sql, *row))
+
+    def _wait(self, work: Awaitable[Any]) -> Any:
+        """What comes of it; what goes wrong as SQLAlchemy says it."""
+        try:
+            return await_only(work)
+        except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            raise said(error, is_gone=self._connection.is_closed()) from error
+        except asyncpg.InternalClientError as error:
+            # The database has said that it ends the connection, and the library did not expect to be told anything.
+            self._connection.terminate()
+            raise said(error, is_gone=True) from error
 
 
 class _Sqlite:

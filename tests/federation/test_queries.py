@@ -216,6 +216,28 @@ async def test_what_another_directory_lists_is_checked(network: Network) -> None
 
 
 @pytest.mark.behaviours("SS-QRY-03")
+async def test_networks_of_another_directory_are_asked_for_there(network: Network) -> None:
+    a = await network.server("a.test")
+    alice = await a.user("alice")
+    peer = network.peer("p.test")
+    room = {"room_id": "!irc", "num_joined_members": 1, "world_readable": True, "guest_can_join": False}
+    peer.on("GET", V1 + "/publicRooms", lambda seen: {"chunk": [room]})
+    peer.on("POST", V1 + "/publicRooms", lambda seen: {"chunk": [room]})
+    for wanted in ({"third_party_instance_id": "irc"}, {"include_all_networks": True}):
+        for more in ({}, {"filter": {"generic_search_term": "tea"}}):
+            answer = await alice.call("POST", "/publicRooms", {**wanted, **more}, params={"server": "p.test"})
+            assert answer.json() == {"chunk": [room]}
+    assert [(seen.method, seen.target.partition("?")[2]) for seen in peer.seen[::2]] == [
+        ("GET", "third_party_instance_id=irc"),
+        ("GET", "include_all_networks=true"),
+    ]
+    assert [seen.content for seen in peer.seen[1::2]] == [
+        {"third_party_instance_id": "irc", "filter": {"generic_search_term": "tea"}},
+        {"include_all_networks": True, "filter": {"generic_search_term": "tea"}},
+    ]
+
+
+@pytest.mark.behaviours("SS-QRY-03")
 async def test_published_rooms_are_listed_to_servers(stage: Stage) -> None:
     await stage.alice.create_room(visibility="public", name="Tea")
     await stage.alice.create_room(visibility="public", name="Coffee")

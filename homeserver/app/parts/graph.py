@@ -13,6 +13,7 @@ from homeserver.services.rooms.backfill import Backfill
 from homeserver.services.rooms.checks import Checks
 from homeserver.services.rooms.completion import Completion
 from homeserver.services.rooms.founding import Founding
+from homeserver.services.rooms.gap_filling import GapFilling
 from homeserver.services.rooms.gaps import Gaps
 from homeserver.services.rooms.graph import Graph
 from homeserver.services.rooms.hot import HotRooms
@@ -22,6 +23,7 @@ from homeserver.services.rooms.outliers import Outliers
 from homeserver.services.rooms.past import Past
 from homeserver.services.rooms.persist import EventWriter
 from homeserver.services.rooms.policy import PolicyServers
+from homeserver.services.rooms.redactions import Redactions
 from homeserver.services.rooms.replay import Replay
 from homeserver.services.rooms.resolution import Resolver
 from homeserver.services.rooms.searches import Searches
@@ -29,6 +31,7 @@ from homeserver.services.rooms.send import Sender
 from homeserver.services.rooms.server_acl import ServerAcls
 from homeserver.services.rooms.signatures import Signatures
 from homeserver.services.rooms.state import StateTrees
+from homeserver.services.rooms.state_requests import StateRequests
 from homeserver.services.rooms.states_elsewhere import StatesElsewhere
 from homeserver.services.rooms.waiting import WaitingEvents
 
@@ -67,35 +70,27 @@ def build_graph(foundation: Foundation, outside: Outside, stack: AsyncExitStack)
     sender = Sender(database, clock, hot, writer, merger, author, policies)
 
     signatures = Signatures(outside.keys)
-    checks, outliers = Checks(signatures), Outliers(database, clock, writer)
+    checks, outliers = Checks(signatures), Outliers(database, clock, writer, Redactions(database, trees))
     waiting, founding = WaitingEvents(database), Founding(database, clock, writer, checks)
     admission = Admission(clock, hot, writer, graph, merger, policies, waiting)
     inbox = Inbox(database, hot, checks, founding, outliers, admission, waiting)
 
-    states_elsewhere = StatesElsewhere(database, trees, inbox, client)
+    requests = StateRequests(client)
+    states_elsewhere = StatesElsewhere(database, trees, inbox, requests)
     askable = Askable(server_acls, name)
     gap_searches: Searches[tuple[RoomId, ServerName]] = Searches(clock, background)
     history_searches: Searches[RoomId] = Searches(clock, background)
     stack.push_async_callback(gap_searches.close)
     stack.push_async_callback(history_searches.close)
-    gaps = Gaps(
-        database,
-        hot,
-        inbox,
-        states_elsewhere,
-        client,
-        metrics,
-        askable,
-        gap_searches,
-        name,
-        searches_per_server=config.federation.searches_per_server,
-    )
+    filling = GapFilling(database, hot, inbox, states_elsewhere, client)
+    per_server = config.federation.searches_per_server
+    gaps = Gaps(database, hot, filling, metrics, askable, gap_searches, name, searches_per_server=per_server)
     past = Past(database, clock, trees, hot, writer, graph, inbox, outliers)
     backfill = Backfill(database, hot, inbox, states_elsewhere, past, client, metrics, askable, history_searches)
 
     arrivals = Arrivals(database, clock, hot, trees, writer, inbox, checks, outliers, name)
     replay = Replay(database, trees, hot, resolver, name)
-    completion = Completion(database, clock, metrics, client, hot, trees, inbox, checks, outliers, replay, name)
+    completion = Completion(database, clock, metrics, requests, hot, trees, inbox, checks, outliers, replay, name)
     return RoomGraph(
         trees=trees,
         hot=hot,

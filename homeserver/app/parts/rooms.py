@@ -9,7 +9,9 @@ from homeserver.services.rooms.create import RoomCreation
 from homeserver.services.rooms.directories_elsewhere import DirectoriesElsewhere
 from homeserver.services.rooms.directory import Directory
 from homeserver.services.rooms.glance import Glances
+from homeserver.services.rooms.guests import Guests
 from homeserver.services.rooms.hierarchy import Hierarchy
+from homeserver.services.rooms.joining import Joining
 from homeserver.services.rooms.members import Members
 from homeserver.services.rooms.nearest import NearestEvents
 from homeserver.services.rooms.partial import PartialRooms
@@ -17,6 +19,7 @@ from homeserver.services.rooms.purge import Purge
 from homeserver.services.rooms.read import RoomReader
 from homeserver.services.rooms.relations import Relations
 from homeserver.services.rooms.remote_members import RemoteMembers
+from homeserver.services.rooms.signed_elsewhere import SignedElsewhere
 from homeserver.services.rooms.spaces_elsewhere import SpacesElsewhere
 from homeserver.services.rooms.state_events import StateEvents
 from homeserver.services.rooms.stripped import Stripper
@@ -55,9 +58,10 @@ def build_rooms(foundation: Foundation, outside: Outside, graph: RoomGraph) -> R
     succession = Succession(database, trees)
     known_in_part = PartialRooms(database, foundation.notifier)
     spaces_elsewhere = SpacesElsewhere(client, clock)
-    members = Members(
-        database, sender, graph.inbox, graph.gaps, succession, remote_members, known_in_part, spaces_elsewhere, name
-    )
+    guests = Guests(database, sender, name)
+    signed = SignedElsewhere(graph.inbox, graph.gaps)
+    joining = Joining(database, sender, guests, succession, remote_members, signed, spaces_elsewhere, name)
+    members = Members(database, sender, joining, remote_members, signed, known_in_part, name)
     creation = RoomCreation(clock, sender, members, author, default_version=config.default_room_version)
     reader = RoomReader(database, clock, trees, known_in_part, graph.backfill)
     summaries = Summaries(trees)
@@ -75,6 +79,6 @@ def build_rooms(foundation: Foundation, outside: Outside, graph: RoomGraph) -> R
         directory=directory,
         glances=Glances(database, summaries, spaces_elsewhere, name),
         hierarchy=Hierarchy(database, trees, summaries, spaces_elsewhere, name),
-        state_events=StateEvents(sender, members, directory),
+        state_events=StateEvents(sender, members, guests, directory),
         purge=Purge(database, clock, trees, graph.hot, graph.resolver, sender, server_name=name, holder=holder),
     )

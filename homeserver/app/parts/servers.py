@@ -17,8 +17,8 @@ from homeserver.services.federation.device_lists import DeviceListUpdates, Remot
 from homeserver.services.federation.early import Early
 from homeserver.services.federation.edus import Edus
 from homeserver.services.federation.history import History
-from homeserver.services.federation.lines import Lines
 from homeserver.services.federation.live import PresenceEdus, ReceiptEdus, TypingEdus
+from homeserver.services.federation.room_lines import RoomLines
 from homeserver.services.federation.room_reads import RoomReads
 from homeserver.services.federation.server_keys import PublishedKeys
 from homeserver.services.federation.to_device import DirectToDevice
@@ -35,7 +35,7 @@ class Servers:
     server_auth: ServerAuth
     published_keys: PublishedKeys
     destination_reports: DestinationReports
-    lines: Lines
+    room_lines: RoomLines
     transactions: Transactions
     device_lists: RemoteDeviceLists
     device_keys: DeviceKeys
@@ -74,9 +74,9 @@ def build_servers(
         },
         metrics,
     )
-    lines = Lines(database, clock, hot, inbox, graph.gaps, metrics, background)
-    stack.push_async_callback(lines.close)
-    early = Early(hot, graph.arrivals, lines, background, name)
+    room_lines = RoomLines(database, clock, hot, inbox, graph.gaps, metrics, background)
+    stack.push_async_callback(room_lines.close)
+    early = Early(hot, graph.arrivals, room_lines, background, name)
     stack.push_async_callback(early.close)
     transactions = Transactions(
         database,
@@ -85,7 +85,7 @@ def build_servers(
         inbox,
         invitations,
         acls,
-        lines,
+        room_lines,
         early,
         edus,
         metrics,
@@ -98,7 +98,7 @@ def build_servers(
         server_auth=ServerAuth(keys, outside.destinations, clock, Partners(config.federation), people.limits, name),
         published_keys=PublishedKeys(database, clock, keys, people.limits, name, author.key, outside.old_keys),
         destination_reports=DestinationReports(database, clock, outside.destinations),
-        lines=lines,
+        room_lines=room_lines,
         transactions=transactions,
         device_lists=device_lists,
         device_keys=DeviceKeys(database, people.e2e_keys, device_lists, client, name),

@@ -5,11 +5,10 @@ found, noted and left out.
 """
 
 import structlog
-from msgspec.structs import replace
 
 from homeserver.consumers.federation.ledger import Ledger
-from homeserver.consumers.federation.lines import Line
 from homeserver.consumers.federation.outcomes import Outcomes, readable
+from homeserver.consumers.federation.recipients import Attempt, Recipient
 from homeserver.errors import Refused, RemoteFailure
 from homeserver.kit.clock import Clock
 from homeserver.kit.randomness import Randomness
@@ -46,76 +45,71 @@ class Bisection:
         self._ledger = ledger
         self._outcomes = outcomes
 
-    async def cope(self, line: Line, parcel: Parcel, failure: RemoteFailure) -> bool:
+    async def cope(self, recipient: Recipient, parcel: Parcel, failure: RemoteFailure) -> bool:
         """A transaction was not taken; whether it is of use to send another at once."""
         self._outcomes.count_failure(failure)
-        line.tries += 1
-        if _is_suspicious(line, parcel, failure) and await self._takes_empty_ones(line):
+        recipient.attempt.fail()
+        if _is_suspicious(recipient, parcel, failure) and await self._takes_empty_ones(recipient):
             # It may have come back just now: what is not taken a moment later is at fault, and what is to be left
             # out for ever has some moments.
-            line.blamed += 1
-            is_alone = _size(parcel) == 1
-            if line.blamed >= (_BLAMED_ALONE if is_alone else _BLAMED):
-                self._split(line, parcel, str(failure))
+            recipient.attempt.blame()
+            is_alone = parcel.size == 1
+            if recipient.attempt.blamed >= (_BLAMED_ALONE if is_alone else _BLAMED):
+                self._split(recipient, parcel, str(failure))
                 return True
             if not is_alone:
                 return True
-            self._health.succeeded(line.name)  # It is well: it need not be left alone for long.
-        self._outcomes.failed(line, str(failure), failure.patience_ms if isinstance(failure, Refused) else None)
+            self._health.succeeded(recipient.name)  # It is well: it need not be left alone for long.
+        self._outcomes.failed(recipient, str(failure), failure.patience_ms if isinstance(failure, Refused) else None)
         return False
 
-    async def _takes_empty_ones(self, line: Line) -> bool:
+    async def _takes_empty_ones(self, recipient: Recipient) -> bool:
         """Whether it is what is sent, and not the server, that is at fault."""
         txn_id = self._randomness.letters(20)
         try:
-            await self._client.send_transaction(line.name, txn_id, pdus=[], edus=[], origin_server_ts=self._clock.now())
+            await self._client.send_transaction(
+                recipient.name, txn_id, pdus=[], edus=[], origin_server_ts=self._clock.now()
+            )
         except RemoteFailure:
             return False
         return True
 
-    def _split(self, line: Line, parcel: Parcel, error: str) -> None:
+    def _split(self, recipient: Recipient, parcel: Parcel, error: str) -> None:
         """Send less at once, or leave out what the server does not take even alone."""
-        line.good = 0
         if parcel.ephemeral:
-            log.info("a server refuses data that is not worth keeping", destination=line.name)
-        if _size(parcel) == 1 and not parcel.ephemeral:
-            self._leave_out(line, parcel, error)
+            log.info("a server refuses data that is not worth keeping", destination=recipient.name)
+        if parcel.size == 1 and not parcel.ephemeral:
+            self._leave_out(recipient, parcel, error)
             return
-        # What was in it is looked up again: up to where it has everything, has not changed.
-        many = len(parcel.pdus) or len(parcel.edus)
-        at_most = max(1, min(line.row.at_most, many) // 2) if many else line.row.at_most
-        line.row = replace(line.row, txn=None, txn_id=None, at_most=at_most)
-        line.is_dirty = True
-        line.tries = 0
+        recipient.progress.split(parcel)
+        recipient.attempt = Attempt()
         if parcel.pdus:
-            line.fall_behind()
-        line.has_edus = line.has_edus or bool(parcel.edus)
+            recipient.pending.fall_behind()
+        if parcel.edus:
+            recipient.pending.leave_edus()
 
-    def _leave_out(self, line: Line, parcel: Parcel, error: str) -> None:
+    def _leave_out(self, recipient: Recipient, parcel: Parcel, error: str) -> None:
         [position] = parcel.pdus or parcel.edus
         log.warning(
             "a server refuses something so long that it is left out",
-            destination=line.name,
+            destination=recipient.name,
             position=position,
             error=readable(error),
         )
-        self._outcomes.conclude(line, parcel)
+        self._outcomes.conclude(recipient, parcel)
         # It takes all but this: what is new for it wakes it from now on.
-        self._health.succeeded(line.name)
-        line.row = replace(line.row, at_most=MOST_PDUS, failures=0, failing_since_ts=None, next_retry_ts=None, error="")
-        skipped = Skipped(line.name, position, self._clock.now(), readable(error))
-        self._ledger.note(line.row, skipped=[skipped])
+        self._health.succeeded(recipient.name)
+        recipient.progress.leave_out()
+        skipped = Skipped(recipient.name, position, self._clock.now(), readable(error))
+        self._ledger.note(recipient.progress.row, skipped=[skipped])
 
 
-def _size(parcel: Parcel) -> int:
-    return len(parcel.pdus) + len(parcel.edus) + len(parcel.ephemeral)
-
-
-def _is_suspicious(line: Line, parcel: Parcel, failure: RemoteFailure) -> bool:
+def _is_suspicious(recipient: Recipient, parcel: Parcel, failure: RemoteFailure) -> bool:
     """Whether it may be what was sent that is at fault."""
-    if not _size(parcel):
+    if not parcel.size:
         return False
     if not isinstance(failure, Refused):
-        return line.tries >= _SUSPICIOUS_SILENCE
+        return recipient.attempt.tries >= _SUSPICIOUS_SILENCE
     # A server that is busy (429) means all of it. One that is being looked into is known to be well.
-    return failure.status != 429 and line.tries >= (_SUSPICIOUS if line.row.at_most == MOST_PDUS else 1)
+    enough = _SUSPICIOUS if recipient.progress.row.at_most == MOST_PDUS else 1
+    return failure.status != 429 and recipient.attempt.tries >= enough

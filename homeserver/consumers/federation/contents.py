@@ -1,10 +1,10 @@
 """What is in a transaction, which is written down as positions alone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from homeserver.consumers.federation.lines import Line
+from homeserver.consumers.federation.recipients import Recipient
 from homeserver.kit.caching import Lru
 from homeserver.outbound.ephemeral import EphemeralEdu
 from homeserver.storage import events, outgoing_edus
@@ -27,6 +27,11 @@ class Contents:
         for position, pdu in pdus.items():
             self._recent.put(position, pdu)
 
+    def forget(self, redacted: Iterable[int]) -> None:
+        """What these events said is not to be sent any more."""
+        for position in redacted:
+            self._recent.drop(position)
+
     async def pdus(self, parcel: Parcel) -> list[bytes]:
         """The events of a transaction, without those that were purged in the meantime."""
         found = {position: pdu for position in parcel.pdus if (pdu := self._recent.get(position)) is not None}
@@ -36,16 +41,16 @@ class Contents:
             found.update((position, event.pdu) for position, event in stored.items())
         return [found[position] for position in parcel.pdus if position in found]
 
-    async def edus(self, line: Line, parcel: Parcel) -> list[bytes]:
+    async def edus(self, recipient: Recipient, parcel: Parcel) -> list[bytes]:
         """The data of a transaction, as it is to be sent."""
-        stored = [encode_edu(edu) for edu in await self._stored_edus(line, parcel.edus)]
+        stored = [encode_edu(edu) for edu in await self._stored_edus(recipient, parcel.edus)]
         return stored + [bytes(edu) for edu in parcel.ephemeral]
 
-    async def _stored_edus(self, line: Line, positions: Sequence[int]) -> list[StoredEdu]:
-        fetched, line.fetched = line.fetched, None
+    async def _stored_edus(self, recipient: Recipient, positions: Sequence[int]) -> list[StoredEdu]:
+        fetched = recipient.attempt.take_fetched()
         if not positions or fetched is not None:
             return fetched or []
-        return await self._database.read(outgoing_edus.find_many, line.name, positions)
+        return await self._database.read(outgoing_edus.find_many, recipient.name, positions)
 
 
 def encode_edu(edu: StoredEdu | EphemeralEdu) -> bytes:

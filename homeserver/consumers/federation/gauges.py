@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from homeserver.consumers.federation.lines import Line, Lines
+from homeserver.consumers.federation.recipients import Recipient, Recipients
 from homeserver.kit.clock import Clock
 from homeserver.kit.metrics import Metrics
 from homeserver.outbound.destinations import Destinations
@@ -15,10 +15,10 @@ BACKING_OFF = "backing off"
 class Gauges:
     """Looks at the servers whenever somebody reads the metrics."""
 
-    def __init__(self, clock: Clock, health: Destinations, lines: Lines) -> None:
+    def __init__(self, clock: Clock, health: Destinations, recipients: Recipients) -> None:
         self._clock = clock
         self._health = health
-        self._lines = lines
+        self._recipients = recipients
 
     def show(self, metrics: Metrics) -> None:
         """Have these metrics show the servers, in the place of those of an earlier run."""
@@ -30,19 +30,19 @@ class Gauges:
         return lambda: sum(1 for _ in self._in(state))
 
     def _ageing(self, state: str) -> Callable[[], float]:
-        return lambda: max((self._age_s(line) for line in self._in(state)), default=0.0)
+        return lambda: max((self._age_s(recipient) for recipient in self._in(state)), default=0.0)
 
-    def _in(self, state: str) -> Iterator[Line]:
-        return (line for line in self._lines if self._state(line) == state)
+    def _in(self, state: str) -> Iterator[Recipient]:
+        return (recipient for recipient in self._recipients if self._state(recipient) == state)
 
-    def _state(self, line: Line) -> str:
-        if self._health.find(line.name) is not None:
+    def _state(self, recipient: Recipient) -> str:
+        if self._health.find(recipient.name) is not None:
             return BACKING_OFF
-        return CATCHING_UP if line.is_behind else LIVE
+        return CATCHING_UP if recipient.pending.is_behind else LIVE
 
-    def _age_s(self, line: Line) -> float:
-        health = self._health.find(line.name)
+    def _age_s(self, recipient: Recipient) -> float:
+        health = self._health.find(recipient.name)
         if health is not None:
             # Known from before this server was started.
             return max(0, self._clock.now() - health.since_ts) / 1000
-        return 0.0 if line.waiting_since is None else self._clock.monotonic() - line.waiting_since
+        return 0.0 if recipient.age.since is None else self._clock.monotonic() - recipient.age.since

@@ -7,12 +7,11 @@ anything durable is not: it is forgotten with the process.)
 from collections.abc import Sequence
 
 import msgspec
-from msgspec.structs import replace
 
 from homeserver.consumers.federation.contents import encode_edu
 from homeserver.consumers.federation.ledger import Ledger
-from homeserver.consumers.federation.lines import Line, Lines
 from homeserver.consumers.federation.missed import list_missed
+from homeserver.consumers.federation.recipients import Attempt, Recipient, Recipients
 from homeserver.kit.clock import Clock
 from homeserver.kit.randomness import Randomness
 from homeserver.outbound.ephemeral import Ephemeral, EphemeralEdu
@@ -31,31 +30,31 @@ class Packing:
         clock: Clock,
         randomness: Randomness,
         ephemeral: Ephemeral,
-        lines: Lines,
+        recipients: Recipients,
         ledger: Ledger,
     ) -> None:
         self._database = database
         self._clock = clock
         self._randomness = randomness
         self._ephemeral = ephemeral
-        self._lines = lines
+        self._recipients = recipients
         self._ledger = ledger
 
-    async def pack(self, line: Line) -> Parcel | None:
+    async def pack(self, recipient: Recipient) -> Parcel | None:
         """The transaction that the server is to have next: the one that is written down, or a new one, if any."""
-        if line.row.txn is not None:
-            return line.row.txn
-        async with line.packing:
-            return await self._pack_new(line)
+        if recipient.progress.row.txn is not None:
+            return recipient.progress.row.txn
+        async with recipient.packing:
+            return await self._pack_new(recipient)
 
-    async def _pack_new(self, line: Line) -> Parcel | None:
+    async def _pack_new(self, recipient: Recipient) -> Parcel | None:
         now = self._clock.monotonic()
-        pdus, upto = await self._next_pdus(line)
-        edus = await self._next_edus(line, bool(pdus))
-        ephemeral = self._next_ephemeral(line, bool(pdus), len(edus))
-        is_all = not (line.is_behind or line.queue or line.has_edus or self._ephemeral.has(line.name))
-        if not pdus and not edus and not ephemeral and line.is_greeted:
-            self._rest(line, upto)
+        pdus, upto = await self._next_pdus(recipient)
+        edus = await self._next_edus(recipient, bool(pdus))
+        ephemeral = self._next_ephemeral(recipient, bool(pdus), len(edus))
+        is_all = not self._recipients.has_more(recipient)
+        if not pdus and not edus and not ephemeral and recipient.pending.is_greeted:
+            self._rest(recipient, upto)
             return None
         parcel = Parcel(
             pdus=tuple(pdus),
@@ -63,68 +62,56 @@ class Packing:
             ephemeral=tuple(msgspec.Raw(encode_edu(edu)) for edu in ephemeral),
             upto=upto,
         )
-        if line.waiting_since is None:
-            line.waiting_since = now
-        line.packed_all_at = now if is_all else None
-        await self._begin(line, parcel, edus)
+        recipient.age.pack(now, is_all=is_all)
+        await self._begin(recipient, parcel, edus)
         return parcel
 
-    async def _begin(self, line: Line, parcel: Parcel, edus: list[StoredEdu]) -> None:
-        line.is_greeted = True
-        line.tries = line.blamed = 0
-        line.fetched = edus
-        line.row = replace(line.row, txn_id=self._randomness.letters(20), txn=parcel)
-        if parcel.pdus or parcel.edus:
-            line.is_dirty = False
-            await self._ledger.save(line.row)
+    async def _begin(self, recipient: Recipient, parcel: Parcel, edus: list[StoredEdu]) -> None:
+        recipient.pending.greet()
+        recipient.attempt = Attempt(edus)
+        recipient.progress.begin(self._randomness.letters(20), parcel)
+        if parcel.is_durable:
+            await self._ledger.save(recipient.progress.row)
 
-    def _rest(self, line: Line, upto: int) -> None:
+    def _rest(self, recipient: Recipient, upto: int) -> None:
         """There is nothing for the server; write that down some time."""
-        line.waiting_since = None
-        if line.is_dirty:
-            line.is_dirty = False
-            if upto > line.row.delivered:
-                line.row = replace(line.row, delivered=upto)
-            self._ledger.note_later(line.row)
+        recipient.age.end()
+        if recipient.progress.rest(upto):
+            self._ledger.note_later(recipient.progress.row)
 
-    async def _next_pdus(self, line: Line) -> tuple[Sequence[int], int]:
+    async def _next_pdus(self, recipient: Recipient) -> tuple[Sequence[int], int]:
         """The next events, and up to where all are delivered with them."""
-        at_most = line.row.at_most
-        if line.is_behind:
-            return await self._look_up(line, at_most)
-        pdus = [line.queue.popleft() for _ in range(min(at_most, len(line.queue)))]
-        return pdus, pdus[-1] if pdus and line.queue else self._lines.tail
+        at_most = recipient.progress.row.at_most
+        if recipient.pending.is_behind:
+            return await self._look_up(recipient, at_most)
+        pdus = recipient.pending.take_events(at_most)
+        return pdus, pdus[-1] if pdus and recipient.pending.queue else self._recipients.tail
 
-    async def _look_up(self, line: Line, at_most: int) -> tuple[Sequence[int], int]:
-        upto = self._lines.tail
-        line.is_behind = False  # What is new from here on comes to the queue.
-        line.queue.clear()
+    async def _look_up(self, recipient: Recipient, at_most: int) -> tuple[Sequence[int], int]:
+        upto = self._recipients.tail
+        recipient.pending.begin_look_up()
         found, is_all = await self._database.snapshot(
-            list_missed, line.name, after=line.row.delivered, upto=upto, at_most=at_most
+            list_missed, recipient.name, after=recipient.progress.row.delivered, upto=upto, at_most=at_most
         )
         pdus, rest = found[:at_most], found[at_most:]
-        if not is_all or line.is_behind:
-            line.fall_behind()
-        else:
-            line.queue.extendleft(reversed(rest))
-            if not rest:
-                line.is_dirty = True
-                return pdus, upto
-        return pdus, pdus[-1] if pdus else line.row.delivered
+        if recipient.pending.end_look_up(rest, is_all=is_all) and not rest:
+            recipient.progress.catch_up()
+            return pdus, upto
+        return pdus, pdus[-1] if pdus else recipient.progress.row.delivered
 
-    async def _next_edus(self, line: Line, has_pdus: bool) -> list[StoredEdu]:
-        at_most = line.row.at_most
+    async def _next_edus(self, recipient: Recipient, has_pdus: bool) -> list[StoredEdu]:
+        at_most = recipient.progress.row.at_most
         # While it is being found out what a server refuses, events and data go separately.
-        if not line.has_edus or (has_pdus and at_most < MOST_PDUS):
+        if not recipient.pending.has_edus or (has_pdus and at_most < MOST_PDUS):
             return []
         limit = min(MOST_EDUS, 2 * at_most) if at_most > 1 else 1
-        line.has_edus = False
-        found = await self._database.read(outgoing_edus.list_for, line.name, after=line.edus_after, limit=limit + 1)
+        after = recipient.pending.begin_edus()
+        found = await self._database.read(outgoing_edus.list_for, recipient.name, after=after, limit=limit + 1)
         if len(found) > limit:
-            line.has_edus = True
+            recipient.pending.leave_edus()
         return found[:limit]
 
-    def _next_ephemeral(self, line: Line, has_pdus: bool, edus: int) -> list[EphemeralEdu]:
-        if line.row.at_most < MOST_PDUS and (has_pdus or edus):
+    def _next_ephemeral(self, recipient: Recipient, has_pdus: bool, edus: int) -> list[EphemeralEdu]:
+        if recipient.progress.row.at_most < MOST_PDUS and (has_pdus or edus):
             return []
-        return self._ephemeral.take(line.name, MOST_EDUS - edus)
+        return self._ephemeral.take(recipient.name, MOST_EDUS - edus)

@@ -1,6 +1,7 @@
 """Sends to other servers: joins the parts of this package."""
 
 import asyncio
+from functools import partial
 
 from homeserver.consumers.federation import start
 from homeserver.consumers.federation.backlog import Backlog
@@ -9,13 +10,14 @@ from homeserver.consumers.federation.contents import Contents
 from homeserver.consumers.federation.deliveries import Deliveries
 from homeserver.consumers.federation.gauges import Gauges
 from homeserver.consumers.federation.ledger import Ledger
-from homeserver.consumers.federation.lines import Lines
 from homeserver.consumers.federation.news import News
 from homeserver.consumers.federation.outcomes import Outcomes
 from homeserver.consumers.federation.packing import Packing
+from homeserver.consumers.federation.recipients import Recipients
 from homeserver.consumers.federation.start import Start
 from homeserver.consumers.federation.turns import Turns
 from homeserver.consumers.federation.upkeep import Upkeep
+from homeserver.consumers.loop import forever
 from homeserver.kit.clock import Clock
 from homeserver.kit.metrics import Metrics
 from homeserver.kit.randomness import Randomness
@@ -57,28 +59,28 @@ class FederationSender:
 
     async def run(self) -> None:
         """Work until cancelled."""
-        lines = Lines(self._own, self._ephemeral)
-        turns = Turns(self._clock, lines, self._health, self._connections)
-        ledger = Ledger(self._database)
+        recipients = Recipients(self._own, self._ephemeral)
+        turns = Turns(self._clock, recipients, self._health, self._connections)
+        ledger = Ledger(self._database, self._clock)
         contents = Contents(self._database)
-        news = News(self._database, self._notifier, lines, turns, contents)
-        deliveries = self._deliveries(lines, turns, ledger, contents)
-        backlog = Backlog(self._database, self._clock, self._metrics, self._health, lines)
+        news = News(self._database, self._notifier, recipients, turns, contents)
+        deliveries = self._deliveries(recipients, turns, ledger, contents)
+        backlog = Backlog(self._database, self._clock, self._metrics, self._health, recipients)
         upkeep = Upkeep(self._database, self._clock)
-        Gauges(self._clock, self._health, lines).show(self._metrics)
+        Gauges(self._clock, self._health, recipients).show(self._metrics)
         found = await self._database.snapshot(start.read)
-        Start(self._clock, lines, turns, self._health, self._ephemeral).take_up(found)
+        Start(self._clock, recipients, turns, self._health, self._ephemeral).take_up(found)
         async with asyncio.TaskGroup() as group:
             group.create_task(ledger.run())
-            group.create_task(news.follow_log())
-            group.create_task(news.follow_ephemeral(self._ephemeral))
-            group.create_task(news.follow_signs(self._health))
+            group.create_task(forever(news.follow_log, self._clock))
+            group.create_task(forever(partial(news.follow_ephemeral, self._ephemeral), self._clock))
+            group.create_task(forever(partial(news.follow_signs, self._health), self._clock))
             group.create_task(turns.run(deliveries.serve))
             group.create_task(backlog.run())
-            group.create_task(upkeep.run(lines, turns, ledger))
+            group.create_task(upkeep.run(recipients, turns, ledger))
 
-    def _deliveries(self, lines: Lines, turns: Turns, ledger: Ledger, contents: Contents) -> Deliveries:
-        packing = Packing(self._database, self._clock, self._randomness, self._ephemeral, lines, ledger)
+    def _deliveries(self, recipients: Recipients, turns: Turns, ledger: Ledger, contents: Contents) -> Deliveries:
+        packing = Packing(self._database, self._clock, self._randomness, self._ephemeral, recipients, ledger)
         outcomes = Outcomes(self._clock, self._metrics, self._health, self._ephemeral, ledger, turns)
         bisection = Bisection(self._clock, self._randomness, self._client, self._health, ledger, outcomes)
         return Deliveries(self._clock, self._client, packing, contents, outcomes, bisection)

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from homeserver.consumers.federation.lines import Lines
 from homeserver.consumers.federation.outcomes import DOWN_AFTER
+from homeserver.consumers.federation.recipients import Recipients
 from homeserver.consumers.federation.turns import Turns
 from homeserver.kit.clock import Clock
 from homeserver.matrix.identifiers import ServerName
@@ -41,37 +41,41 @@ def read(tx: ReadTx) -> Found:
 class Start:
     """Takes up what was written down."""
 
-    def __init__(self, clock: Clock, lines: Lines, turns: Turns, health: Destinations, ephemeral: Ephemeral) -> None:
+    def __init__(
+        self, clock: Clock, recipients: Recipients, turns: Turns, health: Destinations, ephemeral: Ephemeral
+    ) -> None:
         self._clock = clock
-        self._lines = lines
+        self._recipients = recipients
         self._turns = turns
         self._health = health
         self._ephemeral = ephemeral
 
     def take_up(self, found: Found) -> None:
         """Begin with this."""
-        self._lines.tail = found.upto
+        self._recipients.tail = found.upto
         self._health.forget_all()
         now = self._clock.now()
         for row in found.rows:
             self._add(row, now)
-        for server in found.pending - {self._lines.own}:
-            line = self._lines.find(server) or self._lines.add(Destination(server))
-            line.is_behind = line.has_edus = line.has_grown = True
+        for server in found.pending - {self._recipients.own}:
+            recipient = self._recipients.find(server) or self._recipients.add(Destination(server))
+            recipient.pending.fall_behind()
+            recipient.pending.add_edus()
         newest = max((row.last_success_ts or 0 for row in found.rows), default=0)
         if newest and now - newest > _AWAY_MS:
             self._greet(found.neighbours)
-        for line in list(self._lines):
-            self._turns.wake(line)
+        for recipient in list(self._recipients):
+            self._turns.wake(recipient)
 
     def _add(self, row: Destination, now: int) -> None:
-        line = self._lines.add(row)
-        line.is_behind = bool(row.failures) or row.txn is not None
+        recipient = self._recipients.add(row)
+        if row.failures or row.txn is not None:
+            recipient.pending.fall_behind()
         if row.failures:
             since = row.failing_since_ts or now
             health = Health(row.failures, since, row.last_attempt_ts or since, row.next_retry_ts or now, row.error)
             self._health.restore(row.server_name, health)
-            self._turns.leave_alone(line, health)
+            self._turns.leave_alone(recipient, health)
         if row.failures >= DOWN_AFTER:
             self._ephemeral.forget(row.server_name)
 
@@ -79,8 +83,8 @@ class Start:
         """Let servers know that this one is there again: those that have given it up will try."""
         due = self._clock.monotonic()
         for server in servers:
-            line = self._lines.ensure(server)
-            if not self._lines.has_work(line) and self._health.find(server) is None:
-                line.is_greeted = False
+            recipient = self._recipients.ensure(server)
+            if not self._recipients.has_work(recipient) and self._health.find(server) is None:
+                recipient.pending.owe_greeting()
                 due += _GREETING_S
-                self._turns.set_timer(line, due)
+                self._turns.set_timer(recipient, due)

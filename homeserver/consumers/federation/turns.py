@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from itertools import count
 
 from homeserver.consumers.federation.ledger import AT_A_TIME
-from homeserver.consumers.federation.lines import Line, Lines, Stage
+from homeserver.consumers.federation.recipients import Recipient, Recipients
 from homeserver.kit.clock import Clock
 from homeserver.matrix.identifiers import ServerName
 from homeserver.outbound.destinations import Destinations, Health
@@ -24,61 +24,69 @@ _TRIES_AT_ONCE = 0.1
 """Attempts to reach servers that are down."""
 _LONG_S = 5.0
 
-Serve = Callable[[Line], Awaitable[None]]
+Serve = Callable[[Recipient], Awaitable[None]]
 
 
 class Turns:
     """Has servers served, as many at once as there is room for."""
 
-    def __init__(self, clock: Clock, lines: Lines, health: Destinations, connections: int) -> None:
+    def __init__(self, clock: Clock, recipients: Recipients, health: Destinations, connections: int) -> None:
         self._at_once = int(connections * _AT_ONCE)
         self._most_at_once = int(connections * _MOST_AT_ONCE)
         self._tries_at_once = int(connections * _TRIES_AT_ONCE)
         self._clock = clock
-        self._lines = lines
+        self._recipients = recipients
         self._health = health
-        self._ready: deque[Line] = deque()
-        self._trying: deque[Line] = deque()
+        self._busy: set[ServerName] = set()
+        """The servers that wait for their turn, or are being served; all others are at rest."""
+        self._ready: deque[Recipient] = deque()
+        self._trying: deque[Recipient] = deque()
         self._changed = asyncio.Event()
         self._begun: dict[ServerName, float] = {}
         """The servers that are being served, since when; without those that are tried."""
         self._tries = 0
         self._timers: list[tuple[float, ServerName]] = []
+        self._due: dict[ServerName, float] = {}
+        """When the timer of each ends that has one; what else is in `_timers` does not count any more."""
 
-    def wake(self, line: Line) -> None:
+    def wake(self, recipient: Recipient) -> None:
         """There is something for the server: it has its turn, unless it is down."""
-        if line.stage is Stage.AT_REST and self._health.find(line.name) is None and self._lines.has_work(line):
-            self._queue(line, self._ready)
+        if (
+            recipient.name not in self._busy
+            and self._health.find(recipient.name) is None
+            and self._recipients.has_work(recipient)
+        ):
+            self._queue(recipient, self._ready)
 
-    def attempt(self, line: Line) -> None:
+    def attempt(self, recipient: Recipient) -> None:
         """It is time to try a server that was down."""
-        if line.stage is not Stage.AT_REST:
+        if recipient.name in self._busy:
             return
-        if self._health.find(line.name) is None:
-            self.wake(line)
+        if self._health.find(recipient.name) is None:
+            self.wake(recipient)
             return
-        if not self._lines.has_work(line):
-            line.is_greeted = False  # Whether it is back is worth knowing all the same.
-        self._queue(line, self._trying)
+        if not self._recipients.has_work(recipient):
+            recipient.pending.owe_greeting()  # Whether it is back is worth knowing all the same.
+        self._queue(recipient, self._trying)
 
-    def leave_alone(self, line: Line, health: Health) -> None:
+    def leave_alone(self, recipient: Recipient, health: Health) -> None:
         """The server is down: try it when it is time."""
         wait_s = max(0, health.next_retry_ts - self._clock.now()) / 1000
-        self.set_timer(line, self._clock.monotonic() + wait_s)
+        self.set_timer(recipient, self._clock.monotonic() + wait_s)
 
-    def set_timer(self, line: Line, due: float) -> None:
+    def set_timer(self, recipient: Recipient, due: float) -> None:
         """Try the server at that time, and at no other that was set before."""
-        line.due = due
-        heapq.heappush(self._timers, (due, line.name))
+        self._due[recipient.name] = due
+        heapq.heappush(self._timers, (due, recipient.name))
 
     def look_at_timers(self) -> None:
         """Try the servers whose time has come; those that have taken long by now make room."""
         now = self._clock.monotonic()
         while self._timers and self._timers[0][0] <= now:
             due, server = heapq.heappop(self._timers)
-            line = self._lines.find(server)
-            if line is not None and line.due == due:
-                self.attempt(line)
+            recipient = self._recipients.find(server)
+            if recipient is not None and self._due.get(server) == due:
+                self.attempt(recipient)
         self._changed.set()
 
     async def run(self, serve: Serve) -> None:
@@ -88,41 +96,39 @@ class Turns:
                 await self._changed.wait()
                 self._changed.clear()
                 for begun in count(1):
-                    line = self._next()
-                    if line is None:
+                    recipient = self._next()
+                    if recipient is None:
                         break
-                    group.create_task(self._serve(line, serve))
+                    group.create_task(self._serve(recipient, serve))
                     if begun % AT_A_TIME == 0:
                         await asyncio.sleep(0)
 
-    def _next(self) -> Line | None:
+    def _next(self) -> Recipient | None:
         """Whose turn it is; it is being served from now on."""
         if self._ready and self._has_room():
-            line = self._ready.popleft()
-            self._begun[line.name] = self._clock.monotonic()
+            recipient = self._ready.popleft()
+            self._begun[recipient.name] = self._clock.monotonic()
         elif self._trying and self._tries < self._tries_at_once:
-            line = self._trying.popleft()
+            recipient = self._trying.popleft()
             self._tries += 1
         else:
             return None
-        line.stage = Stage.SERVED
-        return line
+        return recipient
 
-    async def _serve(self, line: Line, serve: Serve) -> None:
-        await serve(line)
-        line.stage = Stage.AT_REST
-        if self._begun.pop(line.name, None) is None:
+    async def _serve(self, recipient: Recipient, serve: Serve) -> None:
+        await serve(recipient)
+        self._busy.discard(recipient.name)
+        if self._begun.pop(recipient.name, None) is None:
             self._tries -= 1
-        if (health := self._health.find(line.name)) is not None:
-            self.leave_alone(line, health)  # Its timer may have ended while it was served, when nobody looked.
-        self.wake(line)
+        if (health := self._health.find(recipient.name)) is not None:
+            self.leave_alone(recipient, health)  # Its timer may have ended while it was served, when nobody looked.
+        self.wake(recipient)
         self._changed.set()
 
-    def _queue(self, line: Line, queue: deque[Line]) -> None:
-        line.stage = Stage.QUEUED
-        if line.waiting_since is None:
-            line.waiting_since = self._clock.monotonic()
-        queue.append(line)
+    def _queue(self, recipient: Recipient, queue: deque[Recipient]) -> None:
+        self._busy.add(recipient.name)
+        recipient.age.begin(self._clock.monotonic())
+        queue.append(recipient)
         self._changed.set()
 
     def _has_room(self) -> bool:

@@ -3,7 +3,7 @@
 from itertools import count
 
 from homeserver.consumers.federation.ledger import Ledger
-from homeserver.consumers.federation.lines import Lines
+from homeserver.consumers.federation.recipients import Recipients
 from homeserver.consumers.federation.turns import Turns
 from homeserver.kit.clock import Clock
 from homeserver.kit.concurrency import contained
@@ -24,9 +24,9 @@ class Upkeep:
         self._database = database
         self._clock = clock
 
-    async def run(self, lines: Lines, turns: Turns, ledger: Ledger) -> None:
+    async def run(self, recipients: Recipients, turns: Turns, ledger: Ledger) -> None:
         """Work until cancelled."""
-        trimmed, below = self._clock.monotonic(), lines.tail
+        trimmed, below = self._clock.monotonic(), recipients.tail
         for ticks in count(1):
             await self._clock.sleep(_TICK_S)
             if ticks % _FLUSH_TICKS == 0:
@@ -35,11 +35,11 @@ class Upkeep:
             now = self._clock.monotonic()
             if now - trimmed >= _TRIM_S:
                 # What it does not get done is left for the next time.
-                await contained(self._trim(lines, below), report)
-                trimmed, below = now, lines.tail
+                await contained(self._trim(recipients, below), report)
+                trimmed, below = now, recipients.tail
 
-    async def _trim(self, lines: Lines, below: int) -> None:
-        queued = [line.queue[0] for line in lines if line.queue]
+    async def _trim(self, recipients: Recipients, below: int) -> None:
+        queued = [one.pending.queue[0] for one in recipients if one.pending.queue]
         below = min([below, *queued])
         while await self._database.write(outgoing.trim, below=below, limit=_TRIM_BATCH) == _TRIM_BATCH:
             pass

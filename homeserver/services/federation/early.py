@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from homeserver.errors import NotFound
 from homeserver.kit.concurrency import Background
 from homeserver.matrix.identifiers import RoomId, ServerName
-from homeserver.services.federation.lines import Lines, Place
+from homeserver.services.federation.room_lines import Place, RoomLines
 from homeserver.services.rooms.arrival import Arrivals
 from homeserver.services.rooms.hot import HotRooms
 
@@ -33,7 +33,7 @@ class Early:
     """Keeps what comes early."""
 
     def __init__(
-        self, hot: HotRooms, arrivals: Arrivals, lines: Lines, background: Background, server_name: str
+        self, hot: HotRooms, arrivals: Arrivals, lines: RoomLines, background: Background, server_name: str
     ) -> None:
         self._hot = hot
         self._arrivals = arrivals

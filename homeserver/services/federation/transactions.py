@@ -1,7 +1,7 @@
 """Deliveries of events and of what else other servers tell (server-server API, Transactions; decision 0011).
 
 A server's deliveries are taken one after the other, those of several servers at the same time. The events of a room
-are in line (`services/federation/lines.py`), and the answer waits for them a short while. What has not been
+are in line (`services/federation/room_lines.py`), and the answer waits for them a short while. What has not been
 taken in by then is staged in the database, together with the answer, and taken in later: what was acknowledged is not
 lost. A delivery that is repeated gets the answer that was given; nothing is done twice for it.
 
@@ -26,9 +26,10 @@ from homeserver.kit.metrics import Metrics
 from homeserver.matrix.identifiers import EventId, RoomId, ServerName
 from homeserver.services.federation.early import Early
 from homeserver.services.federation.edus import Edus
-from homeserver.services.federation.lines import Lines, Place
+from homeserver.services.federation.room_lines import Place, RoomLines
+from homeserver.services.rooms.event_ids import id_of, possible_ids
 from homeserver.services.rooms.hot import HotRoom, HotRooms
-from homeserver.services.rooms.inbox import Inbox, id_of, possible_ids
+from homeserver.services.rooms.inbox import Inbox
 from homeserver.services.rooms.intake import FirstWrite
 from homeserver.services.rooms.invitations import Invitations
 from homeserver.services.rooms.receipts import Outcome, Receipt
@@ -120,7 +121,7 @@ class Transactions:
         inbox: Inbox,
         invitations: Invitations,
         acls: ServerAcls,
-        lines: Lines,
+        lines: RoomLines,
         early: Early,
         edus: Edus,
         metrics: Metrics,
@@ -202,6 +203,9 @@ class Transactions:
         return answers
 
     async def _take(self, origin: ServerName, name: bytes, body: bytes, sent: Sent, answers: _Answers) -> bytes:
+        if not sent.pdus and not sent.edus:
+            # By such a one a server finds out whether what was refused was at fault, or this server is unwell.
+            await self._database.ping()
         sorted_ = await self._sort(origin, sent.pdus)
         places, behind = await self._find_places(origin, sorted_)
         # Mostly this is what is answered in the end, and nothing else need be written.

@@ -137,7 +137,7 @@ class Author:
             "state_key": draft.state_key,
             "content": draft.content_json,
             "origin_server_ts": self._create_ts() if is_create else self._clock.now(),
-            "depth": max((event.depth for event in latest), default=0) + 1,
+            "depth": min(max((event.depth for event in latest), default=0) + 1, version.max_depth),
             "prev_events": latest,
             "auth_events": auth_events,
             "redacts": draft.redacts,

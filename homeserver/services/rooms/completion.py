@@ -5,26 +5,25 @@ gives the state, the room goes on as it is, and it is tried again, at longer and
 """
 
 import asyncio
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
 
-from homeserver.errors import BadAnswer, NotFound, RemoteFailure, Unavailable
+from homeserver.errors import BadAnswer, HomeserverError, NotFound, RemoteFailure, Unavailable
 from homeserver.kit.clock import Clock
 from homeserver.kit.metrics import Metrics
-from homeserver.matrix.events import Event, receive_events
+from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import EventId, RoomId, ServerName, UserId, domain_of
-from homeserver.outbound.federation import FederationClient
-from homeserver.services.rooms.arrival import MOST_CHAIN, MOST_STATE
 from homeserver.services.rooms.checks import Checks, Unfit
 from homeserver.services.rooms.hot import HotRoom, HotRooms, parse
-from homeserver.services.rooms.inbox import Inbox, id_of
+from homeserver.services.rooms.inbox import Inbox
 from homeserver.services.rooms.landing import Standing
 from homeserver.services.rooms.outliers import Outliers, by_auth
 from homeserver.services.rooms.persist import Superseded
 from homeserver.services.rooms.replay import Replay
 from homeserver.services.rooms.state import StateTrees
+from homeserver.services.rooms.state_requests import StateRequests
 from homeserver.services.rooms.unproven import Unproven
 from homeserver.storage import coming_members, events, partial_rooms, room_servers, stream_rows
 from homeserver.storage.engine import Database, ReadTx, WriteTx
@@ -39,16 +38,18 @@ _GROUP = 500
 _STEP = 2500
 """So many events are stored before it is noted how far it has come."""
 _FEW = 50
-"""Up to so many events that are missing are asked for one by one."""
+"""Up to so many events that are missing are asked for one by one: the state is large."""
 _SERVERS = 10
-_LARGEST = 512 << 20
-_LARGEST_IDS = 64 << 20
-_AT_ONCE = 5
 _PATIENCE = 4
-"""So often the rest is tried while events are not given, or cannot be proven for want of keys; then without them."""
+"""So often the rest is told while events of it are not given, or cannot be proven for want of keys; then it is taken
+without them."""
 _FIRST_PAUSE_MS = 10_000
 _LONGEST_PAUSE_MS = 60 * 60 * 1000
 _TELL_MS = 3000
+
+
+class Lacking(HomeserverError):
+    """The state was told, and something of it cannot be had at the moment: left out now, it is left out for good."""
 
 
 @dataclass(slots=True)
@@ -66,7 +67,7 @@ class Completion:
         database: Database,
         clock: Clock,
         metrics: Metrics,
-        federation: FederationClient,
+        requests: StateRequests,
         hot: HotRooms,
         trees: StateTrees,
         inbox: Inbox,
@@ -78,7 +79,7 @@ class Completion:
         self._database = database
         self._clock = clock
         self._metrics = metrics
-        self._federation = federation
+        self._requests = requests
         self._hot = hot
         self._trees = trees
         self._inbox = inbox
@@ -109,8 +110,7 @@ class Completion:
 
         That is noted beforehand, too: whatever happens, no room is tried again and again without a pause.
         """
-        pause = min(_FIRST_PAUSE_MS * 2 ** min(partial.failures, 20), _LONGEST_PAUSE_MS)
-        retry_ts = self._clock.now() + pause
+        retry_ts = self._clock.now() + _pause_after(partial.failures)
         await self._database.write(partial_rooms.set_begun, partial.room_nid, retry_ts=retry_ts)
         try:
             room = await self._hot.get(partial.room_nid)
@@ -120,35 +120,44 @@ class Completion:
             await self._complete(room, partial)
         except NotFound:
             return None  # It was purged meanwhile.
+        except Lacking as error:
+            # However long nobody told anything before: what lacks may be there soon.
+            await self._database.write(partial_rooms.set_lacking, partial.room_nid)
+            await self._note_failure(room, partial, str(error), _pause_after(partial.lacking))
+            return None
         except (RemoteFailure, Superseded, Unavailable) as error:
-            retry_ts = self._clock.now() + pause
             reason = str(error) or "The room was changing."
-            await self._database.write(partial_rooms.set_failed, partial.room_nid, reason, retry_ts=retry_ts)
-            log.warning(
-                f"the rest of room {room.room_id} could not be had; it goes on, and is tried again",
-                room_id=room.room_id,
-                reason=reason,
-                in_s=pause // 1000,
-            )
+            await self._note_failure(room, partial, reason, _pause_after(partial.failures))
             return None
         finally:
-            if partial.failures >= _PATIENCE:
+            if partial.lacking >= _PATIENCE:
                 self._unproven.forget(partial.room_nid)  # It is not waited for any more.
         await self._replay.unprepare(partial.room_nid)
         return room.room_id
 
+    async def _note_failure(self, room: HotRoom, partial: PartialRoom, reason: str, pause_ms: int) -> None:
+        retry_ts = self._clock.now() + pause_ms
+        await self._database.write(partial_rooms.set_failed, partial.room_nid, reason, retry_ts=retry_ts)
+        log.warning(
+            f"the rest of room {room.room_id} could not be had; it goes on, and is tried again",
+            room_id=room.room_id,
+            reason=reason,
+            in_s=pause_ms // 1000,
+        )
+
     async def _complete(self, room: HotRoom, partial: PartialRoom) -> None:
         if not any(domain_of(user_id) == self._server_name for user_id in room.joined):
             raise BadAnswer("Nobody of this server is in the room any more.")
-        join_id, servers = await self._database.snapshot(_find_sources, partial)
+        join_id, servers, left_out = await self._database.snapshot(_find_sources, partial)
         failures: list[str] = []
         best: Sequence[EventId] | None = None
-        trusted: Collection[EventId] = ()
+        trusted = set(left_out)
         for server in servers:
             try:
-                state, absent = await self._fetch(room, partial, server, join_id)
+                is_begun = partial.done > 0 or best is not None
+                state, absent = await self._fetch(room, partial, server, join_id, left_out, is_begun)
                 if server == partial.via:
-                    trusted = set(state)
+                    trusted.update(state)
                 self._check_proven(partial)
                 if not absent:
                     await self._put_in(room, partial, state, trusted)
@@ -159,80 +168,54 @@ class Completion:
                 # Another one may have them.
                 failures.append(f"{server}: It did not give {absent} events of the state.")
                 best = best or state
-        if best is None or partial.failures < _PATIENCE:
+        if best is None:
             raise BadAnswer("; ".join(failures) or "There is nobody to ask.")
+        if partial.lacking < _PATIENCE:
+            raise Lacking("; ".join(failures))
         await self._put_in(room, partial, best, trusted)
 
     def _check_proven(self, partial: PartialRoom) -> None:
-        """Raises `Unavailable` while it is worth waiting for keys: what is left out now is left out for good."""
+        """Raises `Lacking` while it is worth waiting for keys."""
         unproven = self._unproven.count(partial.room_nid)
-        if unproven and partial.failures < _PATIENCE:
-            raise Unavailable(f"{unproven} events are signed by keys that cannot be had at the moment.")
+        if unproven and partial.lacking < _PATIENCE:
+            raise Lacking(f"{unproven} events are signed by keys that cannot be had at the moment.")
 
     async def _fetch(
-        self, room: HotRoom, partial: PartialRoom, server: ServerName, join_id: EventId
+        self,
+        room: HotRoom,
+        partial: PartialRoom,
+        server: ServerName,
+        join_id: EventId,
+        left_out: Sequence[EventId],
+        is_begun: bool,
     ) -> tuple[Sequence[EventId], int]:
-        """Have all events of the state before the join; which they are, and how many that takes were not given."""
-        if partial.done:
-            ids = await self._federation.state_ids(server, room.room_id, join_id, largest=_LARGEST_IDS)
-            named = [*ids.auth_chain_ids[:MOST_CHAIN], *ids.pdu_ids[:MOST_STATE]]
-            wanted = [EventId(one) for one in dict.fromkeys(named) if "\0" not in one]
-            known = await self._find_known(room, wanted)
-            missing = [event_id for event_id in wanted if event_id not in known]
+        """Have all events of the state before the join; which they are, and how many that takes were not given.
+
+        What was left out at the join belongs to it, whether this server says so or not.
+        """
+        if is_begun:
+            ids = await self._requests.ids(room, server, join_id)
+            wanted = list(dict.fromkeys([*left_out, *ids.all()]))
+            known = await self._find_known(wanted)
             held = self._unproven.held(partial.room_nid)
-            absent = [event_id for event_id in missing if event_id not in held]
+            here = {event_id: held[event_id] for event_id in wanted if event_id in held and event_id not in known}
+            absent = [event_id for event_id in wanted if event_id not in known and event_id not in here]
             if len(absent) <= _FEW:
-                new = {event_id: held[event_id] for event_id in missing if event_id in held}
-                given = await self._events(room, server, absent)
-                await self._store(room, new | given, len(known))
-                in_state = set(ids.pdu_ids)
-                return [one for one in wanted if one in in_state], len(absent) - len(given)
+                given = await self._requests.singly(room, server, absent)
+                await self._store(room, here | given, len(known))
+                return [*left_out, *ids.state], len(absent) - len(given)
         log.info(f"asking {server} for the state of room {room.room_id}", room_id=room.room_id)
-        answer = await self._federation.state(server, room.room_id, join_id, largest=_LARGEST)
-        known_ids, new = await self._sift(room, answer.auth_chain[:MOST_CHAIN])
-        state_ids, of_state = await self._sift(room, answer.pdus[:MOST_STATE])
-        new |= of_state
-        del answer
-        await self._store(room, new, len({*known_ids, *state_ids}) - len(new))
-        return state_ids, 0
+        whole = await self._requests.whole(room, server, join_id, self._find_unknown)
+        unknown = await self._find_unknown(left_out)
+        missing = [event_id for event_id in left_out if event_id in unknown and event_id not in whole.chosen]
+        given = await self._requests.singly(room, server, missing[:_FEW])
+        await self._store(room, {**whole.chosen, **given}, whole.count - len(whole.chosen))
+        return [*left_out, *whole.state], len(missing) - len(given)
 
-    async def _events(self, room: HotRoom, server: ServerName, event_ids: Sequence[EventId]) -> dict[EventId, bytes]:
-        """Events one by one, some at a time, as far as they are given."""
-        turns = asyncio.Semaphore(_AT_ONCE)
-        found: dict[EventId, bytes] = {}
+    async def _find_unknown(self, event_ids: Collection[EventId]) -> set[EventId]:
+        return set(event_ids) - await self._find_known(event_ids)
 
-        async def ask(event_id: EventId) -> None:
-            async with turns:
-                try:
-                    answer = await self._federation.event(server, event_id)
-                except RemoteFailure:
-                    return
-                found.update((event_id, pdu) for pdu in map(bytes, answer.pdus[:1]) if id_of(room, pdu) == event_id)
-
-        async with asyncio.TaskGroup() as tasks:
-            for event_id in event_ids:
-                tasks.create_task(ask(event_id))
-        return found
-
-    async def _sift(self, room: HotRoom, raws: Iterable[object]) -> tuple[list[EventId], dict[EventId, bytes]]:
-        """The ids of events, and those events that are not known."""
-        ids: list[EventId] = []
-        new: dict[EventId, bytes] = {}
-        version = room.version.identifier
-        for group in chunks(raws, _GROUP):
-            pdus = [bytes(raw) for raw in group]  # type: ignore[call-overload]
-            received = await asyncio.to_thread(receive_events, pdus, version)
-            here = {
-                EventId(one[0].event_id): pdu
-                for one, pdu in zip(received, pdus, strict=True)
-                if not isinstance(one, str)
-            }
-            known = await self._find_known(room, here)
-            ids.extend(here)
-            new.update((event_id, pdu) for event_id, pdu in here.items() if event_id not in known)
-        return ids, new
-
-    async def _find_known(self, room: HotRoom, event_ids: Collection[EventId]) -> set[EventId]:
+    async def _find_known(self, event_ids: Collection[EventId]) -> set[EventId]:
         known: set[EventId] = set()
         for part in chunks(event_ids, 2 * _GROUP):
             known.update(await self._database.read(events.find_positions, part))
@@ -255,7 +238,7 @@ class Completion:
         for events_ in chunks(await asyncio.to_thread(by_auth, found), _STEP):
             async with self._inbox.turn(room.room_id):
                 # What came from elsewhere in the meantime is not taken twice.
-                known_now = await self._find_known(room, [EventId(one.event_id) for one in events_])
+                known_now = await self._find_known([EventId(one.event_id) for one in events_])
                 fresh = [event for event in events_ if event.event_id not in known_now]
                 await self._outliers.take(await self._hot.find(room.room_id), fresh)
             progress.done += len(events_)
@@ -335,11 +318,15 @@ def _find_leftovers(tx: ReadTx) -> list[int]:
     return sorted(set(found) - partial_rooms.find_many(tx, found).keys())
 
 
-def _find_sources(tx: ReadTx, partial: PartialRoom) -> tuple[EventId, list[ServerName]]:
-    """The join event, and servers that should know the state before it."""
+def _pause_after(times: int) -> int:
+    return min(_FIRST_PAUSE_MS << min(times, 20), _LONGEST_PAUSE_MS)
+
+
+def _find_sources(tx: ReadTx, partial: PartialRoom) -> tuple[EventId, list[ServerName], list[EventId]]:
+    """The join event, servers that should know the state before it, and what was left out of that state."""
     row = events.find_many(tx, [partial.position])[partial.position]
     servers = [ServerName(partial.via), *room_servers.list_longest(tx, partial.room_nid, limit=_SERVERS)]
-    return row.event_id, list(dict.fromkeys(servers))
+    return row.event_id, list(dict.fromkeys(servers)), partial_rooms.list_left_out(tx, partial.room_nid)
 
 
 def _read_state(rows: Mapping[int, events.StoredEvent], version: str) -> dict[int, tuple[Pair, Standing | None]]:

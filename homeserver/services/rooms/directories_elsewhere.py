@@ -68,7 +68,7 @@ class DirectoriesElsewhere:
             if "filter" in wanted:
                 answer = await self._federation.search_public_rooms(server, wanted)
             else:
-                query = [(name, str(value)) for name, value in wanted.items()]
+                query = [(name, "true" if value is True else str(value)) for name, value in wanted.items()]
                 answer = await self._federation.public_rooms(server, query)
         except Refused as refusal:
             if refusal.status == 403:

@@ -37,11 +37,16 @@ class DirectoryPage:
     since: str | None
     search: str | None = None
     room_types: Sequence[str | None] | None = None
+    network: str | None = None
+    """A network that is bridged, instead of Matrix."""
+    all_networks: bool = False
 
     @property
     def search_json(self) -> Json:
         """The body of the search for it on another server."""
-        wanted = {"limit": self.limit, "since": self.since}
+        wanted: Json = {"limit": self.limit, "since": self.since, "third_party_instance_id": self.network}
+        if self.all_networks:
+            wanted["include_all_networks"] = True
         found: Json = {name: value for name, value in wanted.items() if value is not None}
         terms = {"generic_search_term": self.search, "room_types": self.room_types}
         if any(value is not None for value in terms.values()):
@@ -144,6 +149,8 @@ class Directory:
         """A page of this server's directory, the largest rooms first, or of that of another one."""
         if server is not None and server != self.server_name:
             return await self._elsewhere.list_public(server, page.search_json)
+        if page.network is not None:
+            return {"chunk": [], "total_room_count_estimate": 0}  # No other network is bridged here.
         return await self._database.snapshot(self._list_public, page)
 
     async def check_canonical(self, room_id: RoomId, content: Json) -> None:

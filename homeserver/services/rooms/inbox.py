@@ -9,16 +9,13 @@ admitted to the room (`admission.py`); what has to wait does so (`waiting.py`). 
 (`receipts.py`).
 """
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from homeserver.errors import NotFound, Unavailable
-from homeserver.matrix.canonical import CanonicalJsonError
-from homeserver.matrix.events import Event, MalformedEvent, receive_events
+from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import EventId, RoomId, ServerName
-from homeserver.matrix.room_versions import ROOM_VERSIONS, RoomVersion
 from homeserver.services.rooms.admission import Admission, Given
 from homeserver.services.rooms.checks import Checks
 from homeserver.services.rooms.founding import Founding
@@ -35,24 +32,6 @@ from homeserver.storage.engine import Database, ReadTx
 from homeserver.storage.state import Pair
 
 _ATTEMPTS = 5
-_SMALL = 20_000
-"""Of more bytes, what their ids may be is found out in a thread."""
-
-
-def _what_makes_ids(version: RoomVersion) -> tuple[object, ...]:
-    """What of a version has a say in which events there are, and in their ids."""
-    return (
-        version.event_id_format,
-        version.references_are_pairs,
-        version.room_ids_are_hashes,
-        version.strict_canonical_json,
-        version.max_depth,
-        version.redaction_set,
-    )
-
-
-_KINDS_OF_IDS = tuple({_what_makes_ids(version): name for name, version in ROOM_VERSIONS.items()}.values())
-"""Room versions of which no two make ids in the same way."""
 
 
 @dataclass(slots=True)
@@ -238,26 +217,6 @@ class Inbox:
     ) -> tuple[dict[EventId, Event], list[Receipt]]:
         """Checks 1 to 3: format, signatures, hash. The events that pass, and a receipt for each that was given."""
         return told_apart(await self._checks.check(room.room_id, room.version, pdus, is_old=is_old))
-
-
-def id_of(room: HotRoom, pdu: bytes) -> EventId | None:
-    """The id of an event of the room; None if it is none."""
-    try:
-        return EventId(Event.parse(pdu, room.version.identifier).event_id)
-    except (CanonicalJsonError, MalformedEvent):
-        return None
-
-
-async def possible_ids(pdus: Sequence[bytes]) -> set[EventId]:
-    """The ids that events of a room of which nothing is known may have: what these are, its room's version says."""
-    if sum(map(len, pdus)) <= _SMALL:
-        return _possible_ids(pdus)
-    return await asyncio.to_thread(_possible_ids, pdus)
-
-
-def _possible_ids(pdus: Sequence[bytes]) -> set[EventId]:
-    received = (one for version in _KINDS_OF_IDS for one in receive_events(list(pdus), version))
-    return {EventId(one[0].event_id) for one in received if not isinstance(one, str)}
 
 
 def _positions_in_room(tx: ReadTx, room_nid: int | None, state: Mapping[Pair, EventId]) -> dict[Pair, int]:

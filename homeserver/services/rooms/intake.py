@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from homeserver.kit.ordering import in_topological_order
 from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import EventId, ServerName
 from homeserver.services.rooms.hot import HotRoom
@@ -138,18 +139,7 @@ def in_order(found: Mapping[EventId, Event]) -> Iterable[Event]:
         event_id: {EventId(one) for one in (*event.prev_events, *event.auth_events) if one in found and one != event_id}
         for event_id, event in found.items()
     }
-    followers: dict[EventId, list[EventId]] = {}
-    for event_id, names in behind.items():
-        for name in names:
-            followers.setdefault(name, []).append(event_id)
-    ready = [event_id for event_id, names in reversed(behind.items()) if not names]
-    while ready:
-        event_id = ready.pop()
-        yield found[event_id]
-        for follower in followers.get(event_id, ()):
-            behind[follower].discard(event_id)
-            if not behind[follower]:
-                ready.append(follower)
+    return (found[event_id] for event_id in in_topological_order(behind))
 
 
 def _settled(

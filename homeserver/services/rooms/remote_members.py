@@ -282,7 +282,7 @@ class RemoteMembers:
             state_key=held.user_id,
             content=_encode(content),
             origin_server_ts=self._clock.now(),
-            depth=before.depth + 1,
+            depth=min(before.depth + 1, version.max_depth),
             prev_events=[before],
             auth_events=[before],
             event_id=self._author.new_event_id() if version.event_ids_in_pdu else None,

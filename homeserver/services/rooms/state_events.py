@@ -6,7 +6,8 @@ from homeserver.matrix.identifiers import EventId, RoomId
 from homeserver.services.auth.sessions import Requester
 from homeserver.services.rooms.author import Draft, Drafts
 from homeserver.services.rooms.directory import Directory
-from homeserver.services.rooms.members import Members, add_guest_leaves
+from homeserver.services.rooms.guests import Guests, add_guest_leaves
+from homeserver.services.rooms.members import Members
 from homeserver.services.rooms.send import Sender
 
 Json = dict[str, Any]
@@ -15,9 +16,10 @@ Json = dict[str, Any]
 class StateEvents:
     """Sets state for local users (client-server API, Sending events to a room)."""
 
-    def __init__(self, sender: Sender, members: Members, directory: Directory) -> None:
+    def __init__(self, sender: Sender, members: Members, guests: Guests, directory: Directory) -> None:
         self._sender = sender
         self._members = members
+        self._guests = guests
         self._directory = directory
 
     async def put(
@@ -35,7 +37,7 @@ class StateEvents:
 
     async def _put_guest_access(self, who: Requester, room_id: RoomId, raw: bytes) -> EventId:
         """Set who may come in, and let guests leave at once if they may not (client-server API, Guest Access)."""
-        leaves = await self._members.guest_leaves(room_id)
+        leaves = await self._guests.leaves(room_id)
 
         def build(drafts: Drafts) -> None:
             drafts.add(Draft("m.room.guest_access", who.user_id, raw, state_key=""))
@@ -43,5 +45,5 @@ class StateEvents:
 
         stored = await self._sender.change(room_id, build)
         # For those who came in while the others were looked up; nobody can any longer.
-        await self._members.put_out_guests(room_id)
+        await self._guests.put_out(room_id)
         return stored[0].event_id

@@ -3,43 +3,35 @@
 Which events a state is of, the other server is believed; the events themselves pass the checks that all others do.
 """
 
-import asyncio
 from collections import Counter
 from collections.abc import Sequence
 
 import structlog
 
-from homeserver.errors import RemoteFailure
 from homeserver.matrix.identifiers import EventId, ServerName
-from homeserver.outbound.federation import FederationClient
 from homeserver.services.rooms.hot import HotRoom
-from homeserver.services.rooms.inbox import Inbox, id_of
+from homeserver.services.rooms.inbox import Inbox
 from homeserver.services.rooms.receipts import Outcome
 from homeserver.services.rooms.state import StateTrees
+from homeserver.services.rooms.state_requests import StateRequests
 from homeserver.storage import events
 from homeserver.storage.engine import Database, ReadTx
 from homeserver.storage.state import Pair
 
 log = structlog.get_logger()
 
-_SINGLY = 20
-"""Up to so many events are asked for one by one; for more, the whole state is."""
-_MOST_STATE = 200_000
-_MOST_CHAIN = 400_000
 _MOST_IN_PART = 500
 """More is not asked for while all that is missing of a room is on its way; its states then lack members as well."""
-_LARGEST_IDS = 64 << 20
-_LARGEST_STATE = 512 << 20
 
 
 class StatesElsewhere:
     """Asks for states, and takes in as outliers what is not known of them. Everything raises `RemoteFailure`."""
 
-    def __init__(self, database: Database, trees: StateTrees, inbox: Inbox, client: FederationClient) -> None:
+    def __init__(self, database: Database, trees: StateTrees, inbox: Inbox, requests: StateRequests) -> None:
         self._database = database
         self._trees = trees
         self._inbox = inbox
-        self._client = client
+        self._requests = requests
 
     async def before(
         self, room: HotRoom, server: ServerName, event_id: EventId, *, is_whole: bool = False
@@ -48,45 +40,23 @@ class StatesElsewhere:
 
         With `is_whole`, nothing as well if events of it cannot be had, or cannot be verified for want of keys.
         """
-        ids = await self._client.state_ids(server, room.room_id, event_id, largest=_LARGEST_IDS)
-        if len(ids.pdu_ids) > _MOST_STATE or len(ids.auth_chain_ids) > _MOST_CHAIN:
+        ids = await self._requests.ids(room, server, event_id)
+        if ids.is_cut:
             return {}
-        of_state = [EventId(one) for one in ids.pdu_ids if _is_id(one)]
-        wanted = list(dict.fromkeys([*of_state, *(EventId(one) for one in ids.auth_chain_ids if _is_id(one))]))
+        wanted = ids.all()
         known = await self._database.read(events.find_standings_by_id, wanted)
         missing = [one for one in wanted if one not in known]
-        if room.partial is None or len(missing) <= _MOST_IN_PART:
-            await self._fetch(room, server, event_id, missing)
-        if is_whole and len(await self._database.read(events.find_standings_by_id, of_state)) < len(set(of_state)):
+        if missing and (room.partial is None or len(missing) <= _MOST_IN_PART):
+            given = await self._requests.these(room, server, event_id, missing)
+            await self._take(room, list(given.values()))
+        if is_whole and len(await self._database.read(events.find_standings_by_id, ids.state)) < len(set(ids.state)):
             return {}
-        state = await self._database.snapshot(self._state, room, of_state)
+        state = await self._database.snapshot(self._state, room, ids.state)
         return state if ("m.room.create", "") in state else {}
 
     async def bring_auth(self, room: HotRoom, server: ServerName, event_id: EventId) -> None:
         """Take in what an event is allowed by."""
-        answer = await self._client.event_auth(server, room.room_id, event_id, largest=_LARGEST_STATE)
-        await self._take(room, [bytes(pdu) for pdu in answer.auth_chain[:_MOST_CHAIN]])
-
-    async def _fetch(self, room: HotRoom, server: ServerName, event_id: EventId, wanted: Sequence[EventId]) -> None:
-        """Bring events of the state before an event, and of what that rests on."""
-        if not wanted:
-            return
-        if len(wanted) <= _SINGLY:
-            found = await asyncio.gather(*(self._event(room, server, one) for one in wanted))
-            await self._take(room, [pdu for pdu in found if pdu is not None])
-            return
-        answer = await self._client.state(server, room.room_id, event_id, largest=_LARGEST_STATE)
-        pdus = [bytes(pdu) for pdu in (*answer.auth_chain[:_MOST_CHAIN], *answer.pdus[:_MOST_STATE])]
-        unknown = frozenset(wanted)
-        await self._take(room, [pdu for pdu in pdus if id_of(room, pdu) in unknown])
-
-    async def _event(self, room: HotRoom, server: ServerName, event_id: EventId) -> bytes | None:
-        try:
-            answer = await self._client.event(server, event_id)
-        except RemoteFailure:
-            return None
-        pdus = [bytes(pdu) for pdu in answer.pdus[:1]]
-        return pdus[0] if pdus and id_of(room, pdus[0]) == event_id else None
+        await self._take(room, await self._requests.auth_chain(room, server, event_id))
 
     async def _take(self, room: HotRoom, pdus: Sequence[bytes]) -> None:
         receipts = await self._inbox.receive_outliers(room.room_id, pdus) if pdus else []
@@ -103,7 +73,3 @@ class StatesElsewhere:
         ]
         pairs = self._trees.pairs(tx, {row.pair_id for row in found if row.pair_id is not None})
         return {pairs[row.pair_id]: row.event_id for row in found if row.pair_id is not None}
-
-
-def _is_id(text: str) -> bool:
-    return text.startswith("$") and len(text) <= 255 and "\0" not in text

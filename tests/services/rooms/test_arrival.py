@@ -17,7 +17,7 @@ from homeserver.matrix.events import Event, build_event
 from homeserver.matrix.identifiers import EventId, RoomId
 from homeserver.matrix.room_versions import ROOM_VERSIONS
 from homeserver.matrix.signing import sign_event
-from homeserver.services.rooms.arrival import MOST_STATE
+from homeserver.services.rooms.state_requests import MOST_STATE
 from homeserver.storage import event_graph, event_log, events, rooms, server_keys
 from homeserver.storage.engine import ReadTx
 from tests import room_graphs

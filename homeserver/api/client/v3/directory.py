@@ -91,9 +91,14 @@ async def found(body: Search, directory: Directory, server: ServerName | None = 
     if body.include_all_networks and body.third_party_instance_id is not None:
         raise InvalidParam("Ask for all networks, or for one of them.")
     wanted = body.filter or Wanted()
-    if body.third_party_instance_id is not None:
-        return {"chunk": [], "total_room_count_estimate": 0}
-    page = DirectoryPage(body.limit, body.since, wanted.generic_search_term, wanted.room_types)
+    page = DirectoryPage(
+        body.limit,
+        body.since,
+        wanted.generic_search_term,
+        wanted.room_types,
+        network=body.third_party_instance_id,
+        all_networks=body.include_all_networks,
+    )
     return await directory.list_public(page, server)
 
 

@@ -22,9 +22,10 @@ from homeserver.kit.logs import report
 from homeserver.kit.metrics import Metrics
 from homeserver.matrix.identifiers import EventId, RoomId, ServerName
 from homeserver.services.federation.faults import WRONG
+from homeserver.services.rooms.event_ids import id_of
 from homeserver.services.rooms.gaps import Gaps
 from homeserver.services.rooms.hot import HotRoom, HotRooms
-from homeserver.services.rooms.inbox import Delivery, Inbox, id_of
+from homeserver.services.rooms.inbox import Delivery, Inbox
 from homeserver.services.rooms.intake import FirstWrite
 from homeserver.services.rooms.receipts import Outcome, Receipt
 from homeserver.storage import deliveries
@@ -66,7 +67,7 @@ class _Line:
 class Staging:
     """Something is about to be staged; until the end nobody believes that a room has caught up."""
 
-    def __init__(self, lines: "Lines") -> None:
+    def __init__(self, lines: "RoomLines") -> None:
         self._lines = lines
 
     def end(self, staged: Sequence[tuple[HotRoom, int]], origin: ServerName, places: Sequence[Place]) -> None:
@@ -74,7 +75,7 @@ class Staging:
         self._lines.note_staged(staged, origin, places)
 
 
-class Lines:
+class RoomLines:
     """All lines."""
 
     def __init__(
