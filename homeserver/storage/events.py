@@ -217,7 +217,7 @@ _REMOVE = delete(events).where(events.c.position.in_(bindparam("positions", expa
 
 def insert_many(tx: WriteTx, new: Sequence[StoredEvent]) -> None:
     """Add events."""
-    tx.connection.execute(
+    tx.run(
         _INSERT,
         [
             {
