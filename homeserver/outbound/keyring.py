@@ -234,8 +234,9 @@ class KeyRing:
             is_left = bool(self._notaries) and server not in self._notaries
             self._asked.put(server, _Asked(self._clock.now() + pause, min(asked.failures + 1, 10), is_left))
             return False
+        # First this: whatever becomes of the answer, it is not to be asked for again and again.
+        self._asked.put(server, _Asked(self._clock.now() + _AGAIN_MS))
         await self._keep([document], now)
-        self._asked.put(server, _Asked(self._clock.now() + _AGAIN_MS))  # Nobody is to believe it was in vain.
         return True
 
     async def _ask_notaries(self, server: str) -> bool:

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -15,6 +16,7 @@ from homeserver.matrix.server_keys import PublishedKey, publish
 from homeserver.matrix.signing import SigningKey, sign_json, verify_json
 from homeserver.outbound.keyring import KeyRing
 from homeserver.outbound.transport import Call, Reply
+from tests.federation.foreign import ForeignRoom
 from tests.federation.network import Network, Peer, Seen
 from tests.room_graphs import key_of
 
@@ -351,6 +353,48 @@ async def test_keys_that_are_not_as_they_were_signed_are_not_kept(network: Netwo
     document = spoil(json.loads(peer.keys()))
     peer.on("GET", "/_matrix/key/v2/server", lambda seen: document)
     assert not await is_believed(peer)
+
+
+def odd_document(peer: Peer, **odd: Any) -> bytes:
+    """The keys of a peer with something odd beside them, signed as it should be."""
+    document = json.loads(peer.keys()) | odd
+    del document["signatures"]
+    return sign_json(json.dumps(document).encode(), peer.name, key_of(peer.name))
+
+
+@pytest.mark.trust("C02", "C10")
+@pytest.mark.behaviours("SS-KEY-03")
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"valid_until_ts": -(10**30)},
+        {"valid_until_ts": 10**30},
+        {"old_verify_keys": {"ed25519:old": {"key": "A" * 43, "expired_ts": -(10**30)}}},
+        {"old_verify_keys": {"ed25519:old": {"key": "\0", "expired_ts": 1}}},
+        {"old_verify_keys": {"ed25519:old": {"key": "A" * 100_000, "expired_ts": 1}}},
+        {"more": 10**40},
+    ],
+    ids=["never", "always", "expired", "nul", "long", "more"],
+)
+async def test_odd_keys_of_one_server_are_no_matter_to_others(network: Network, odd: dict[str, Any]) -> None:
+    a = await network.server("a.test")
+    ann = await a.user("ann")
+    evil = network.peer("evil.test")
+    evil.on("GET", "/_matrix/key/v2/server", lambda seen: Reply(200, {}, odd_document(evil, **odd)))
+    room = ForeignRoom.begin(network.peer("p.test"))
+    room.say("m.room.member", {"membership": "join"}, sender="@eve:evil.test", state_key="@eve:evil.test")
+    room.host()
+    answer = await ann.post(f"/join/{quote(room.room_id)}?server_name=p.test&via=p.test")
+    assert answer.status_code == 200, answer.text
+    network.clock.advance(61)  # The keys may be asked for again.
+    theirs = room.say("m.room.message", {"body": "I am here"}, sender="@eve:evil.test")
+    ours = room.graph.say(room.owner, "m.room.message", {"body": "And I"}, [room.graph.by_id[theirs.prev_events[0]]])
+    results = await room.peer.send("a.test", "1", theirs.pdu, ours.pdu)
+    assert results[ours.event_id] == {}
+    assert (await ann.get(f"/rooms/{quote(room.room_id)}/event/{quote(ours.event_id)}")).status_code == 200
+    assert (await evil.call("a.test", "GET", PROBE)).status_code < 500
+    told = await a.client.get("/_matrix/key/v2/query/evil.test")
+    assert told.status_code == 200, told.text
 
 
 @pytest.mark.trust("C01")
