@@ -22,7 +22,7 @@ from homeserver.app.migrations import is_current
 from homeserver.app.migrations import migrate as migrate_database
 from homeserver.config.load import load
 from homeserver.config.model import Config
-from homeserver.errors import ConfigError, RequestError
+from homeserver.errors import ConfigError, RequestError, Unavailable
 from homeserver.kit import logs
 from homeserver.kit.clock import Clock
 from homeserver.kit.metrics import Metrics
@@ -317,6 +317,8 @@ def _read_database(work: Callable[[Database], Coroutine[Any, Any, T]]) -> T:
         print(error.message, file=sys.stderr)
     except DBAPIError as error:
         print(f"The database cannot be read: {error.orig}", file=sys.stderr)
+    except Unavailable as error:
+        print(f"The database cannot be read: {error.__cause__}", file=sys.stderr)
     raise typer.Exit(1)
 
 

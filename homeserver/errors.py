@@ -33,6 +33,8 @@ HomeserverError
 
 from collections.abc import Mapping, Sequence
 
+from homeserver.kit.logs import Trouble
+
 
 class HomeserverError(Exception):
     """The root of the tree."""
@@ -68,10 +70,10 @@ class TooLarge(RequestError):
 
 
 class LimitExceeded(RequestError):
-    """Too many requests."""
+    """Too many requests, or too much in one place; come back later."""
 
-    def __init__(self, retry_after_ms: int) -> None:
-        super().__init__("Too many requests. Wait before you try again.", retry_after_ms=retry_after_ms)
+    def __init__(self, retry_after_ms: int, message: str = "Too many requests. Wait before you try again.") -> None:
+        super().__init__(message, retry_after_ms=retry_after_ms)
         self.retry_after_ms = retry_after_ms
 
 
@@ -180,5 +182,5 @@ class ConfigError(HomeserverError):
         self.faults = list(faults)
 
 
-class Unavailable(HomeserverError):
+class Unavailable(HomeserverError, Trouble):
     """Our own trouble for now; the client may repeat the request."""

@@ -113,7 +113,7 @@ class Application:
         try:
             await self.start()
         except Exception as error:  # the host is told, and ends
-            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            await send({"type": "lifespan.startup.failed", "message": str(error.__cause__ or error)})
             return
         await send({"type": "lifespan.startup.complete"})
         await receive()

@@ -4,6 +4,7 @@ from starlette.requests import Request
 
 from homeserver.errors import GuestForbidden, MissingToken
 from homeserver.matrix.identifiers import Origin
+from homeserver.matrix.request_signing import is_x_matrix
 from homeserver.services.auth.servers import ServerAuth
 from homeserver.services.auth.sessions import Requester, Sessions
 
@@ -45,7 +46,7 @@ async def origin(request: Request, servers: ServerAuth, body: bytes) -> Origin:
     query = request.scope["query_string"]
     target: bytes = request.scope["path_below_mount"] + (b"?" + query if query else b"")
     return await servers.check(
-        [header for header in request.headers.getlist("authorization") if header[:1] in ("X", "x")],
+        [header for header in request.headers.getlist("authorization") if is_x_matrix(header)],
         address=address_of(request),
         method=request.method,
         target=target.decode("latin-1"),

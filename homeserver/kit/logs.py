@@ -51,6 +51,14 @@ def configure(level: str, *, json: bool) -> None:
     root.setLevel(max(threshold, logging.WARNING))
 
 
+class Trouble(Exception):
+    """What is known to happen and to pass: where it came up is of no interest, only that it did, and why."""
+
+
 def report(error: BaseException) -> None:
     """Log a failure of work that nobody waits for."""
-    structlog.get_logger().error("background work failed", exc_info=error)
+    if isinstance(error, Trouble):
+        reason = str(error.__cause__ or error)
+        structlog.get_logger().warning("background work could not be done, and is tried again", reason=reason)
+    else:
+        structlog.get_logger().error("background work failed", exc_info=error)

@@ -8,7 +8,13 @@ import msgspec
 from homeserver.matrix.canonical import canonicalize
 from homeserver.matrix.signing import SigningKey, verify_signature
 
-_PARAMETER = re.compile(r'[ \t]*([A-Za-z0-9_-]+)[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*)"|([^",\s]*))[ \t]*(?:,|$)')
+_TCHAR = r"!#$%&'*+\-.^_`|~0-9A-Za-z"
+# Servers of old quote nothing: a colon is allowed for their sake, and what else a name, a key or a signature has in it.
+_UNQUOTED = _TCHAR + r":/=\[\]"
+_PARAMETER = re.compile(
+    rf'([{_TCHAR}]+)[ \t]*=[ \t]*(?:"((?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*)"|([{_UNQUOTED}]+))'
+)
+_COMMAS = re.compile(r"[ \t]*,[ \t,]*")
 _ESCAPED = re.compile(r"\\(.)")
 _LONGEST = 4096
 _quote = msgspec.json.encode
@@ -16,6 +22,11 @@ _quote = msgspec.json.encode
 
 class MalformedHeader(ValueError):
     """The header is not what it should be; the message says what is wrong."""
+
+
+def is_x_matrix(header: str) -> bool:
+    """Whether an Authorization header is one that servers sign with."""
+    return header.partition(" ")[0].lower() == "x-matrix"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +41,12 @@ class XMatrix:
     @classmethod
     def parse(cls, header: str) -> "XMatrix":
         """The values of a header. Raises `MalformedHeader`."""
-        scheme, _, rest = header.partition(" ")
-        if scheme.lower() != "x-matrix":
+        if not is_x_matrix(header):
             raise MalformedHeader("The request needs an Authorization header of the scheme X-Matrix.")
+        rest = header[len("X-Matrix") :]
         if len(rest) > _LONGEST:
             raise MalformedHeader("The Authorization header is too long.")
-        values = _parameters(rest.strip(" \t"))
+        values = _parameters(rest.lstrip(" ").rstrip(" \t"))
         for name in ("origin", "key", "sig"):
             if not values.get(name):
                 raise MalformedHeader(f"The Authorization header names no {name}.")
@@ -66,18 +77,26 @@ def verify_request(
 
 
 def _parameters(text: str) -> dict[str, str]:
+    """The values by name (RFC 9110, Authentication Parameters; nothing between two commas is nothing)."""
     values: dict[str, str] = {}
-    at = 0
+    at = _after_commas(text, 0)
     while at < len(text):
         found = _PARAMETER.match(text, at)
-        if found is None or found.end() == at:
+        if found is None:
             raise MalformedHeader("The Authorization header is not a list of name=value pairs.")
         name = found[1].lower()
         if name in values:
-            raise MalformedHeader(f"The Authorization header names {name} twice.")
+            raise MalformedHeader("The Authorization header gives one name twice.")
         values[name] = found[3] if found[2] is None else _ESCAPED.sub(r"\1", found[2])
-        at = found.end()
+        at = _after_commas(text, found.end())
+        if at == found.end() < len(text):
+            raise MalformedHeader("The Authorization header has no comma between two values.")
     return values
+
+
+def _after_commas(text: str, at: int) -> int:
+    commas = _COMMAS.match(text, at)
+    return at if commas is None else commas.end()
 
 
 def _message(origin: str, destination: str | None, method: str, target: str, content: bytes | None) -> bytes:

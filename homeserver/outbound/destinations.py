@@ -24,6 +24,7 @@ _JITTER = 0.2
 _MOST_PATIENCE_MS = 60 * 60 * 1000
 """So long at most are we told to wait by a server that is busy."""
 _KNOWN_DEAD_AFTER = 3
+_GIVEN_UP_AFTER_MS = 30 * 24 * 60 * 60 * 1000
 _ASK_AGAIN_MS = 60_000
 _SIGN_EVERY_MS = 10_000
 _SIGN_AT_LEAST_EVERY_MS = 10 * 60_000
@@ -55,6 +56,11 @@ class Destinations:
     def find(self, server: ServerName) -> Health | None:
         """How it fails, or None if it does not."""
         return self._failing.get(server)
+
+    def is_given_up(self, server: ServerName) -> bool:
+        """Whether it has failed for so long that not all that waits for it is kept (30 days)."""
+        health = self._failing.get(server)
+        return health is not None and self._clock.now() - health.since_ts > _GIVEN_UP_AFTER_MS
 
     def forget_all(self) -> None:
         """Believe that all are well."""

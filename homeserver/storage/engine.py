@@ -19,10 +19,11 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError, StatementError
+from sqlalchemy.exc import TimeoutError as NoneFree
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.util import greenlet_spawn
 
-from homeserver.errors import RequestError
+from homeserver.errors import RequestError, Unavailable
 from homeserver.kit.concurrency import finish
 
 P = ParamSpec("P")
@@ -35,6 +36,11 @@ _POOL_SIZE = 20
 _ATTEMPTS = 5
 # PostgreSQL: serialization_failure, deadlock_detected.
 _REPEATABLE = {"40001", "40P01"}
+# Its classes 53 (no space, no memory, too many connections), 57 (it is being ended, or has ended a statement) and 58
+# (the disk fails), and that it takes no writes.
+_TROUBLE = ("53", "57", "58", "25006")
+_CONNECT_S = 10.0
+_AWAY = "The database cannot be used at the moment. Try again."
 
 
 class ReadTx:
@@ -155,6 +161,10 @@ class Database:
         except StatementError as error:
             if isinstance(error.orig, RequestError):
                 raise error.orig from None  # A column refused the value; the library has wrapped it.
+            if isinstance(error, DBAPIError) and (
+                error.connection_invalidated or _sqlstate(error).startswith(_TROUBLE)
+            ):
+                raise Unavailable(_AWAY) from error
             raise
 
     async def ping(self) -> None:
@@ -222,6 +232,7 @@ class _PostgresRunner:
             pool_pre_ping=False,
             pool_use_lifo=True,
             hide_parameters=True,
+            connect_args={"timeout": _CONNECT_S},
         )
         engine = self._async_engine.sync_engine
         self._autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
@@ -229,17 +240,24 @@ class _PostgresRunner:
         self._engine = engine
 
     async def read(self, unit: Callable[[Connection], T]) -> T:
-        return cast(T, await greenlet_spawn(_with_connection, self._autocommit, unit))
+        return await self._run(_with_connection, self._autocommit, unit)
 
     async def snapshot(self, unit: Callable[[Connection], T]) -> T:
-        return cast(T, await greenlet_spawn(_with_connection, self._repeatable, unit))
+        return await self._run(_with_connection, self._repeatable, unit)
 
     async def write(self, unit: Callable[[Connection], T]) -> T:
+        return await self._run(_with_transaction, self._engine, unit)
+
+    async def _run(
+        self, run: Callable[[Engine, Callable[[Connection], T]], T], engine: Engine, unit: Callable[[Connection], T]
+    ) -> T:
+        """Run the unit, and again where it was in the way of another, or its connection was gone before it ended."""
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                return cast(T, await greenlet_spawn(_with_transaction, self._engine, unit))
+                return cast(T, await greenlet_spawn(run, engine, unit))
             except DBAPIError as error:
-                if attempt == _ATTEMPTS or getattr(error.orig, "sqlstate", None) not in _REPEATABLE:
+                is_repeatable = error.connection_invalidated or _sqlstate(error) in _REPEATABLE
+                if attempt == _ATTEMPTS or not is_repeatable:
                     raise
         raise AssertionError("unreachable")
 
@@ -247,14 +265,35 @@ class _PostgresRunner:
         await self._async_engine.dispose()
 
 
+def _sqlstate(error: DBAPIError) -> str:
+    return str(getattr(error.orig, "sqlstate", None) or "")
+
+
+def _connect(engine: Engine) -> Connection:
+    """A connection. Raises `Unavailable` where there is none to be had, whatever the reason."""
+    try:
+        return engine.connect()
+    except (OSError, DBAPIError, NoneFree) as error:
+        raise Unavailable(_AWAY) from error
+
+
 def _with_connection(engine: Engine, unit: Callable[[Connection], T]) -> T:
-    with engine.connect() as connection:
+    with _connect(engine) as connection:
         return unit(connection)
 
 
 def _with_transaction(engine: Engine, unit: Callable[[Connection], T]) -> T:
-    with engine.begin() as connection:
-        return unit(connection)
+    with _connect(engine) as connection:
+        connection.begin()
+        result = unit(connection)
+        try:
+            connection.commit()
+        except DBAPIError as error:
+            if error.connection_invalidated:
+                # Whether it was written, nobody knows: it must not be done again.
+                raise Unavailable(_AWAY) from error
+            raise
+        return result
 
 
 def _sqlite_engine(url: URL) -> Engine:

@@ -176,6 +176,14 @@ _OF_ROOM = events.c.room_nid == bindparam("nid")
 _REDACTED = select(events.c.position, events.c.redacted_by).where(
     events.c.redacted_by.in_(bindparam("redactions", expanding=True)), text("redacted_by IS NOT NULL")
 )
+_REDACTED_OF = select(events.c.event_id).where(
+    events.c.event_id.in_(bindparam("event_ids", expanding=True)), _OF_ROOM, events.c.redacted_by.is_not(None)
+)
+_REDACTED_BETWEEN = select(events.c.position).where(
+    events.c.redacted_by > bindparam("after"),
+    events.c.redacted_by <= bindparam("upto"),
+    text("redacted_by IS NOT NULL"),
+)
 _IN_GRAPH = select(events.c.event_id).where(
     events.c.event_id.in_(bindparam("event_ids", expanding=True)),
     _OF_ROOM,
@@ -323,6 +331,19 @@ def list_redacted(tx: ReadTx, redactions: Iterable[int]) -> list[tuple[int, int]
         rows = tx.connection.execute(_REDACTED, {"redactions": part})
         found.extend((row.position, row.redacted_by) for row in rows)
     return found
+
+
+def find_redacted(tx: ReadTx, room_nid: int, event_ids: Iterable[EventId]) -> set[EventId]:
+    """Those of these events of the room that were redacted."""
+    found: set[EventId] = set()
+    for part in chunks(event_ids):
+        found.update(tx.connection.execute(_REDACTED_OF, {"nid": room_nid, "event_ids": part}).scalars())
+    return found
+
+
+def list_redacted_between(tx: ReadTx, *, after: int, upto: int) -> list[int]:
+    """The positions of the events that were redacted by those in (after, upto]."""
+    return list(tx.connection.execute(_REDACTED_BETWEEN, {"after": after, "upto": upto}).scalars())
 
 
 def find_in_graph(tx: ReadTx, room_nid: int, event_ids: Iterable[EventId]) -> set[EventId]:

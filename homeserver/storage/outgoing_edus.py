@@ -1,25 +1,28 @@
 """Data that is no event and is to be sent to other servers: messages to devices, changes of devices and keys.
 
 It is a row for each server, as it is different for most of them. What waits there is bounded (`supersede`,
-`drop_oldest`): see docs/decisions/0013-outbound.md.
+`count_messages`, `drop_oldest`): see docs/decisions/0013-outbound.md.
 """
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import BigInteger, Column, Delete, Index, LargeBinary, Table, bindparam, delete, func, select
+from sqlalchemy import BigInteger, Column, Delete, Index, LargeBinary, Table, bindparam, delete, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 
 from homeserver.matrix.identifiers import ServerName, UserId
 from homeserver.storage import stream_rows
 from homeserver.storage.engine import ReadTx, WriteTx
 from homeserver.storage.outgoing import FEDERATION
-from homeserver.storage.tables import Text, among, metadata
+from homeserver.storage.tables import Text, among, chunks, metadata
 
 TO_DEVICE = "m.direct_to_device"
 DEVICE_LIST = "m.device_list_update"
 SIGNING_KEY = "m.signing_key_update"
+
+# Not a parameter: the databases use an index of some rows only where they see that these are meant.
+_IS_MESSAGE = text(f"edu_type = '{TO_DEVICE}'")
 
 outgoing_edus = Table(
     "outgoing_edus",
@@ -28,9 +31,17 @@ outgoing_edus = Table(
     Column("position", BigInteger, primary_key=True, autoincrement=False),
     Column("edu_type", Text, nullable=False),
     Column("content", LargeBinary, nullable=False),  # A JSON object.
-    Column("user_id", Text),  # Of whom it is. None: it is older than this column.
+    Column("user_id", Text),  # Of whom it is.
     # What is new.
     Index("ix_outgoing_edus_position", "position"),
+    # How many messages to devices of a user's wait for a server.
+    Index(
+        "ix_outgoing_edus_user_id_destination",
+        "user_id",
+        "destination",
+        postgresql_where=_IS_MESSAGE,
+        sqlite_where=_IS_MESSAGE,
+    ),
 )
 
 
@@ -71,6 +82,15 @@ _AT = (
     .order_by(outgoing_edus.c.position)
 )
 _COUNTS = select(outgoing_edus.c.destination, func.count()).group_by(outgoing_edus.c.destination)
+_MESSAGES = (
+    select(outgoing_edus.c.destination, func.count())
+    .where(
+        outgoing_edus.c.user_id == bindparam("user"),
+        outgoing_edus.c.destination.in_(bindparam("servers", expanding=True)),
+        _IS_MESSAGE,
+    )
+    .group_by(outgoing_edus.c.destination)
+)
 _COUNT = select(func.count()).select_from(outgoing_edus)
 _REMOVE = delete(outgoing_edus).where(
     outgoing_edus.c.destination == bindparam("to"), outgoing_edus.c.position == bindparam("at")
@@ -88,7 +108,6 @@ def _those_behind(edu_types: Sequence[str]) -> Delete:
         .where(
             outgoing_edus.c.destination.in_(bindparam("servers", expanding=True)),
             outgoing_edus.c.edu_type.in_(edu_types),
-            outgoing_edus.c.user_id.is_not(None),
             ~among(outgoing_edus.c.position, "under_way"),
         )
         .subquery()
@@ -152,6 +171,15 @@ def find_many(tx: ReadTx, server: ServerName, positions: Collection[int]) -> lis
 def count_waiting(tx: ReadTx) -> dict[ServerName, int]:
     """How much data waits, by server."""
     return {ServerName(row[0]): row[1] for row in tx.connection.execute(_COUNTS)}
+
+
+def count_messages(tx: ReadTx, user_id: UserId, servers: Collection[ServerName]) -> dict[ServerName, int]:
+    """How many pieces of data with a local user's messages to devices wait for each of the servers, if any do."""
+    found: dict[ServerName, int] = {}
+    for part in chunks(servers):
+        for server, count in tx.connection.execute(_MESSAGES, {"user": user_id, "servers": part}):
+            found[ServerName(server)] = count
+    return found
 
 
 def count_all(tx: ReadTx) -> int:

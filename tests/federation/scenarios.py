@@ -103,6 +103,25 @@ async def members(user: User, room_id: str) -> dict[str, str]:
     return {event["state_key"]: event["content"]["membership"] for event in found["chunk"]}
 
 
+async def read_back(user: User, room_id: str) -> list[Json]:
+    """All that the user can read of the room, the oldest first."""
+    found: list[Json] = []
+    token = ""
+    while True:
+        query = f"?dir=b&limit=100{'&from=' + part(token) if token else ''}"
+        page = await good(user.get(f"/rooms/{part(room_id)}/messages{query}"))
+        found += page["chunk"]
+        if "end" not in page or not page["chunk"]:
+            return found[::-1]
+        token = page["end"]
+
+
+async def ids_of_state(user: User, room_id: str) -> set[str]:
+    """The events that the room's state consists of, as the user's server has it."""
+    answer = await user.get(f"/rooms/{part(room_id)}/state")
+    return {event["event_id"] for event in answer.json()}
+
+
 async def eventually(user: User, holds: Callable[[], Awaitable[bool]]) -> None:
     """Wait until this holds; it is looked at when the user's sync has something new, and now and then."""
     window = Window(user)

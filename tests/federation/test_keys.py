@@ -2,11 +2,15 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+import random
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 from urllib.parse import quote
 
 import pytest
+import signedjson.key
+import signedjson.sign
+import unpaddedbase64
 
 from homeserver.config.model import Federation, Limits, OldKey
 from homeserver.errors import Unreachable
@@ -18,6 +22,7 @@ from homeserver.outbound.keyring import KeyRing
 from homeserver.outbound.transport import Call, Reply
 from tests.federation.foreign import ForeignRoom
 from tests.federation.network import Network, Peer, Seen
+from tests.matrix.authorization_grammar import NotInGrammar, read
 from tests.room_graphs import key_of
 
 pytestmark = pytest.mark.anyio
@@ -539,3 +544,81 @@ async def test_one_good_signature_of_several_is_enough(network: Network) -> None
         assert await status(*believed) != 401, believed
     for refused in ([bad], [bad, bad], [good, foreign], [foreign, good], [good] * 5, ["X-Matrix", good]):
         assert await status(*refused) == 401, refused
+
+
+@pytest.mark.trust("C01", "C02")
+@pytest.mark.by_turns
+async def test_headers_are_believed_as_a_second_reader_believes_them(network: Network) -> None:
+    """Several headers at a time, for several servers and by several keys: the verdict is the one of the rules alone."""
+    a = await network.server("a.test")
+    known = {}
+    for name in ("p.test", "q.test"):
+        network.peer(name)
+        public = unpaddedbase64.decode_base64(key_of(name).public_key)
+        known[name] = signedjson.key.decode_verify_key_bytes(key_of(name).key_id, public)
+    request = {"method": "GET", "uri": PROBE}
+
+    def is_good(origin: str, destination: str | None, key_id: str, signature: str) -> bool:
+        to = {} if destination is None else {"destination": destination}
+        signed = {**request, **to, "origin": origin, "signatures": {origin: {key_id: signature}}}
+        key = known.get(origin)
+        if key is None or key_id != f"{key.alg}:{key.version}":
+            return False
+        try:
+            signedjson.sign.verify_signed_json(signed, origin, key)
+        except signedjson.sign.SignatureVerifyException:
+            return False
+        return True
+
+    def verdict(headers: Sequence[str]) -> bool:
+        try:
+            said = [read(header) for header in headers if not header.startswith("Bearer")]
+        except NotInGrammar:
+            return False
+        return (
+            1 <= len(said) <= 4
+            and len({origin for origin, *_ in said}) == 1
+            and all(destination in (None, "a.test") for _, destination, _, _ in said)
+            and any(is_good(*one) for one in said)
+        )
+
+    chance = random.Random(7)
+    right = {
+        (name, to): str(
+            sign_request(key_of(name), origin=name, destination=to, method="GET", target=PROBE, content=None)
+        )
+        for name in known
+        for to in ("a.test", "q.test")
+    }
+
+    def spell() -> str:
+        header = chance.choice([right["p.test", "a.test"]] * 6 + list(right.values()))
+        for old, new in (
+            ('"', ""),
+            (",", " ,\t"),
+            (",", ",,"),
+            (",", ";"),
+            ("origin", "ORIGIN"),
+            ("p.test", "P.TEST"),
+            ("p.test", "p.test:8448"),
+            ('="', '="\\'),
+            ('destination="a.test",', ""),
+            ('sig="', 'sig="A'),
+            ("ed25519:", "ed25519:x"),
+            ("X-Matrix", "x-matrix"),
+            ("X-Matrix ", "X-Matrix more=1,"),
+            ("X-Matrix ", "X-Matrix origin=p.test,"),
+            ("X-Matrix", "Bearer"),
+        ):
+            if chance.random() < 0.04:
+                header = header.replace(old, new)
+        return header
+
+    verdicts = []
+    for _ in range(400):
+        headers = [spell() for _ in range(chance.choice((0, 1, 1, 1, 1, 1, 2, 2, 3, 4, 5)))]
+        answer = await a.client.get(PROBE, headers=[("Authorization", header) for header in headers])
+        verdicts.append(answer.status_code != 401)
+        assert answer.status_code < 500
+        assert verdicts[-1] == verdict(headers), headers
+    assert 50 < sum(verdicts) < 350

@@ -16,9 +16,8 @@ from homeserver.matrix.room_versions import ROOM_VERSIONS
 from homeserver.matrix.server_keys import publish
 from tests.federation.foreign import ForeignRoom
 from tests.federation.network import Network, Peer
-from tests.federation.scenarios import Window, good, part, room_of_both
+from tests.federation.scenarios import Window, good, ids_of_state, part, read_back, room_of_both
 from tests.room_graphs import key_of
-from tests.world import User
 
 pytestmark = [
     pytest.mark.anyio,
@@ -32,24 +31,6 @@ MINUTE, HOUR, DAY = 60.0, 3600.0, 86_400.0
 DAY_MS = int(DAY * 1000)
 SEEDS = 20
 VERSIONS = list(ROOM_VERSIONS)
-
-
-async def read_back(user: User, room_id: str) -> list[Json]:
-    """All that the user can read of the room, the oldest first."""
-    found: list[Json] = []
-    token = ""
-    while True:
-        query = f"?dir=b&limit=100{'&from=' + part(token) if token else ''}"
-        page = await good(user.get(f"/rooms/{part(room_id)}/messages{query}"))
-        found += page["chunk"]
-        if "end" not in page or not page["chunk"]:
-            return found[::-1]
-        token = page["end"]
-
-
-async def ids_of_state(user: User, room_id: str) -> set[str]:
-    answer = await user.get(f"/rooms/{part(room_id)}/state")
-    return {event["event_id"] for event in answer.json()}
 
 
 def off_by(seed: int, chance: random.Random) -> int:

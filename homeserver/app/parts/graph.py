@@ -23,6 +23,7 @@ from homeserver.services.rooms.outliers import Outliers
 from homeserver.services.rooms.past import Past
 from homeserver.services.rooms.persist import EventWriter
 from homeserver.services.rooms.policy import PolicyServers
+from homeserver.services.rooms.redactions import Redactions
 from homeserver.services.rooms.replay import Replay
 from homeserver.services.rooms.resolution import Resolver
 from homeserver.services.rooms.searches import Searches
@@ -69,7 +70,7 @@ def build_graph(foundation: Foundation, outside: Outside, stack: AsyncExitStack)
     sender = Sender(database, clock, hot, writer, merger, author, policies)
 
     signatures = Signatures(outside.keys)
-    checks, outliers = Checks(signatures), Outliers(database, clock, writer)
+    checks, outliers = Checks(signatures), Outliers(database, clock, writer, Redactions(database, trees))
     waiting, founding = WaitingEvents(database), Founding(database, clock, writer, checks)
     admission = Admission(clock, hot, writer, graph, merger, policies, waiting)
     inbox = Inbox(database, hot, checks, founding, outliers, admission, waiting)

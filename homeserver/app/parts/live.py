@@ -21,6 +21,7 @@ from homeserver.services.sync.unread import Unread
 from homeserver.services.sync.v2 import Sync
 from homeserver.services.users.profiles import Profiles
 from homeserver.services.users.profiles_elsewhere import ProfilesElsewhere
+from homeserver.services.users.to_device import ToDevice
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Live:
     receipts: Receipts
     typing: Typing
     presence: Presence
+    to_device: ToDevice
     media: MediaStore
     notifications: Notifications
     sync: Sync
@@ -53,6 +55,7 @@ def build_live(
         receipts=Receipts(database, clock, hot, ephemeral, name),
         typing=typing,
         presence=presence,
+        to_device=ToDevice(database, clock, foundation.randomness, people.limits, outside.destinations, name),
         media=_media(foundation, outside, stack),
         notifications=Notifications(database, clock, trees, people.push_rules, unread),
         sync=Sync(database, clock, notifier, trees, counter, typing, presence, people.push_rules, unread, hot),

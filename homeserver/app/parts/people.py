@@ -16,7 +16,6 @@ from homeserver.services.users.e2e_keys import E2eKeys
 from homeserver.services.users.key_backups import KeyBackups
 from homeserver.services.users.push_rules import Pushers, PushRules
 from homeserver.services.users.registration import Registration
-from homeserver.services.users.to_device import ToDevice
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,6 @@ class People:
     push_rules: PushRules
     pushers: Pushers
     e2e_keys: E2eKeys
-    to_device: ToDevice
     key_backups: KeyBackups
 
 
@@ -78,6 +76,5 @@ def build_people(foundation: Foundation, stack: AsyncExitStack) -> People:
         push_rules=PushRules(database),
         pushers=Pushers(database, clock),
         e2e_keys=E2eKeys(database, limits, name),
-        to_device=ToDevice(database, clock, randomness, limits, name),
         key_backups=KeyBackups(database),
     )

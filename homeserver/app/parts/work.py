@@ -1,6 +1,6 @@
 """The work that follows what has happened: only a server does it."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 
 from homeserver.app.parts.foundation import Foundation
@@ -14,9 +14,8 @@ from homeserver.consumers.device_lists import Introductions, Resyncs
 from homeserver.consumers.effects import RoomEffects
 from homeserver.consumers.federation.sender import FederationSender
 from homeserver.consumers.housekeeping import Housekeeping, Purging
+from homeserver.consumers.loop import Work
 from homeserver.consumers.partial_rooms import RoomCompletion
-
-Work = Callable[[], Awaitable[None]]
 
 
 def list_works(
@@ -36,10 +35,10 @@ def list_works(
     stack.callback(notifier.wake_all)
     found: list[Work] = [
         housekeeping.run,
-        RoomEffects(database, notifier, rooms.members, live.presence).run,
+        RoomEffects(database, clock, notifier, rooms.members, live.presence).run,
         Purging(notifier, rooms.purge).run,
         servers.room_lines.run,
-        RoomCompletion(notifier, graph.completion, graph.gaps).run,
+        RoomCompletion(clock, notifier, graph.completion, graph.gaps).run,
         Introductions(database, notifier).run,
         Resyncs(clock, notifier, servers.device_lists).run,
     ]

@@ -1,6 +1,8 @@
-"""Bounds the data that waits for servers that fail: what is superseded goes, and of messages to devices the oldest.
+"""Bounds the data that waits for servers that fail: what is superseded goes.
 
-This is looked after from time to time; whoever takes what is sent, however slowly, loses nothing.
+Of messages to devices, the oldest go, once a server has been down for so long that it is given up; until then no more
+are taken of a user than are kept (`services/users/to_device`). This is looked after from time to time; whoever takes
+what is sent, however slowly, loses nothing.
 """
 
 from collections import Counter
@@ -20,11 +22,8 @@ from homeserver.storage import outgoing_edus
 from homeserver.storage.engine import Database, WriteTx
 from homeserver.storage.tables import chunks
 
-MOST_MESSAGES = 10_000
-"""So many pieces of data with messages to devices of one server wait, of each local user."""
-MOST_FOR_DEAD = 500
-"""So many when the server has been down for long."""
-_LONG_MS = 30 * 24 * 60 * 60 * 1000
+_MOST_MESSAGES = 500
+"""So many pieces of data with messages to devices of a server that is given up wait, of each local user."""
 _AT_ONCE = 10
 _MOST_ROWS = 5000
 """So many go at once: nobody else writes meanwhile."""
@@ -91,8 +90,8 @@ class Backlog:
                 for position in recipient.progress.row.txn.edus
             ]
             servers = [recipient.name for recipient in recipients]
-            dead = [recipient.name for recipient in recipients if self._is_dead(recipient)]
-            superseded, dropped = await self._database.write(_bound, servers, dead, under_way)
+            given_up = [server for server in servers if self._health.is_given_up(server)]
+            superseded, dropped = await self._database.write(_bound, servers, given_up, under_way)
         self._metrics.federation_edus_dropped.labels("superseded").inc(superseded)
         self._metrics.federation_edus_dropped.labels("too many").inc(dropped.total())
         for server, count in dropped.items():
@@ -102,16 +101,12 @@ class Backlog:
     def _is_failing(self, recipient: Recipient) -> bool:
         return self._health.find(recipient.name) is not None
 
-    def _is_dead(self, recipient: Recipient) -> bool:
-        health = self._health.find(recipient.name)
-        return health is not None and self._clock.now() - health.since_ts > _LONG_MS
-
 
 def _bound(
-    tx: WriteTx, servers: Sequence[ServerName], dead: Sequence[ServerName], under_way: Collection[int]
+    tx: WriteTx, servers: Sequence[ServerName], given_up: Sequence[ServerName], under_way: Collection[int]
 ) -> tuple[int, Counter[ServerName]]:
     superseded = outgoing_edus.supersede(tx, servers, under_way=under_way, limit=_MOST_ROWS)
-    dropped = outgoing_edus.drop_oldest(tx, servers, under_way=under_way, kept=MOST_MESSAGES, limit=_MOST_ROWS)
-    if dead:
-        dropped += outgoing_edus.drop_oldest(tx, dead, under_way=under_way, kept=MOST_FOR_DEAD, limit=_MOST_ROWS)
+    if not given_up:
+        return superseded, Counter()
+    dropped = outgoing_edus.drop_oldest(tx, given_up, under_way=under_way, kept=_MOST_MESSAGES, limit=_MOST_ROWS)
     return superseded, dropped

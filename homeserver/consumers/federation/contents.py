@@ -1,6 +1,6 @@
 """What is in a transaction, which is written down as positions alone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -26,6 +26,11 @@ class Contents:
         """These are the newest events, by position."""
         for position, pdu in pdus.items():
             self._recent.put(position, pdu)
+
+    def forget(self, redacted: Iterable[int]) -> None:
+        """What these events said is not to be sent any more."""
+        for position in redacted:
+            self._recent.drop(position)
 
     async def pdus(self, parcel: Parcel) -> list[bytes]:
         """The events of a transaction, without those that were purged in the meantime."""

@@ -7,13 +7,14 @@ from homeserver.consumers.federation.contents import Contents
 from homeserver.consumers.federation.outcomes import Outcomes
 from homeserver.consumers.federation.packing import Packing
 from homeserver.consumers.federation.recipients import Recipient
-from homeserver.errors import RemoteFailure
+from homeserver.errors import RemoteFailure, Unavailable
 from homeserver.kit import crash
 from homeserver.kit.clock import Clock
 from homeserver.kit.logs import report
 from homeserver.outbound.federation import FederationClient
 
 _IN_A_ROW = 20
+_PAUSE_S = 2.0
 
 
 class Deliveries:
@@ -38,9 +39,14 @@ class Deliveries:
     async def serve(self, recipient: Recipient) -> None:
         """Send some transactions, as long as they are taken."""
         [outcome] = await asyncio.gather(self._deliver_some(recipient), return_exceptions=True)
-        if isinstance(outcome, BaseException):
+        if isinstance(outcome, Unavailable):
+            # The database is away: that is nothing to hold against a server.
+            recipient.pending.look_again()
+            await self._clock.sleep(_PAUSE_S)
+        elif isinstance(outcome, BaseException):
             # Whatever it is, it concerns this server alone.
             report(outcome)
+            recipient.pending.look_again()
             kind = type(outcome).__name__
             self._outcomes.failed(recipient, f"Nothing could be sent to it, which is a fault of this server: {kind}")
 

@@ -29,6 +29,8 @@ class _New:
     events: Sequence[OutgoingEvent]
     audiences: Sequence[frozenset[ServerName]]
     pdus: dict[int, bytes]
+    redacted: Sequence[int]
+    """Events that were redacted meanwhile, by whomever."""
     edus_for: set[ServerName]
 
 
@@ -50,6 +52,7 @@ class News:
         with self._notifier.waiting_for([FEDERATION]) as waiter:
             while True:
                 new = await self._database.snapshot(self._read, self._recipients.tail)
+                self._contents.forget(new.redacted)
                 self._contents.keep(new.pdus)
                 for event, audience in zip(new.events, new.audiences, strict=True):
                     self._hand_out(event.position, audience)
@@ -88,7 +91,8 @@ class News:
         found = events.find_many(tx, [event.position for event in new]) if new else {}
         pdus = {position: event.pdu for position, event in found.items()}
         edus_for = outgoing_edus.list_new_destinations(tx, after=after, upto=upto) if upto > after else set()
-        return _New(upto, new, audiences, pdus, edus_for)
+        redacted = events.list_redacted_between(tx, after=after, upto=upto) if upto > after else []
+        return _New(upto, new, audiences, pdus, redacted, edus_for)
 
     def _hand_out(self, position: int, audience: frozenset[ServerName]) -> None:
         for server in audience:

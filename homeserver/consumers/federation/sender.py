@@ -1,6 +1,7 @@
 """Sends to other servers: joins the parts of this package."""
 
 import asyncio
+from functools import partial
 
 from homeserver.consumers.federation import start
 from homeserver.consumers.federation.backlog import Backlog
@@ -16,6 +17,7 @@ from homeserver.consumers.federation.recipients import Recipients
 from homeserver.consumers.federation.start import Start
 from homeserver.consumers.federation.turns import Turns
 from homeserver.consumers.federation.upkeep import Upkeep
+from homeserver.consumers.loop import forever
 from homeserver.kit.clock import Clock
 from homeserver.kit.metrics import Metrics
 from homeserver.kit.randomness import Randomness
@@ -59,7 +61,7 @@ class FederationSender:
         """Work until cancelled."""
         recipients = Recipients(self._own, self._ephemeral)
         turns = Turns(self._clock, recipients, self._health, self._connections)
-        ledger = Ledger(self._database)
+        ledger = Ledger(self._database, self._clock)
         contents = Contents(self._database)
         news = News(self._database, self._notifier, recipients, turns, contents)
         deliveries = self._deliveries(recipients, turns, ledger, contents)
@@ -70,9 +72,9 @@ class FederationSender:
         Start(self._clock, recipients, turns, self._health, self._ephemeral).take_up(found)
         async with asyncio.TaskGroup() as group:
             group.create_task(ledger.run())
-            group.create_task(news.follow_log())
-            group.create_task(news.follow_ephemeral(self._ephemeral))
-            group.create_task(news.follow_signs(self._health))
+            group.create_task(forever(news.follow_log, self._clock))
+            group.create_task(forever(partial(news.follow_ephemeral, self._ephemeral), self._clock))
+            group.create_task(forever(partial(news.follow_signs, self._health), self._clock))
             group.create_task(turns.run(deliveries.serve))
             group.create_task(backlog.run())
             group.create_task(upkeep.run(recipients, turns, ledger))

@@ -6,7 +6,7 @@ Tokens are random; the database holds only their hashes, so a copy of it lets no
 import hashlib
 from dataclasses import dataclass, replace
 
-from homeserver.errors import UnknownToken
+from homeserver.errors import Unavailable, UnknownToken
 from homeserver.kit.caching import Lru
 from homeserver.kit.clock import Clock
 from homeserver.kit.randomness import Randomness
@@ -90,7 +90,11 @@ class Sessions:
         """Write down which devices were used since the last time."""
         seen, self._seen = self._seen, {}
         if seen:
-            await self._database.write(devices.note_seen, seen)
+            try:
+                await self._database.write(devices.note_seen, seen)
+            except Unavailable:
+                self._seen = seen | self._seen
+                raise
 
     def issue(
         self, tx: WriteTx, user_id: UserId, device_id: DeviceId, *, refreshable: bool, follows: bytes | None = None

@@ -5,18 +5,19 @@ check (`follow`). All others are placed (`place`): the states after the events b
 states after the forward extremities, with the room held alone meanwhile.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from homeserver.matrix import event_auth
 from homeserver.matrix.event_auth import AuthError
 from homeserver.matrix.events import Event
-from homeserver.matrix.identifiers import EventId, UserId, domain_of
+from homeserver.matrix.identifiers import EventId
 from homeserver.services.rooms.hot import HotRoom, HotRooms, parse
-from homeserver.services.rooms.placement import UNSTORED, Change, NewEvent, Placement, Redaction, Resolved, State
-from homeserver.services.rooms.power import may_act
+from homeserver.services.rooms.placement import UNSTORED, Change, NewEvent, Placement, Resolved, State
+from homeserver.services.rooms.redactions import Redactions, find_pending
 from homeserver.services.rooms.resolution import Resolver, Unstored
 from homeserver.services.rooms.state import StateTrees
+from homeserver.services.rooms.states import find_in_state
 from homeserver.storage import event_graph, events
 from homeserver.storage.engine import Database, ReadTx, WriteTx
 from homeserver.storage.events import StoredEvent
@@ -85,6 +86,7 @@ class Graph:
         self._trees = trees
         self._hot = hot
         self._resolver = resolver
+        self._redactions = Redactions(database, trees)
         self._anew = {} if anew is None else anew
 
     def follow(self, room: HotRoom, event: Event) -> Placed | None:
@@ -133,12 +135,8 @@ class Graph:
         outlier = None if around.own is None else around.own.position
         if status != events.OK:
             return Placed(NewEvent(event, status=status, placement=Placement(before, outlier=outlier)), reason)
-        redaction = await self._redaction(room, event, around, before)
-        redacted_by = await self._redacted_by(room, event, around)
-        if redacted_by is not None:
-            event = event.redacted()
-        placement = await self._accept(room, event, around, before, outlier)
-        return Placed(NewEvent(event, redaction, status, placement, redacted_by))
+        new = await self._redact(room, event, around, before)
+        return Placed(replace(new, placement=await self._accept(room, new.event, around, before, outlier)))
 
     async def place_past(self, room: HotRoom, event: Event, place: int, *, given: State | None = None) -> Placed:
         """The same for an event of the past, whose place in the timeline is given: for it, the present is no judge.
@@ -163,12 +161,9 @@ class Graph:
         if reason:
             placement = Placement(before, outlier=outlier, place=place)
             return Placed(NewEvent(event, status=events.REJECTED, placement=placement), reason)
-        redaction = await self._redaction(room, event, around, before)
-        redacted_by = await self._redacted_by(room, event, around)
-        if redacted_by is not None:
-            event = event.redacted()
+        new = await self._redact(room, event, around, before)
         placement = Placement(before, outlier=outlier, missing=sorted(around.missing_prev), place=place)
-        return Placed(NewEvent(event, redaction, events.OK, placement, redacted_by))
+        return Placed(replace(new, placement=placement))
 
     async def state_after(self, room: HotRoom, ends: Sequence[Event], pairs: Sequence[Pair]) -> dict[Pair, Event]:
         """The events of these pairs in the state that comes of all these events together."""
@@ -176,7 +171,7 @@ class Graph:
         rows = await self._database.read(events.find_many_by_id, ids)
         roots = [self._now(row).state_after for row in rows.values()]
         resolved = await self._resolver.resolve(room, _first(room.root, roots))
-        return await self._database.snapshot(self._state, room, resolved.state, pairs)
+        return await self._database.snapshot(find_in_state, self._trees, room, resolved.state, pairs)
 
     def _look_around(self, tx: ReadTx, room: HotRoom, event: Event) -> _Around:
         own_id, prev_ids = EventId(event.event_id), [EventId(one) for one in dict.fromkeys(event.prev_events)]
@@ -186,14 +181,12 @@ class Graph:
         # What is of another room is as good as not known: nothing in this room can stand on it.
         found = {event_id: self._now(row) for event_id, row in found.items() if row.room_nid == room.room_nid}
         missing_prev = frozenset(one for one in prev_ids if one not in found or not has_state(found[one]))
-        pending = event_graph.find_pending_redactions(tx, [own_id]).get(own_id, [])
-        redactions = events.find_many(tx, pending)
         return _Around(
             own=found.get(own_id),
             prev=[found[one] for one in prev_ids if one in found and has_state(found[one])],
             auth=[found[one] for one in auth_ids if one in found],
             target=found.get(redacts[0]) if redacts else None,
-            redactions=[redactions[at] for at in pending if at in redactions],
+            redactions=find_pending(tx, room, [own_id]).get(own_id, []),
             missing_prev=missing_prev,
             missing_auth=frozenset(one for one in auth_ids if one not in found),
             is_followed=bool(event_graph.find_backward_extremities(tx, [own_id])),
@@ -290,7 +283,7 @@ class Graph:
         assert room.create is not None
         cited = [parse(row, room.version.identifier) for row in around.auth]
         rejected = {row.event_id for row in around.auth if row.status == events.REJECTED}
-        state = await self._database.snapshot(self._state, room, before.state, auth_keys(event))
+        state = await self._database.snapshot(find_in_state, self._trees, room, before.state, auth_keys(event))
         return refusal(event, cited, list(state.values()), room.create, rejected)
 
     async def _current(self, room: HotRoom, keys: Sequence[Pair], before: Resolved | None) -> dict[Pair, Event]:
@@ -304,45 +297,23 @@ class Graph:
         tips = await self._database.read(events.find_many, room.tips)
         states = [State(self._now(row).state_after) for row in tips.values()]
         resolved = await self._resolver.resolve(room, _preferring(room.root, [*states, before.state]))
-        return await self._database.snapshot(self._state, room, resolved.state, keys)
+        return await self._database.snapshot(find_in_state, self._trees, room, resolved.state, keys)
 
-    def _state(self, tx: ReadTx, room: HotRoom, state: State, pairs: Iterable[Pair]) -> dict[Pair, Event]:
-        """The events of these pairs in a state."""
-        ids = self._trees.pair_ids(tx, pairs)
-        found: dict[int, int | None] = {}
-        if state.root is not None:
-            found.update(self._trees.find_ids(tx, [state.root], ids.values())[state.root])
-        found.update((pair_id, state.changes[pair_id]) for pair_id in ids.values() if pair_id in state.changes)
-        positions = {pair: at for pair, pair_id in ids.items() if (at := found.get(pair_id)) is not None}
-        stored = events.find_many(tx, positions.values())
-        return {pair: parse(stored[at], room.version.identifier) for pair, at in positions.items()}
-
-    async def _redaction(self, room: HotRoom, event: Event, around: _Around, before: Resolved) -> Redaction | None:
-        """What the event redacts, if it may (rooms v3, Handling redactions)."""
-        if event.type != "m.room.redaction" or around.target is None or around.target.status == events.REJECTED:
-            return None
-        target = parse(around.target, room.version.identifier)
-        if not await self._may_redact(room, event, target, before.state):
-            return None
-        return Redaction(around.target.position, target.redacted())
-
-    async def _redacted_by(self, room: HotRoom, event: Event, around: _Around) -> int | None:
-        """The position of a redaction that came earlier than the event that it redacts."""
-        for row in around.redactions:
-            redaction = parse(row, room.version.identifier)
-            if row.status == events.OK and await self._may_redact(room, redaction, event, State(row.state_before)):
-                return row.position
-        return None
-
-    async def _may_redact(self, room: HotRoom, redaction: Event, target: Event, before: State) -> bool:
-        if target.type == "m.room.create":
-            return False
-        if room.version.redaction_by_auth_rule or domain_of(redaction.sender) == domain_of(target.sender):
-            return True
-        pair = ("m.room.power_levels", "")
-        state = await self._database.snapshot(self._state, room, before, [pair])
-        assert room.create is not None
-        return may_act(UserId(redaction.sender), "redact", state.get(pair), room.create)
+    async def _redact(self, room: HotRoom, event: Event, around: _Around, before: Resolved) -> NewEvent:
+        """An event that is accepted, as it is to be stored, and what it redacts."""
+        redaction = await self._redactions.of(room, event, around.target, before.state)
+        own = around.own
+        if own is not None and own.redacted_by is not None:
+            redacted_by: int | None = own.redacted_by
+        else:
+            redacted_by = await self._redactions.before(room, event, around.redactions)
+        return NewEvent(
+            event if redacted_by is None else event.redacted(),
+            redaction,
+            redacted_by=redacted_by,
+            # Its redacted form may not say it any more.
+            awaited=EventId(event.redacts) if event.redacts and around.target is None else None,
+        )
 
     async def _accept(
         self,

@@ -16,12 +16,8 @@ def settle(new: Sequence[NewEvent], *, relay_to_all_but: ServerName | None = Non
     placed = [EventId(one.event.event_id) for one in new if one.status != events.OUTLIER]
     redacted = [EventId(one.event.event_id) for one in new if one.redacted_by is not None]
     relayed = [EventId(one.event.event_id) for one in new if one.is_accepted]
-    # Redactions whose targets have not come, perhaps, by their own ids.
-    unapplied = {
-        EventId(one.event.event_id): EventId(one.event.redacts)
-        for one in new
-        if one.event.redacts and one.redaction is None and one.is_accepted
-    }
+    # What redactions redact that has not come, perhaps, by their own ids.
+    unapplied = {EventId(one.event.event_id): one.awaited for one in new if one.awaited is not None}
 
     def also(tx: WriteTx, room_nid: int) -> None:
         event_graph.end_waiting(tx, placed)

@@ -7,7 +7,7 @@ is judged.
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from homeserver.kit.clock import Clock
 from homeserver.kit.ordering import in_topological_order
@@ -18,6 +18,7 @@ from homeserver.matrix.identifiers import EventId
 from homeserver.services.rooms.hot import HotRoom, parse
 from homeserver.services.rooms.persist import EventWriter
 from homeserver.services.rooms.placement import Batch, NewEvent, Placement
+from homeserver.services.rooms.redactions import Redactions, find_pending
 from homeserver.storage import event_graph, events
 from homeserver.storage.engine import Database, ReadTx, WriteTx
 from homeserver.storage.events import StoredEvent
@@ -48,10 +49,11 @@ class _Cited:
 class Outliers:
     """Takes outliers in."""
 
-    def __init__(self, database: Database, clock: Clock, writer: EventWriter) -> None:
+    def __init__(self, database: Database, clock: Clock, writer: EventWriter, redactions: Redactions) -> None:
         self._database = database
         self._clock = clock
         self._writer = writer
+        self._redactions = redactions
 
     async def take(self, room: HotRoom, new: Collection[Event]) -> dict[EventId, Judged]:
         """Take in events that are not known yet; what became of each. Raises `Superseded`.
@@ -71,6 +73,7 @@ class Outliers:
                 fit = _judge(group, room.create, cited, known, judged)
             else:
                 fit = await asyncio.to_thread(_judge, group, room.create, cited, known, judged)
+            fit = await self._redacted(room, fit)
             if fit:
                 writing.append(self._writer.write(Batch(room, fit, also=_settle(fit), now=self._clock.now())))
             while len(writing) > _AHEAD:
@@ -78,6 +81,16 @@ class Outliers:
         for done in writing:
             await done
         return judged
+
+    async def _redacted(self, room: HotRoom, new: list[NewEvent]) -> list[NewEvent]:
+        """The same; what was redacted before it came is so from the beginning, as a state can be read."""
+        pending = await self._database.read(find_pending, room, [EventId(one.event.event_id) for one in new])
+        for index, one in enumerate(new if pending else ()):
+            waiting = pending.get(EventId(one.event.event_id), ())
+            redacted_by = await self._redactions.before(room, one.event, waiting)
+            if redacted_by is not None:
+                new[index] = replace(one, event=one.event.redacted(), redacted_by=redacted_by)
+        return new
 
 
 def by_auth(found: Mapping[EventId, Event]) -> list[Event]:
@@ -113,11 +126,20 @@ def _judge(
 
 
 def _settle(new: Sequence[NewEvent]) -> Callable[[WriteTx, int], None] | None:
-    """Statements for the transaction that writes the events: what is rejected waits for nothing any more."""
+    """Statements for the transaction that writes the events.
+
+    What is rejected waits for nothing any more, and nothing waits to redact what is redacted.
+    """
     rejected = [EventId(one.event.event_id) for one in new if one.status == events.REJECTED]
-    if not rejected:
+    redacted = [EventId(one.event.event_id) for one in new if one.redacted_by is not None]
+    if not rejected and not redacted:
         return None
-    return lambda tx, _: event_graph.end_waiting(tx, rejected)
+
+    def also(tx: WriteTx, _: int) -> None:
+        event_graph.end_waiting(tx, rejected)
+        event_graph.remove_pending_redactions(tx, redacted)
+
+    return also
 
 
 def _refusal(event: Event, cited: Sequence[_Cited], create: Event | None) -> str:

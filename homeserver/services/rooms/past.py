@@ -71,13 +71,23 @@ class Past:
         """
         taken = 0
         async with self._inbox.turn(room_id):
-            room = await self._hot.find(room_id)
+            room = await self._settled(room_id)
             plan = await self._database.snapshot(plan_places, room, found)
             await self._store_state_events(room, [one.event for one in plan])
             coming = deque(reversed(plan))  # What follows another event is placed behind it.
             while coming:
                 taken += await self._take_some(room, coming, states)
         return taken
+
+    async def _settled(self, room_id: RoomId) -> HotRoom:
+        """The room when what was handed over in earlier turns is written.
+
+        Whoever had a turn may have been cancelled in it. From here on no redaction comes of what is not known, so none
+        is missed that waits for an event of the past.
+        """
+        async with (await self._hot.find(room_id)).alone():
+            pass
+        return await self._hot.find(room_id)
 
     async def _store_state_events(self, room: HotRoom, planned: Sequence[Event]) -> None:
         """Give events of state a position: what stands on one can be written together with it then."""

@@ -14,8 +14,9 @@ from homeserver.services.rooms.graph import auth_keys, has_state, refusal
 from homeserver.services.rooms.hot import HotRoom, parse
 from homeserver.services.rooms.past_plan import Planned
 from homeserver.services.rooms.placement import NewEvent, Placement, Resolved, State
+from homeserver.services.rooms.redactions import find_pending
 from homeserver.services.rooms.state import StateTrees
-from homeserver.storage import event_graph, events
+from homeserver.storage import events
 from homeserver.storage.engine import ReadTx
 from homeserver.storage.events import StoredEvent
 from homeserver.storage.state import Pair
@@ -48,7 +49,7 @@ class _Ground:
 def judge(tx: ReadTx, trees: StateTrees, room: HotRoom, planned: Sequence[Planned]) -> Run:
     """Judge events in their order, as far as they are a run."""
     ids = [EventId(one.event.event_id) for one in planned]
-    redacted = event_graph.find_pending_redactions(tx, ids)
+    redacted = find_pending(tx, room, ids)
     known = _find_known(tx, room, planned)
     ground: _Ground | None = None
     length, new = 0, []

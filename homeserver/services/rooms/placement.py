@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from homeserver.matrix.events import Event
-from homeserver.matrix.identifiers import ServerName
+from homeserver.matrix.identifiers import EventId, ServerName
 from homeserver.services.rooms.hot import HotRoom, Transaction
 from homeserver.storage import events
 from homeserver.storage.engine import WriteTx
@@ -83,6 +83,8 @@ class NewEvent:
     placement: Placement | None = None
     redacted_by: int | None = None
     """The position of the redaction that came earlier; `event` is then the redacted form."""
+    awaited: EventId | None = None
+    """What it redacts, if that is not known."""
 
     @property
     def is_accepted(self) -> bool:

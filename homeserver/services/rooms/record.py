@@ -297,9 +297,12 @@ class Recorder:
             for one, row in accepted
             if one.redaction is not None
         ]
+        # An outlier that was stored before the redaction was known is stored whole.
+        redacted += [(row.position, row.redacted_by, row.pdu) for row in outliers if row.redacted_by is not None]
         if redacted:
             events.redact_many(self._tx, redacted)
             relations.remove_many(self._tx, [target for target, _, _ in redacted])
+            self._tx.wake([outgoing.FEDERATION])  # What was said is not to be sent any more, whoever redacted it.
             of_state = [
                 (row.room_nid, row.position)
                 for one, row in accepted

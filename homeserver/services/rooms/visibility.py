@@ -11,6 +11,7 @@ from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import ServerName, UserId, domain_of
 from homeserver.matrix.visibility import Moment
 from homeserver.services.rooms.hot import parse
+from homeserver.services.rooms.redactions import find_held_back
 from homeserver.services.rooms.state import StateTrees
 from homeserver.services.rooms.stays import last_end
 from homeserver.storage import events, members, partial_rooms, places, room_servers, users
@@ -93,6 +94,9 @@ class Onlooker:
     def seen(self, stored: Sequence[StoredEvent]) -> list[Seen]:
         """Those of the room's events that the user may see, in the order given."""
         parsed = [(row, parse(row, self.room.version)) for row in stored if row.status == events.OK]
+        held_back = find_held_back(self._tx, self.room.room_nid, self.room.version, parsed)
+        if held_back:
+            parsed = [(row, event) for row, event in parsed if row.position not in held_back]
         turning = {row.position for row, event in parsed if (event.type, event.state_key) in (self._own, _VISIBILITY)}
         before = (row.state_before for row, _ in parsed if row.position in turning)
         self._learn([*(row.state_after for row, _ in parsed), *before])

@@ -61,6 +61,8 @@ class Timeline:
     """Events among or before these were left out, so that state may have changed without being told."""
     is_empty: bool
     """Nothing happened in the stretch."""
+    has_gap: bool
+    """Events are missing before those of the stretch."""
     before: int
     """The place just before the first event."""
 
@@ -77,7 +79,8 @@ def joined_room(
     if base is not None and not view.full_state and timeline.is_empty and not became_whole:
         return None
     state, members_changed = _state(tx, trees, view, room, timeline, base=base, end=room.state_root)
-    if base is not None and not view.full_state and not timeline.seen and not state and not became_whole:
+    is_told = bool(timeline.seen or state or timeline.has_gap or became_whole)
+    if base is not None and not view.full_state and not is_told:
         return None
     entry = _entry(tx, eye, view, timeline)
     heroes: Sequence[UserId] = ()
@@ -102,7 +105,7 @@ def left_room(tx: ReadTx, trees: StateTrees, view: View, room: Room, member: Mem
         # An invite that was rejected, or a knock that came to nothing: nothing but the end of it is theirs to see.
         seen = [Seen(leave, parse(leave, room.version), member.membership)]
         before = places.at(member.position) - 1
-        timeline, state = Timeline(seen, limited=False, skipped=False, is_empty=False, before=before), {}
+        timeline, state = Timeline(seen, limited=False, skipped=False, is_empty=False, has_gap=False, before=before), {}
     entry = _entry(tx, eye, view, timeline)
     state.update(_lazy(tx, trees, view, room, timeline, (), is_whole=base is None and was_joined))
     _put_state(tx, view, room, entry, state.values())
@@ -157,7 +160,7 @@ def _timeline(tx: ReadTx, eye: Onlooker, view: View, *, base: int | None, upto: 
     limited = more or has_gap or len(seen) > limit
     chosen = seen[:limit][::-1]
     before = chosen[0].stored.timeline_place - 1 if chosen else places.upto(upto)
-    return Timeline(chosen, limited, skipped or limited, is_empty, before)
+    return Timeline(chosen, limited, skipped or limited, is_empty, has_gap, before)
 
 
 def _state(

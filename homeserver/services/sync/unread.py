@@ -16,6 +16,7 @@ from homeserver.matrix.push_rules import Outcome, Ruleset, evaluate
 from homeserver.matrix.relations import THREAD, relates_to
 from homeserver.services.live.receipts import MAIN, thread_of
 from homeserver.services.rooms.hot import HotRoom, parse
+from homeserver.services.rooms.redactions import find_held_back
 from homeserver.services.rooms.state import StateTrees
 from homeserver.services.rooms.stays import joined_since
 from homeserver.services.users.push_rules import PushRules
@@ -142,10 +143,11 @@ class Unread:
         place = Place.of_stored(tx, self._trees, room, user_id)
         ruleset = self._push_rules.ruleset(tx, user_id)
         redacted: list[EventId] = []
-        for row in reversed(rows):
-            if places.is_past(row.timeline_place):
+        parsed = [(row, parse(row, room.version)) for row in reversed(rows)]
+        held_back = find_held_back(tx, room.room_nid, room.version, parsed)
+        for row, event in parsed:
+            if places.is_past(row.timeline_place) or row.position in held_back:
                 continue
-            event = parse(row, room.version)
             if event.redacts is not None:
                 redacted.append(EventId(event.redacts))
             thread = thread_of(tx, room, row) if b'"m.relates_to"' in row.pdu else MAIN
