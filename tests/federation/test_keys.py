@@ -72,7 +72,7 @@ async def test_notary_vouches_for_the_last_answer_of_a_server_that_is_gone(netwo
     network.peer("p.test")
     first = (await a.client.get("/_matrix/key/v2/query/p.test")).json()["server_keys"]
     network.cut("p.test")
-    network.clock.time += 30 * DAY
+    network.clock.advance(30 * DAY / 1000)
     again = (await a.client.get("/_matrix/key/v2/query/p.test")).json()["server_keys"]
     assert [one["verify_keys"] for one in again] == [one["verify_keys"] for one in first]
     own = (await a.client.get("/_matrix/key/v2/server")).json()["verify_keys"]
@@ -84,21 +84,21 @@ async def test_notary_vouches_for_the_last_answer_of_a_server_that_is_gone(netwo
 async def test_notary_asks_again_when_half_of_the_lifetime_is_over_or_more_is_wanted(network: Network) -> None:
     a = await network.server("a.test")
     peer = network.peer("p.test")
-    minute = 60_000
+    minute = 60
 
     async def asked(query: str = "") -> int:
         await a.client.get(f"/_matrix/key/v2/query/p.test{query}")
         return len(peer.seen)
 
     assert await asked() == 1
-    network.clock.time += 25 * minute  # Of an hour.
+    network.clock.advance(25 * minute)  # Of an hour.
     assert await asked() == 1
-    network.clock.time += 10 * minute
+    network.clock.advance(10 * minute)
     assert await asked() == 2
     # What is known is good for an hour from now.
-    network.clock.time += 20 * minute  # Nobody is asked twice in a short time.
-    assert await asked(f"?minimum_valid_until_ts={network.clock.now() + 35 * minute}") == 2
-    assert await asked(f"?minimum_valid_until_ts={network.clock.now() + 45 * minute}") == 3
+    network.clock.advance(20 * minute)  # Nobody is asked twice in a short time.
+    assert await asked(f"?minimum_valid_until_ts={network.clock.now() + 35 * minute * 1000}") == 2
+    assert await asked(f"?minimum_valid_until_ts={network.clock.now() + 45 * minute * 1000}") == 3
 
 
 @pytest.mark.behaviours("SS-KEY-05", "SS-KEY-06")
@@ -164,7 +164,7 @@ async def test_servers_that_are_notaries_of_each_other_do_not_wait_for_each_othe
     wanted = {("p.test", key_of("p.test").key_id): network.clock.now()}
     assert (await b.container.keys.find(wanted)).keys() == wanted.keys()
     network.cut("p.test")
-    network.clock.time += 10 * 60_000
+    network.clock.advance(600)
     async with asyncio.timeout(5):  # They would wait for each other twice as long.
         assert (await a.container.keys.find(wanted)).keys() == wanted.keys()
         nobody = {("q.test", key_of("q.test").key_id): network.clock.now()}
@@ -200,7 +200,7 @@ async def test_a_notary_tells_all_that_it_knows_and_asks_few(network: Network) -
 
     for _ in range(10):
         assert await told(*known) == 300
-    network.clock.time += DAY
+    network.clock.advance(DAY / 1000)
     for _ in range(10):
         assert await told(*known) == 300
     assert 200 <= sum(len(peer.seen) for peer in peers) - 300 <= 220
@@ -323,7 +323,7 @@ async def test_keys_are_asked_for_again_when_their_time_is_over(network: Network
     far = publish("p.test", key_of("p.test"), {}, valid_until_ts=network.clock.now() + 1000 * DAY)
     peer.on("GET", "/_matrix/key/v2/server", lambda seen: Reply(200, {}, far))
     assert await is_believed(peer)
-    network.clock.time += 8 * DAY
+    network.clock.advance(8 * DAY / 1000)
     assert await is_believed(peer)
     assert len(peer.seen) == 2
 
@@ -337,8 +337,44 @@ async def test_server_whose_keys_cannot_be_had_is_refused_and_not_asked_each_tim
         assert not await is_believed(peer)
     assert len(peer.seen) == 1
     del peer.answers["GET", "/_matrix/key/v2/server"]
-    network.clock.time += 61_000
+    network.clock.advance(61)
     assert await is_believed(peer)
+
+
+@pytest.mark.trust("F35", "F29")
+async def test_keys_are_had_when_a_clock_that_leaped_is_right_again(network: Network) -> None:
+    await network.server("a.test")
+    peers = [network.peer(name) for name in ("p.test", "q.test")]
+    network.cut("q.test")
+    for peer in peers:
+        tell_keys_of_today(peer)
+    network.clock.time += 365 * DAY
+    assert [await is_believed(peer) for peer in peers] == [False, False]
+    network.clock.time -= 365 * DAY
+    network.heal("q.test")
+    network.clock.advance(2 * DAY / 1000)
+    for peer in peers:
+        del peer.answers["GET", "/_matrix/key/v2/server"]
+    assert [await is_believed(peer) for peer in peers] == [True, True]
+
+
+def tell_keys_of_today(peer: Peer) -> None:
+    """From now on it says of its keys that they are good until tomorrow, whatever day it is."""
+    keys = publish(peer.name, key_of(peer.name), {}, valid_until_ts=peer.network.clock.now() + DAY)
+    peer.on("GET", "/_matrix/key/v2/server", lambda seen: Reply(200, {}, keys))
+
+
+@pytest.mark.behaviours("SS-KEY-05")
+async def test_a_notary_asks_again_for_what_was_fetched_by_a_clock_that_was_wrong(network: Network) -> None:
+    a = await network.server("a.test")
+    peer = network.peer("p.test")
+    network.clock.time += 365 * DAY
+    await a.client.get("/_matrix/key/v2/query/p.test")
+    network.clock.time -= 365 * DAY
+    network.clock.advance(61)
+    told = (await a.client.get("/_matrix/key/v2/query/p.test")).json()["server_keys"]
+    assert [one["valid_until_ts"] for one in told] == [network.clock.now() + 3_600_000]
+    assert len(peer.seen) == 2
 
 
 @pytest.mark.parametrize(

@@ -72,4 +72,5 @@ class PublishedKeys:
     def _is_fresh(self, document: StoredDocument | None, wanted_ts: int) -> bool:
         if document is None or document.valid_until_ts < wanted_ts:
             return False
-        return self._clock.now() < (document.fetched_ts + document.valid_until_ts) // 2
+        # What was fetched at a date that is still to come was fetched by a wrong clock.
+        return document.fetched_ts <= self._clock.now() < (document.fetched_ts + document.valid_until_ts) // 2
