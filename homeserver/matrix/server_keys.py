@@ -14,6 +14,8 @@ LONGEST_VALIDITY_MS = 7 * 24 * 60 * 60 * 1000
 
 KEY_ID = re.compile(r"ed25519:[a-zA-Z0-9_]{1,100}")
 _PUBLIC_KEY = re.compile(r"[a-zA-Z0-9+/]{43}=?")
+LARGEST_DOCUMENT = 32 << 10
+"""More than a hundred old keys take. It is kept as it came, and told to whoever asks."""
 _MOST_KEYS = 100
 
 
@@ -42,6 +44,8 @@ class KeyDocument:
     @classmethod
     def parse(cls, raw: bytes, server_name: str, *, now: int) -> "KeyDocument":
         """The document, checked against the keys that it names. Raises `BadKeys`."""
+        if len(raw) > LARGEST_DOCUMENT:
+            raise BadKeys("The keys take too many bytes.")
         try:
             shape = msgspec.json.decode(raw, type=_Shape)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -13,17 +13,22 @@ import signedjson.sign
 import unpaddedbase64
 
 from homeserver.config.model import Federation, Limits, OldKey
+from homeserver.consumers.housekeeping import Strangers
+from homeserver.consumers.loop import running
 from homeserver.errors import Unreachable
 from homeserver.matrix.canonical import canonical_json
+from homeserver.matrix.identifiers import ServerName
 from homeserver.matrix.request_signing import sign_request
 from homeserver.matrix.server_keys import PublishedKey, publish
 from homeserver.matrix.signing import SigningKey, sign_json, verify_json
 from homeserver.outbound.keyring import KeyRing
 from homeserver.outbound.transport import Call, Reply
+from homeserver.storage import destinations
 from tests.federation.foreign import ForeignRoom
 from tests.federation.network import Network, Peer, Seen
 from tests.matrix.authorization_grammar import NotInGrammar, read
 from tests.room_graphs import key_of
+from tests.world import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -204,6 +209,60 @@ async def test_a_notary_tells_all_that_it_knows_and_asks_few(network: Network) -
     for _ in range(10):
         assert await told(*known) == 300
     assert 200 <= sum(len(peer.seen) for peer in peers) - 300 <= 220
+
+
+@pytest.mark.trust("C02", "C10")
+@pytest.mark.behaviours("SS-KEY-05")
+async def test_a_notary_tells_no_more_than_is_reasonable(network: Network) -> None:
+    a = await network.server("a.test")
+    names = [f"s{number}.evil.test" for number in range(60)]
+    for name in names:
+        tell_odd_keys(network.peer(name), more="x" * 31_000)
+    network.peer("p.test")
+    body: dict[str, Any] = {"server_keys": {name: {} for name in [*names, "p.test"]}}
+    for _ in range(2):
+        answer = await a.client.send("POST", "/_matrix/key/v2/query", json=body)
+        assert answer.status_code == 200
+        told = {one["server_name"] for one in answer.json()["server_keys"]}
+        assert 30 < len(told) < 40
+        assert "p.test" in told
+        assert len(answer.content) < 1_100_000
+
+
+@pytest.mark.trust("C02", "C10")
+@pytest.mark.parametrize(("size", "is_good"), [(31_000, True), (33_000, False)])
+async def test_keys_that_take_too_many_bytes_are_not_kept(network: Network, size: int, is_good: bool) -> None:
+    await network.server("a.test")
+    peer = network.peer("p.test")
+    tell_odd_keys(peer, more="x" * size)
+    assert await is_believed(peer) == is_good
+
+
+@pytest.mark.trust("C10")
+@pytest.mark.behaviours("SS-KEY-05")
+async def test_keys_of_too_many_servers_that_nobody_has_to_do_with_are_forgotten(network: Network) -> None:
+    a = await network.server("a.test")
+    database = a.container.database
+    ann = await a.user("ann")
+    room = ForeignRoom.begin(network.peer("p.test"))
+    room.host()
+    assert (await ann.post(f"/join/{quote(room.room_id)}?server_name=p.test&via=p.test")).status_code == 200
+    await ann.send(room.room_id, "Anybody here?")
+    await eventually(lambda: database.read(destinations.find, ServerName("p.test")), lambda found: found is not None)
+    names = ["p.test", *(f"s{number}.evil.test" for number in range(5))]
+    for name in names[1:]:
+        assert await is_believed(network.peer(name))
+        network.clock.advance(1)
+    network.cut(*names)
+
+    async def told() -> list[str]:
+        body: dict[str, Any] = {"server_keys": {name: {} for name in names}}
+        answer = await a.client.send("POST", "/_matrix/key/v2/query", json=body)
+        return [one["server_name"] for one in answer.json()["server_keys"]]
+
+    assert sorted(await told()) == names
+    async with running([Strangers(database, network.clock, keep=2).run], network.clock):
+        await eventually(told, lambda found: sorted(found) == ["p.test", *names[-2:]])
 
 
 @pytest.mark.behaviours("SS-KEY-05")
@@ -396,11 +455,12 @@ async def test_keys_that_are_not_as_they_were_signed_are_not_kept(network: Netwo
     assert not await is_believed(peer)
 
 
-def odd_document(peer: Peer, **odd: Any) -> bytes:
-    """The keys of a peer with something odd beside them, signed as it should be."""
+def tell_odd_keys(peer: Peer, **odd: Any) -> None:
+    """From now on it publishes its keys with something odd beside them, signed as it should be."""
     document = json.loads(peer.keys()) | odd
     del document["signatures"]
-    return sign_json(json.dumps(document).encode(), peer.name, key_of(peer.name))
+    signed = sign_json(json.dumps(document).encode(), peer.name, key_of(peer.name))
+    peer.on("GET", "/_matrix/key/v2/server", lambda seen: Reply(200, {}, signed))
 
 
 @pytest.mark.trust("C02", "C10")
@@ -421,7 +481,7 @@ async def test_odd_keys_of_one_server_are_no_matter_to_others(network: Network, 
     a = await network.server("a.test")
     ann = await a.user("ann")
     evil = network.peer("evil.test")
-    evil.on("GET", "/_matrix/key/v2/server", lambda seen: Reply(200, {}, odd_document(evil, **odd)))
+    tell_odd_keys(evil, **odd)
     room = ForeignRoom.begin(network.peer("p.test"))
     room.say("m.room.member", {"membership": "join"}, sender="@eve:evil.test", state_key="@eve:evil.test")
     room.host()
