@@ -718,3 +718,18 @@ async def test_headers_are_believed_as_a_second_reader_believes_them(network: Ne
         assert answer.status_code < 500
         assert verdicts[-1] == verdict(headers), headers
     assert 50 < sum(verdicts) < 350
+
+
+@pytest.mark.trust("C02")
+@pytest.mark.behaviours("SS-PDU-03")
+@pytest.mark.parametrize(("more", "is_good"), [(9, True), (10, False), (500, False)])
+async def test_an_event_says_by_few_keys_that_it_is_signed(network: Network, more: int, is_good: bool) -> None:
+    ann = await (await network.server("a.test")).user("ann")
+    room = ForeignRoom.begin(network.peer("p.test"))
+    room.host()
+    assert (await ann.post(f"/join/{quote(room.room_id)}?server_name=p.test&via=p.test")).status_code == 200
+    said = room.say("m.room.message", {"body": "Signed, signed, signed"})
+    pdu = json.loads(said.pdu)
+    pdu["signatures"]["p.test"] |= {f"ed25519:{number}x": "A" * 86 for number in range(more)}
+    result = (await room.peer.send("a.test", "1", json.dumps(pdu).encode()))[said.event_id]
+    assert (result == {}) == is_good, result
