@@ -56,7 +56,8 @@ class Admission:
     async def admit(self, room: HotRoom, intake: Intake, *, given: Given | None = None) -> None:
         """Take events in, and say in the intake what became of each; `given` is the state before these events.
 
-        Raises `Superseded` where an event was built upon one that could not be written.
+        Raises `Superseded` where an event was built upon one that could not be written, or is not as it was presumed
+        to be.
         """
         coming = deque(in_order({one: event for one, event in intake.checked.items() if one not in intake.receipts}))
         intake.coming.update(EventId(event.event_id) for event in coming)
@@ -117,6 +118,8 @@ class Admission:
                         room = await self._hot.find(room.room_id)
                         continue
                     return True
+            if intake.is_presumed_new:
+                raise Superseded
             await intake.settle()
             async with room.alone():
                 if not room.is_stale and self._hot.peek(room.room_nid or 0) is room:
@@ -139,7 +142,7 @@ class Admission:
         also = None if is_plain else settle([new], relay_to_all_but=but)
         if (first := intake.hand_over_first()) is not None:
             also = _with_first(first, also)
-        batch = Batch(room, [new], also=also, now=self._clock.now())
+        batch = Batch(room, [new], also=also, now=self._clock.now(), is_presumed_new=intake.is_presumed_new)
         intake.writing.append(self._writer.write(batch))
         intake.receipts[event_id] = of_placed(event, placed)
 

@@ -72,6 +72,8 @@ class Intake:
     """What is to be sent on, with the server that has it already."""
     first: FirstWrite | None = None
     """What is to be written with the first of it."""
+    is_presumed_new: bool = False
+    """Nobody has looked what is known of the events: they may follow all there is, and nothing else."""
 
     def hand_over_first(self) -> Callable[[WriteTx], None] | None:
         """What the transaction that is handed over next has to write as well."""
@@ -124,6 +126,14 @@ def begin_calmly(tx: ReadTx, coming: Mapping[HotRoom, Mapping[EventId, Event]]) 
     """The same for rooms of which no event waits."""
     standings = events.find_standings_by_id(tx, [one for checked in coming.values() for one in checked])
     return {room: Intake(checked, _settled(room, checked, standings)) for room, checked in coming.items()}
+
+
+def presume_new(checked: Mapping[EventId, Event]) -> Intake:
+    """The same for an event that follows all there is, and so is hardly known already: nobody looks.
+
+    If it is, because others cite it or because it was refused before, the database will not take it a second time.
+    """
+    return Intake(checked, {}, is_presumed_new=True)
 
 
 def in_order(found: Mapping[EventId, Event]) -> Iterable[Event]:
