@@ -632,8 +632,12 @@ async def test_invite_that_our_signature_makes_too_large_is_refused(network: Net
     b = await network.server("b.test")
     bob = await b.user("bob")
     room = ForeignRoom.begin(network.peer("p.test"))
-    empty = len(room.invite(bob.user_id, reason="").pdu)
-    event = room.invite(bob.user_id, reason="x" * (65_536 - empty))
+    invite = json.loads(room.invite(bob.user_id).pdu)
+
+    def padded(size: int) -> Event:
+        return sign_pdu(json.dumps(invite | {"padding": "x" * size}).encode(), "11", "p.test", key_of("p.test"))
+
+    event = padded(65_536 - len(padded(0).pdu))
     assert len(event.pdu) == 65_536
     answer = await room.send_invite("b.test", event)
     assert (answer.status_code, answer.json()["errcode"]) == (413, "M_TOO_LARGE")
