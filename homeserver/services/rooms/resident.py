@@ -12,9 +12,7 @@ from typing import Any
 import msgspec
 
 from homeserver.errors import Forbidden, InvalidParam, NotFound, Unsupported
-from homeserver.matrix import event_auth
 from homeserver.matrix.canonical import CanonicalJsonError
-from homeserver.matrix.event_auth import AuthError
 from homeserver.matrix.events import Event, MalformedEvent
 from homeserver.matrix.identifiers import EventId, Origin, RoomId, ServerName, UserId, domain_of
 from homeserver.services.rooms.auth_chain import auth_chain
@@ -36,6 +34,7 @@ from homeserver.services.rooms.server_acl import ServerAcls
 from homeserver.services.rooms.signatures import Signatures, signers_of
 from homeserver.services.rooms.state import StateTrees
 from homeserver.services.rooms.stripped import stripped_state
+from homeserver.services.rooms.verdicts import auth_keys, state_refusal
 from homeserver.storage import events, members, rooms
 from homeserver.storage.engine import Database, ReadTx
 from homeserver.storage.state import Pair
@@ -319,18 +318,9 @@ def _check_version(room: HotRoom, versions: Collection[str]) -> None:
 
 def _check_auth(drafts: Drafts, event: Event) -> None:
     """Raise `Forbidden` unless the room as it is now allows the event."""
-    keys = event_auth.auth_event_keys(
-        event.room_version,
-        type=event.type,
-        sender=event.sender,
-        state_key=event.state_key,
-        content=event.content_json,
-    )
-    found = [one for key in keys if (one := drafts.state(*key)) is not None]
-    try:
-        event_auth.check_state_auth(event, found, create=drafts.state("m.room.create"))
-    except AuthError as error:
-        raise Forbidden(str(error)) from None
+    found = [one for key in auth_keys(event) if (one := drafts.state(*key)) is not None]
+    if reason := state_refusal(event, found, drafts.state("m.room.create")):
+        raise Forbidden(reason)
 
 
 def _is_accepted(tx: ReadTx, room: HotRoom, event: Event) -> bool:
