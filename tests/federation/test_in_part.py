@@ -18,6 +18,7 @@ from tests.federation.network import Network, Peer
 from tests.federation.test_hierarchy import HIERARCHY
 from tests.federation.test_hierarchy import room as told_of
 from tests.federation.test_joins import join_by
+from tests.federation.test_restricted import restricted_room
 from tests.federation.test_silent_servers import tried
 from tests.room_graphs import key_of
 from tests.world import User, World, eventually, until
@@ -114,6 +115,20 @@ async def test_nobody_comes_in_by_a_server_that_does_not_know_whether_they_may(n
     assert answer.status_code == 200, answer.text
     assert answer.json()["members_omitted"] is True
     assert set(answer.json()["servers_in_room"]) == {"b.test", "p.test"}
+
+
+@pytest.mark.behaviours("SS-JOIN-06")
+async def test_room_known_in_part_does_not_say_who_meets_a_condition(network: Network) -> None:
+    _, bob, room = await joined_in_part(network)
+    q = network.peer("q.test")
+    room_id = await restricted_room(bob, room.room_id)
+    answer = await make(q, "b.test", "join", room_id, "@cat:q.test", *ROOM_VERSIONS)
+    assert (answer.status_code, answer.json()["errcode"]) == (400, "M_UNABLE_TO_AUTHORISE_JOIN")
+    # Of whom it is known that they are members, that is enough.
+    room.say("m.room.message", {"body": "I am here."})
+    await room.peer.send("b.test", "1", room.tip.pdu)
+    made = await make(room.peer, "b.test", "join", room_id, room.owner, *ROOM_VERSIONS)
+    assert made.status_code == 200, made.text
 
 
 @pytest.mark.trust("R6", "C18")
