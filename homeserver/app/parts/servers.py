@@ -105,7 +105,9 @@ def build_servers(
         device_keys=DeviceKeys(database, people.e2e_keys, device_lists, client, name),
         invitations=invitations,
         resident=Resident(database, sender, inbox, acls, signatures, author, graph.trees),
-        third_party=ThirdPartyInvites(database, sender, rooms.members, acls, client, outside.transport, name),
+        third_party=ThirdPartyInvites(
+            database, sender, rooms.members, acls, client, outside.transport, people.limits, name
+        ),
         room_reads=room_reads,
         history=History(database, graph.trees, room_reads),
     )

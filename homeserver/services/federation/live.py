@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from homeserver.errors import Forbidden, RequestError
+from homeserver.errors import Forbidden, NotFound, RequestError
 from homeserver.kit.caching import Lru
 from homeserver.matrix import identifiers
 from homeserver.matrix.identifiers import RoomId, ServerName, UserId
@@ -142,7 +142,10 @@ class ReceiptEdus:
         """Those of what was told of one room whose users are in it."""
         if not told:
             return []
-        room = await self._hot.find(told[0].room_id)
+        try:
+            room = await self._hot.find(told[0].room_id)
+        except NotFound:
+            return []
         return [one for one in told if self._speakers.may_speak(room, origin, one.user_id)]
 
 

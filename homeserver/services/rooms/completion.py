@@ -25,7 +25,7 @@ from homeserver.services.rooms.replay import Replay
 from homeserver.services.rooms.state import StateTrees
 from homeserver.services.rooms.state_requests import StateRequests
 from homeserver.services.rooms.unproven import Unproven
-from homeserver.storage import coming_members, events, members, partial_rooms, room_servers, stream_rows
+from homeserver.storage import coming_members, events, members, originals, partial_rooms, room_servers, stream_rows
 from homeserver.storage.engine import Database, ReadTx, WriteTx
 from homeserver.storage.partial_rooms import PartialRoom
 from homeserver.storage.state import Pair
@@ -48,6 +48,8 @@ _LONGEST_PAUSE_MS = 60 * 60 * 1000
 _BELIEVED_MS = 24 * 60 * 60 * 1000
 """So long we believe the server that let us in which others are in the room."""
 _TELL_MS = 3000
+_ORIGINALS_MS = 7 * 24 * 60 * 60 * 1000
+"""So long it is kept what was redacted, for the case that that was not allowed."""
 
 
 class Lacking(HomeserverError):
@@ -112,8 +114,9 @@ class Completion:
 
         That is noted beforehand, too: whatever happens, no room is tried again and again without a pause.
         """
-        retry_ts = self._clock.now() + _pause_after(partial.failures)
-        await self._database.write(partial_rooms.set_begun, partial.room_nid, retry_ts=retry_ts)
+        now = self._clock.now()
+        retry_ts = now + _pause_after(partial.failures)
+        await self._database.write(_begin, partial.room_nid, retry_ts=retry_ts, now=now)
         try:
             room = await self._hot.get(partial.room_nid)
         except NotFound:
@@ -321,6 +324,11 @@ class Completion:
         states.store(tx)
         tx.on_commit(lambda: self._trees.keep(states))
         return root
+
+
+def _begin(tx: WriteTx, room_nid: int, *, retry_ts: int, now: int) -> None:
+    partial_rooms.set_begun(tx, room_nid, retry_ts=retry_ts)
+    originals.remove_old(tx, room_nid, before=now - _ORIGINALS_MS)
 
 
 def _believe_members_alone(tx: WriteTx, partial: PartialRoom, server_name: str) -> bool:
