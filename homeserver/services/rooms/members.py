@@ -25,6 +25,7 @@ from homeserver.errors import (
 from homeserver.kit.concurrency import contained
 from homeserver.kit.logs import report
 from homeserver.matrix import identifiers
+from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import EventId, RoomId, ServerName, UserId
 from homeserver.services.auth.sessions import Requester
 from homeserver.services.rooms.author import Draft, Drafts
