@@ -31,6 +31,7 @@ from homeserver.services.rooms.turns import Turns
 from homeserver.services.rooms.waiting import WaitingEvents
 from homeserver.storage import events
 from homeserver.storage.engine import Database, ReadTx
+from homeserver.storage.server_keys import KeyName
 from homeserver.storage.state import Pair
 
 _ATTEMPTS = 5
@@ -176,6 +177,21 @@ class Inbox:
     async def check(self, room: HotRoom, pdus: Sequence[bytes]) -> dict[EventId, Event]:
         """Those that are events of the room and are signed, by their ids; they may be of old."""
         return dict((await self._check(room, pdus, is_old=True)).events)
+
+    async def keys_lacking(self, room_id: RoomId, pdus: Sequence[bytes]) -> Mapping[KeyName, int]:
+        """The keys that these events need, if servers may have to be asked for them, which is to be done first.
+
+        Nothing else should be held while one waits for them, nor any turn; then the events may be taken at once.
+        """
+        try:
+            room = await self._hot.find(room_id)
+        except NotFound:
+            return {}
+        return await self._checks.keys_lacking(room_id, room.version, pdus)
+
+    async def ask_for_keys(self, keys: Mapping[KeyName, int]) -> None:
+        """Ask for keys, and wait until they are there or cannot be had."""
+        await self._checks.ask_for_keys(keys)
 
     async def _begin(
         self, coming: Mapping[HotRoom, Mapping[EventId, Event]], moments: Mapping[HotRoom, int]
