@@ -94,9 +94,7 @@ class Graph:
 
         Raises `NotLoaded`. No await may lie between this and handing over the event.
         """
-        if room.is_held or event.type == "m.room.redaction" or room.create is None:
-            return None
-        if set(event.prev_events) != {tip.event_id for tip in room.latest}:
+        if room.create is None or not follows_all(room, event):
             return None
         state = {pair: found for pair in auth_keys(event) if (found := room.state.get(pair)) is not None}
         by_id = {found.event_id: found for found in state.values()}
@@ -303,14 +301,15 @@ class Graph:
         """An event that is accepted, as it is to be stored, and what it redacts."""
         redaction = await self._redactions.of(room, event, around.target, before.state)
         own = around.own
-        if own is not None and own.redacted_by is not None:
-            redacted_by: int | None = own.redacted_by
-        else:
+        is_redacted = own is not None and own.redacted_by is not None
+        redacted_by = own.redacted_by if own is not None else None
+        if redacted_by is None:
             redacted_by = await self._redactions.before(room, event, around.redactions)
         return NewEvent(
             event if redacted_by is None else event.redacted(),
             redaction,
             redacted_by=redacted_by,
+            original=None if redacted_by is None or is_redacted else event,
             # Its redacted form may not say it any more.
             awaited=EventId(event.redacts) if event.redacts and around.target is None else None,
         )
@@ -402,6 +401,13 @@ class Graph:
             else:
                 found.append(Change(pair, parse(stored[at], room.version.identifier), at))
         return found
+
+
+def follows_all(room: HotRoom, event: Event) -> bool:
+    """Whether an event comes right behind all there is, and is not of those that change what was before."""
+    if room.is_held or event.type == "m.room.redaction":
+        return False
+    return set(event.prev_events) == {tip.event_id for tip in room.latest}
 
 
 def has_state(row: StoredEvent) -> bool:
