@@ -115,6 +115,11 @@ class StoredEvent:
     pdu: bytes
 
     @property
+    def has_state(self) -> bool:
+        """Whether the state at the event is known; before a create event there is none, and after it there is."""
+        return self.state_before is not None or self.state_after is not None
+
+    @property
     def room_root(self) -> int | None:
         """The state of the room when this event had come."""
         return self.state_after if self.room_state is None else self.room_state
@@ -156,6 +161,9 @@ _REDACT = (
     update(events)
     .where(events.c.position == bindparam("target"))
     .values(pdu=bindparam("redacted"), redacted_by=bindparam("redaction"))
+)
+_RESTORE = (
+    update(events).where(events.c.position == bindparam("target")).values(pdu=bindparam("original"), redacted_by=null())
 )
 _POSITIONS = select(events.c.event_id, events.c.position).where(
     events.c.event_id.in_(bindparam("event_ids", expanding=True))
@@ -214,7 +222,7 @@ _REMOVE = delete(events).where(events.c.position.in_(bindparam("positions", expa
 
 def insert_many(tx: WriteTx, new: Sequence[StoredEvent]) -> None:
     """Add events."""
-    tx.connection.execute(
+    tx.run(
         _INSERT,
         [
             {
@@ -330,6 +338,11 @@ def redact_many(tx: WriteTx, redactions: Sequence[tuple[int, int, bytes]]) -> No
         _REDACT,
         [{"target": target, "redaction": position, "redacted": pdu} for target, position, pdu in redactions],
     )
+
+
+def restore_many(tx: WriteTx, originals: Sequence[tuple[int, bytes]]) -> None:
+    """Let events, given by position, be as if they had never been redacted: with these bytes."""
+    tx.connection.execute(_RESTORE, [{"target": target, "original": pdu} for target, pdu in originals])
 
 
 def list_redacted(tx: ReadTx, redactions: Iterable[int]) -> list[tuple[int, int]]:

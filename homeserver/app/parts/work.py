@@ -14,7 +14,8 @@ from homeserver.app.parts.servers import Servers
 from homeserver.consumers.device_lists import Introductions, Resyncs
 from homeserver.consumers.effects import RoomEffects
 from homeserver.consumers.federation.sender import FederationSender
-from homeserver.consumers.housekeeping import Housekeeping, Purging
+from homeserver.consumers.guests import GuestAccess
+from homeserver.consumers.housekeeping import Housekeeping, Purging, Strangers
 from homeserver.consumers.loop import Work
 from homeserver.consumers.partial_rooms import RoomCompletion
 from homeserver.kit.concurrency import contained
@@ -40,7 +41,9 @@ def list_works(
     found: list[Work] = [
         housekeeping.run,
         RoomEffects(database, clock, notifier, rooms.members, live.presence).run,
+        GuestAccess(notifier, rooms.guests).run,
         Purging(notifier, rooms.purge).run,
+        Strangers(database, clock).run,
         servers.room_lines.run,
         RoomCompletion(clock, notifier, graph.completion, graph.gaps).run,
         Introductions(database, notifier).run,

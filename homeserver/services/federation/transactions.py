@@ -203,6 +203,9 @@ class Transactions:
         return answers
 
     async def _take(self, origin: ServerName, name: bytes, body: bytes, sent: Sent, answers: _Answers) -> bytes:
+        if not sent.pdus and not sent.edus:
+            # By such a one a server finds out whether what was refused was at fault, or this server is unwell.
+            await self._database.ping()
         sorted_ = await self._sort(origin, sent.pdus)
         places, behind = await self._find_places(origin, sorted_)
         # Mostly this is what is answered in the end, and nothing else need be written.
@@ -229,9 +232,9 @@ class Transactions:
         kept = Answered(origin, number, name, answer, self._clock.now())
         is_as_expected = first.is_written and answer == expected.answer
         if staged:
-            with self._lines.staging([room.room_id for room, _ in staged]) as staging:
+            with self._lines.staging(origin, {room.room_id for room, _ in staged}) as staging:
                 numbers = await self._database.write(self._stage, kept, staged)
-                staging.end([(room, number) for (room, _), number in zip(staged, numbers, strict=True)], origin, places)
+                staging.end([(room, number) for (room, _), number in zip(staged, numbers, strict=True)], places)
         elif any(results.values()) or (first.is_handed_over and not is_as_expected):
             await self._database.write(deliveries.keep_answers, [kept])
         elif not is_as_expected:
@@ -251,8 +254,11 @@ class Transactions:
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 # Without the room nobody can tell the event's id, and so nothing can be said of it.
                 found.outcomes["malformed"] += 1
-        rooms = await asyncio.gather(*(self._find(room_id) for room_id in by_room))
-        for (room_id, of_room), room in zip(by_room.items(), rooms, strict=True):
+        rooms = {room_id: self._hot.recall(room_id) for room_id in by_room}
+        if cold := [room_id for room_id, room in rooms.items() if room is None]:
+            rooms |= zip(cold, await asyncio.gather(*map(self._find, cold)), strict=True)
+        for room_id, of_room in by_room.items():
+            room = rooms[room_id]
             if room is None or self._server_name not in room.servers:
                 of_room = await self._end_invites(origin, room_id, of_room, found)
             if room is None:
@@ -296,7 +302,7 @@ class Transactions:
     ) -> tuple[list[Place], dict[HotRoom, Sequence[bytes]]]:
         """Places in line for the rooms' events, and those for which there is none, because too many wait."""
         behind: dict[HotRoom, Sequence[bytes]] = {
-            room: pdus for room, pdus in sorted_.rooms.items() if self._lines.is_behind(room.room_id)
+            room: pdus for room, pdus in sorted_.rooms.items() if self._lines.is_behind(room.room_id, origin)
         }
         coming = {room: pdus for room, pdus in sorted_.rooms.items() if room not in behind}
         looked_at = {one.room: one for one in await self._inbox.look_at(coming)} if coming else {}
@@ -355,7 +361,8 @@ def _identity(pdu: bytes) -> bytes:
 
 def _expected(places: Sequence[Place]) -> bytes:
     """What is answered if all that was looked at can be taken in."""
-    receipts = [receipt for place in places if place.looked_at is not None for receipt in place.looked_at.receipts]
+    looked_at = [place.looked_at.checked for place in places if place.looked_at is not None]
+    receipts = [receipt for checked in looked_at for receipt in checked.receipts]
     return _encode({"pdus": {one.event_id: {} for one in receipts if one.event_id is not None}})
 
 

@@ -44,9 +44,9 @@ class Ends:
         came_at: int,
         is_past: bool = False,
     ) -> None:
-        """An accepted event comes, into the timeline at the position `came_at`.
+        """An accepted event comes, `came_at` into the timeline.
 
-        One of the past takes nobody's place, but what it follows is no end for certain.
+        One of the past takes nobody's place, but what it follows is none for certain.
         """
         if event_id in self._early:
             self._early.discard(event_id)

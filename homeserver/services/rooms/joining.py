@@ -1,6 +1,7 @@
 """Coming into a room: here, if this server is in it, else through one that is (client-server API, Joining rooms)."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from homeserver.errors import Forbidden, GuestForbidden, NotFound
@@ -135,16 +136,18 @@ class Joining:
 
     async def _check_open_to_guests(self, room_id: RoomId, servers: Sequence[str]) -> None:
         """Raise `GuestForbidden` unless a server in the room says that guests may join it."""
-        if not self._elsewhere.is_known(room_id):
-            names = [ServerName(server) for server in dict.fromkeys(servers) if identifiers.is_server_name(server)]
-            await self._elsewhere.ask({room_id: [name for name in names if name != self._server_name]})
+        names = [ServerName(server) for server in dict.fromkeys(servers) if identifiers.is_server_name(server)]
+        others = [name for name in names if name != self._server_name]
+        if not self._elsewhere.is_known(room_id, others):
+            await self._elsewhere.ask({room_id: others})
         found = self._elsewhere.find(room_id)
         if found is None or not found.room.guest_can_join:
             raise GuestForbidden(_NO_GUESTS)
 
     async def _join_by_others(self, user_id: UserId, room_id: RoomId, content: Json, servers: Sequence[str]) -> EventId:
         """Have a server let the user in which is in the room, as this one is, and knows more or may do more."""
-        event, stands_on = await self._remote.propose_join(user_id, room_id, servers, content)
+        sign = partial(self._sender.sign, room_id)
+        event, stands_on = await self._remote.propose_join(user_id, room_id, servers, content, sign)
         return await self._signed.take(room_id, event, stands_on=stands_on)
 
 

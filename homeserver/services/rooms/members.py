@@ -206,9 +206,9 @@ class Members:
         return {target: {**member_content("invite", found.get(target, {}), reason), **more} for target in checked}
 
     async def have_invites_signed(self, drafts: Drafts) -> None:
-        """Have the invites of a room that is being made signed by the servers of whom they are for.
+        """Have the invites of a room that is being made signed by the servers of whom they are for, some at a time.
 
-        Raises what the first of them that refuses has to say.
+        Raises what the first of them that refuses has to say; there will be no room, so nobody is asked any more then.
         """
         invites = {
             index: new.event
@@ -216,12 +216,26 @@ class Members:
             if new.event.membership == "invite" and not is_local(new.event.state_key or "", self._server_name)
         }
         about = stripped_state(drafts)
-        signing = [self._remote.invite(event, _with_inviter(drafts, about, event.sender)) for event in invites.values()]
-        outcomes = await asyncio.gather(*signing, return_exceptions=True)
-        for index, outcome in zip(invites, outcomes, strict=True):
-            if isinstance(outcome, BaseException):
-                raise outcome
-            drafts.replace(index, outcome)
+        waiting = deque(invites.items())
+        signed: dict[int, Event] = {}
+        refusals: list[HomeserverError] = []
+
+        async def work() -> None:
+            while waiting:
+                index, event = waiting.popleft()
+                try:
+                    signed[index] = await self._remote.invite(event, _with_inviter(drafts, about, event.sender))
+                except HomeserverError as error:
+                    refusals.append(error)
+                    waiting.clear()
+
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(min(_AT_ONCE, len(waiting))):
+                tasks.create_task(work())
+        if refusals:
+            raise refusals[0]
+        for index, event in signed.items():
+            drafts.replace(index, event)
 
     async def follow_account(self, user_id: UserId) -> bool:
         """Take the user's name and picture into the rooms where they are out of date; who is no more, leaves them.
@@ -294,19 +308,19 @@ class Members:
     ) -> EventId | None:
         """Have an invite signed by the server of whom it is for, and send it; `again` also if one is open."""
 
-        def see(drafts: Drafts) -> tuple[Event, list[bytes]] | None:
+        def build(drafts: Drafts) -> list[bytes]:
             if drafts.room.membership_of(by) != "join":
                 raise Forbidden("You are not in this room.")
             if not again and drafts.room.membership_of(target) == "invite":
-                return None
-            event = drafts.add(Draft("m.room.member", by, content, state_key=target))
-            return event, _with_inviter(drafts, stripped_state(drafts), by)
+                return []
+            drafts.add(Draft("m.room.member", by, content, state_key=target))
+            return _with_inviter(drafts, stripped_state(drafts), by)
 
-        proposed = await self._sender.look(room_id, see)
-        if proposed is None:
+        proposed, about = await self._sender.propose(room_id, build)
+        if not proposed:
             return None
         # Even a server that is in the room gets its invite again, as one of all events (SS-INV-05).
-        signed = await self._remote.invite(*proposed)
+        signed = await self._remote.invite(proposed[0], about)
         return await self._signed.take(room_id, signed, relay_to_all_but=ServerName(self._server_name))
 
     async def _set(

@@ -83,6 +83,8 @@ class NewEvent:
     placement: Placement | None = None
     redacted_by: int | None = None
     """The position of the redaction that came earlier; `event` is then the redacted form."""
+    original: Event | None = None
+    """The event as it came, if it is to be stored redacted and is not yet."""
     awaited: EventId | None = None
     """What it redacts, if that is not known."""
 
@@ -114,5 +116,7 @@ class Batch:
     now: int = 0
     is_local: bool = False
     """The events were made here just now: the other servers in the room are to have them."""
+    is_presumed_new: bool = False
+    """Nobody has looked whether the events are stored already."""
     audiences: list[Audience] = field(default_factory=list)
     """By event; found out by the writer when it takes the batch over."""

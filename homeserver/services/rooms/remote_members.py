@@ -5,14 +5,13 @@ what it says of itself was held to what was asked for (server-server API, Joinin
 to help is asked in turn, for a bounded time.
 """
 
-import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
 import msgspec
 
-from homeserver.errors import BadAnswer, NotFound, Refused, RemoteFailure, RequestError, TooLarge, Unsupported
+from homeserver.errors import BadAnswer, NotFound, Refused, RemoteFailure, RequestError, TooLarge
 from homeserver.kit.clock import Clock
 from homeserver.matrix import signing
 from homeserver.matrix.canonical import CanonicalJsonError
@@ -25,6 +24,7 @@ from homeserver.services.rooms.arrival import Arrivals
 from homeserver.services.rooms.author import Author
 from homeserver.services.rooms.checks import MAX_AUTH_EVENTS, MAX_PREV_EVENTS
 from homeserver.services.rooms.conditions import AUTHORISED
+from homeserver.services.rooms.refusals import for_client, tells
 from homeserver.services.rooms.signatures import Signatures
 from homeserver.services.rooms.stripped import Stripper
 from homeserver.storage import out_of_room, stream_rows
@@ -34,25 +34,12 @@ from homeserver.storage.out_of_room import Outsider
 Json = dict[str, Any]
 T = TypeVar("T")
 
+Sign = Callable[[Event], Awaitable[Event]]
+"""Has an event signed by whoever else has to, before it is sent."""
+
 _MOST_SERVERS = 10
 _PATIENCE_S = 120.0
 """After so long no further server is asked."""
-_LONGEST_MESSAGE = 500
-_ERRCODE = re.compile(r"[A-Z][A-Z0-9_.]{0,99}")
-_NOT_FOR_CLIENTS = {
-    "M_INVALID_PARAM",
-    "M_MISSING_PARAM",
-    "M_MISSING_TOKEN",
-    "M_UNAUTHORIZED",
-    "M_UNKNOWN_TOKEN",
-    "M_UNRECOGNIZED",
-    "M_USER_DEACTIVATED",
-    "M_USER_LOCKED",
-    "M_USER_SUSPENDED",
-}
-"""What these say is about our request, or could be taken to be about the client's own session."""
-_TELLING = {403: 3, 400: 2, 404: 1}
-"""Of several refusals that one is passed on which says most."""
 
 _encode = msgspec.json.encode
 
@@ -120,15 +107,15 @@ class RemoteMembers:
             return await self._ask(servers, attempt)
 
     async def propose_join(
-        self, user_id: UserId, room_id: RoomId, servers: Iterable[str], content: Json
+        self, user_id: UserId, room_id: RoomId, servers: Iterable[str], content: Json, sign: Sign
     ) -> tuple[Event, list[bytes]]:
         """Join a room that this server is in, but where only others can let the user in.
 
-        The event, signed by all, and events on which it may stand.
+        The event, signed by all, with the signature that `sign` adds, and events on which it may stand.
         """
 
         async def attempt(server: ServerName) -> tuple[Event, list[bytes]]:
-            event, joined = await self._join(server, user_id, room_id, content)
+            event, joined = await self._join(server, user_id, room_id, content, sign)
             return event, [bytes(one) for one in (*joined.auth_chain, *joined.state)]
 
         return await self._ask(servers, attempt)
@@ -188,10 +175,14 @@ class RemoteMembers:
         except RemoteFailure as failure:
             raise for_client(failure) from None
 
-    async def _join(self, server: ServerName, user_id: UserId, room_id: RoomId, content: Json) -> tuple[Event, Joined]:
+    async def _join(
+        self, server: ServerName, user_id: UserId, room_id: RoomId, content: Json, sign: Sign | None = None
+    ) -> tuple[Event, Joined]:
         """The join as it was sent, with the server's signature where it authorises it, and what the server told."""
         template = await self._client.make_join(server, room_id, user_id, list(ROOM_VERSIONS))
         event = self._complete(template, server, room_id, user_id, content)
+        if sign is not None:
+            event = await sign(event)
         event_id = EventId(event.event_id)
         joined = await self._client.send_join(server, room_id, event_id, event.pdu, omit_members=True)
         if AUTHORISED in event.content:
@@ -206,7 +197,7 @@ class RemoteMembers:
             try:
                 return await attempt(server)
             except RemoteFailure as error:
-                if failure is None or _tells(error) > _tells(failure):
+                if failure is None or tells(error) > tells(failure):
                     failure = error
                 if isinstance(error, Refused) and error.errcode == "M_INCOMPATIBLE_ROOM_VERSION":
                     break  # The room has one version, whoever is asked.
@@ -258,7 +249,8 @@ class RemoteMembers:
         if not isinstance(theirs, dict):
             raise BadAnswer(f"{server} did not sign the event.")
         pdu = msgspec.json.decode(event.pdu)
-        pdu["signatures"][server] = theirs
+        # It may be the policy server of the room as well, and have signed as that.
+        pdu["signatures"][server] = {**theirs, **pdu["signatures"].get(server, {})}
         try:
             signed = Event.parse(_encode(pdu), event.room_version, event.event_id)
         except (CanonicalJsonError, MalformedEvent) as error:
@@ -308,21 +300,6 @@ def put_outsider(tx: WriteTx, outsider: Outsider) -> None:
     """Record it as what is new for the user."""
     out_of_room.put(tx, replace(outsider, position=stream_rows.advance(tx)))
     tx.wake([outsider.user_id])
-
-
-def for_client(failure: RemoteFailure) -> RequestError | RemoteFailure:
-    """The failure as our client is told of it: a refusal with its reason, all else as trouble between servers."""
-    if not isinstance(failure, Refused) or failure.status not in _TELLING or failure.errcode in _NOT_FOR_CLIENTS:
-        return failure
-    if _ERRCODE.fullmatch(failure.errcode) is None:
-        return failure
-    version = failure.body.get("room_version")
-    details = {"room_version": version} if isinstance(version, str) and version.isprintable() else {}
-    return Unsupported(failure.errcode, failure.message[:_LONGEST_MESSAGE], status=failure.status, **details)
-
-
-def _tells(failure: RemoteFailure) -> int:
-    return _TELLING.get(failure.status, 0) if isinstance(failure, Refused) else 0
 
 
 def _checked(template: Template, server: ServerName, room_id: RoomId, user_id: UserId, membership: str) -> _Proposed:

@@ -5,28 +5,29 @@ that nobody else sees. States are written on the way, which concerns nobody; wha
 the room, its members and its servers become what they are then in one transaction.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from homeserver.errors import BadAnswer
 from homeserver.kit import crash
-from homeserver.matrix import event_auth
-from homeserver.matrix.event_auth import AuthError
 from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import EventId, UserId, domain_of
-from homeserver.services.rooms.graph import Graph, Placed, auth_keys
+from homeserver.services.rooms.graph import Graph, Placed
 from homeserver.services.rooms.hot import HotRoom, HotRooms, NotLoaded, RoomState, parse
-from homeserver.services.rooms.landing import Standing, servers_by
+from homeserver.services.rooms.landing import Membership, servers_by
 from homeserver.services.rooms.partial import COMPLETED
-from homeserver.services.rooms.placement import UNSTORED, Placement, Resolved
+from homeserver.services.rooms.placement import UNSTORED, NewEvent, Placement, Resolved
 from homeserver.services.rooms.record import relation_of
 from homeserver.services.rooms.resolution import Resolver
 from homeserver.services.rooms.state import StateTrees, StateWriter
+from homeserver.services.rooms.verdicts import auth_keys, refusal
 from homeserver.storage import (
     coming_members,
     event_graph,
     events,
     members,
+    originals,
+    outgoing,
     partial_rooms,
     places,
     relations,
@@ -65,8 +66,8 @@ class _Shadow:
     """The room as it would be, had everything been known from the beginning."""
 
     room: HotRoom
-    members: dict[UserId, Standing]
-    prepared: Mapping[UserId, Standing]
+    members: dict[UserId, Membership]
+    prepared: Mapping[UserId, Membership]
     """The members that were written down beforehand."""
     anew: dict[int, StoredEvent]
     """The events as they will be, by position."""
@@ -78,7 +79,12 @@ class _Shadow:
     """The state that those who read along were told last."""
     changed: list[tuple[StoredEvent, StoredEvent, Event]] = field(default_factory=list)
     """What is stored of events, what is to be stored, and the events."""
-    redactions: list[tuple[int, int, bytes]] = field(default_factory=list)
+    redactions: dict[int, dict[int, bytes]] = field(default_factory=dict)
+    """By event that is redacted: its redacted form, by redaction."""
+    redacting: dict[int, bool] = field(default_factory=dict)
+    """The redactions that were judged, and whether they say what they redact."""
+    awaited: list[tuple[int, EventId, int]] = field(default_factory=list)
+    """Redactions that count by now and wait for their targets: room, target and redaction."""
     resolutions: list[Resolution] = field(default_factory=list)
 
 
@@ -94,7 +100,7 @@ class Replay:
         self._resolver = resolver
         self._server_name = server_name
 
-    async def prepare(self, room_nid: int, members: Mapping[UserId, Standing]) -> None:
+    async def prepare(self, room_nid: int, members: Mapping[UserId, Membership]) -> None:
         """Write the members down, some at a time, so that little is left to be written when the room becomes whole."""
         await self.unprepare(room_nid)
         for part in chunks(members.items(), _STEP):
@@ -107,7 +113,7 @@ class Replay:
             pass
 
     async def run(
-        self, partial: PartialRoom, whole: int, members: Mapping[UserId, Standing], others: Collection[Pair]
+        self, partial: PartialRoom, whole: int, members: Mapping[UserId, Membership], others: Collection[Pair]
     ) -> int:
         """Make a room whole: `whole` is the state before the join event, with these members. How much was replayed.
 
@@ -134,7 +140,7 @@ class Replay:
             return len(shadow.anew)
 
     async def _begin(
-        self, partial: PartialRoom, whole: int, members: Mapping[UserId, Standing], others: Collection[Pair]
+        self, partial: PartialRoom, whole: int, members: Mapping[UserId, Membership], others: Collection[Pair]
     ) -> _Shadow:
         room = await self._hot.get(partial.room_nid)
         row, event, gapped = await self._database.snapshot(_find_join, room, partial)
@@ -151,11 +157,8 @@ class Replay:
         cited = await self._database.snapshot(_cited, room, event)
         rejected = {one.event_id for one, is_rejected in cited if is_rejected}
         needed = [state[pair] for pair in auth_keys(event) if pair in state]
-        try:
-            event_auth.check_auth(event, [one for one, _ in cited], create=shadow.create, rejected=rejected)
-            event_auth.check_state_auth(event, needed, create=shadow.create)
-        except AuthError as error:
-            raise BadAnswer(f"Upon this state nobody of this server could have joined: {error}") from None
+        if reason := refusal(event, [one for one, _ in cited], needed, shadow.create, rejected):
+            raise BadAnswer(f"Upon this state nobody of this server could have joined: {reason}")
         roots = await self._database.write(self._write_roots, shadow, row, event, None, events.OK)
         begun = _Shadow(shadow, dict(members), members, {}, gapped, row.timeline_place, row.room_root)
         self._take_over(begun, row, event, None, roots, events.OK)
@@ -199,9 +202,18 @@ class Replay:
             roots = _Roots(root, root, root, None)
         else:
             roots = await self._database.write(self._write_roots, room, row, event, new.placement, new.status)
-        if new.redaction is not None:
-            shadow.redactions.append((new.redaction.target, row.position, new.redaction.redacted.pdu))
+        if event.type == "m.room.redaction":
+            self._note_redaction(shadow, row, event, new)
         self._take_over(shadow, row, event, new.placement, roots, new.status)
+
+    @staticmethod
+    def _note_redaction(shadow: _Shadow, row: StoredEvent, event: Event, new: NewEvent) -> None:
+        shadow.redacting[row.position] = bool(event.redacts)
+        if new.redaction is not None:
+            by = shadow.redactions.setdefault(new.redaction.target, {})
+            by[row.position] = new.redaction.redacted.pdu
+        elif new.awaited is not None and row.status != events.OK:
+            shadow.awaited.append((row.room_nid, new.awaited, row.position))
 
     async def _place(self, shadow: _Shadow, graph: Graph, row: StoredEvent, event: Event) -> Placed:
         # What was soft-failed may have been so by the word of a policy server, and stays as it is.
@@ -283,7 +295,7 @@ class Replay:
                 changes.append((change.pair, change.event, at))
         for pair, changed, at in changes:
             if pair[0] == _MEMBER and changed is not None:
-                shadow.members[UserId(pair[1])] = Standing(changed.membership or "leave", UserId(changed.sender), at)
+                shadow.members[UserId(pair[1])] = Membership(changed.membership or "leave", UserId(changed.sender), at)
             elif pair[0] == _MEMBER:
                 shadow.members.pop(UserId(pair[1]), None)
 
@@ -308,12 +320,7 @@ class Replay:
         ]
         if come:
             relations.insert_many(tx, come)
-        undone = set(gone)
-        known = events.find_many(tx, [target for target, _, _ in shadow.redactions])
-        redactions = [one for one in shadow.redactions if one[1] not in undone and known[one[0]].redacted_by is None]
-        if redactions:
-            events.redact_many(tx, redactions)
-            relations.remove_many(tx, [target for target, _, _ in redactions])
+        self._settle_redactions(tx, nid, shadow, position)
         for resolution in shadow.resolutions:
             resolutions.insert_one(tx, resolution)
         rooms.set_state_roots(tx, [(nid, root)])
@@ -325,7 +332,7 @@ class Replay:
         room_servers.replace(tx, nid, servers_by(shadow.members, self._server_name), position)
         partial_rooms.remove(tx, nid)
         local = [user_id for user_id in changed if domain_of(user_id) == self._server_name]
-        tx.wake([room.room_id, COMPLETED, *local])
+        tx.wake([room.room_id, COMPLETED, members.GUESTS, *local])
 
         def settle() -> None:
             crash.point("K4")
@@ -334,6 +341,48 @@ class Replay:
 
         tx.on_commit(settle)
         crash.point("K3")
+
+    def _settle_redactions(self, tx: WriteTx, nid: int, shadow: _Shadow, position: int) -> None:
+        """Redact what is redacted by what counts now, and let the rest be what it was."""
+        before = dict(events.list_redacted(tx, shadow.redacting))
+        known = events.find_many(tx, {*before, *shadow.redactions})
+        redacted = [
+            (target, *next(iter(by.items())))
+            for target, by in shadow.redactions.items()
+            if known[target].redacted_by is None or (target in before and before[target] not in by)
+        ]
+        # What a redaction redacted that does not say so any more stays redacted.
+        lifted = [
+            target
+            for target, by in before.items()
+            if target not in shadow.redactions and (shadow.redacting[by] or shadow.anew[by].status != events.OK)
+        ]
+        kept = originals.find_pdus(tx, [target for target in lifted if shadow.redacting[before[target]]])
+        if redacted:
+            events.redact_many(tx, redacted)
+            relations.remove_many(tx, [target for target, _, _ in redacted])
+        if lifted:
+            events.restore_many(tx, [(target, kept.get(target, known[target].pdu)) for target in lifted])
+            self._relate_again(tx, shadow, [(known[target], pdu) for target, pdu in kept.items()])
+        if redacted or lifted:
+            rooms.set_redacted(tx, [(nid, position)])
+            # Clients have to read again what they have read already.
+            rooms.set_gapped(tx, [(nid, position)])
+            tx.wake([outgoing.FEDERATION])
+        there = events.find_positions(tx, [target for _, target, _ in shadow.awaited])
+        event_graph.add_pending_redactions(tx, [one for one in shadow.awaited if one[1] not in there])
+        originals.remove_of_room(tx, nid)
+
+    def _relate_again(self, tx: WriteTx, shadow: _Shadow, restored: Sequence[tuple[StoredEvent, bytes]]) -> None:
+        version = shadow.room.version.identifier
+        found = [
+            relation
+            for row, pdu in restored
+            if (now := shadow.anew.get(row.position, row)).status == events.OK
+            and (relation := relation_of(Event.parse(pdu, version, row.event_id), now)) is not None
+        ]
+        if found:
+            relations.insert_many(tx, found)
 
 
 def _write_members(tx: WriteTx, room_nid: int, shadow: _Shadow, position: int) -> set[UserId]:

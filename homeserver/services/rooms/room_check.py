@@ -18,6 +18,7 @@ from homeserver.storage import (
     event_log,
     events,
     members,
+    originals,
     partial_rooms,
     places,
     relations,
@@ -316,6 +317,10 @@ class RoomCheck:
         """A room that is known in part is so since an event of it, before which something of its state was known."""
         partial = partial_rooms.find_many(self._tx, [self._room.room_nid]).get(self._room.room_nid)
         if partial is None:
+            if count := originals.count_in_room(self._tx, self._room.room_nid):
+                self._report.add(
+                    findings.NOT_REDACTED, f"Of {count} redacted events the originals are kept, which nobody needs."
+                )
             return
         standing = events.find_standings(self._tx, [partial.position]).get(partial.position)
         if standing is None or standing.room_nid != self._room.room_nid or standing.status != events.OK:

@@ -20,7 +20,7 @@ from homeserver.services.auth.sessions import Requester
 from homeserver.services.rooms.author import Author, Draft, Drafts
 from homeserver.services.rooms.hot import HotRoom, HotRooms, NotLoaded, Transaction, parse
 from homeserver.services.rooms.merge import Merger
-from homeserver.services.rooms.persist import EventWriter, Superseded
+from homeserver.services.rooms.persist import ATTEMPTS, EventWriter, Superseded
 from homeserver.services.rooms.placement import Batch, Redaction
 from homeserver.services.rooms.policy import PolicyServers
 from homeserver.services.rooms.power import may_act
@@ -31,7 +31,6 @@ from homeserver.storage.transactions import Repeated
 
 T = TypeVar("T")
 
-_ATTEMPTS = 5
 _SENT = 10_000
 
 Build = Callable[[Drafts], None]
@@ -121,11 +120,24 @@ class Sender:
             await self.have_signed(drafts)
             return await self.write(drafts, transaction, also)
 
-        if self._policies.of(await self.room(room_id)) is None:
-            return await self._upon(room_id, act)
-        # While a policy server is asked the room goes on, and what was built is out of date then: one after the other.
-        async with self._signing.hold(room_id):
-            return await self._upon(room_id, act)
+        return await self._upon_in_turn(room_id, act)
+
+    async def propose(self, room_id: RoomId, build: Callable[[Drafts], T]) -> tuple[list[Event], T]:
+        """The events that `build` adds on top of the room, and what it returns; nothing is written.
+
+        They are signed by the room's policy server, for others to sign them as well.
+        """
+
+        async def act(drafts: Drafts) -> tuple[list[Event], T]:
+            built = build(drafts)
+            await self.have_signed(drafts)
+            return [new.event for new in drafts.events], built
+
+        return await self._upon_in_turn(room_id, act)
+
+    async def sign(self, room_id: RoomId, event: Event) -> Event:
+        """An event of ours with the signature of the room's policy server, if it has one. Raises as that does."""
+        return await self._policies.sign(await self.room(room_id), event)
 
     async def have_signed(self, drafts: Drafts) -> None:
         """Have the drafts signed by the room's policy server, if it has one.
@@ -151,10 +163,20 @@ class Sender:
 
         return await self._upon(room_id, act)
 
+    async def _upon_in_turn(self, room_id: RoomId, act: Callable[[Drafts], Awaitable[T]]) -> T:
+        """Act upon the room; where it has a policy server, one after the other.
+
+        While that is asked the room goes on, and what was built would be out of date then.
+        """
+        if self._policies.of(await self.room(room_id)) is None:
+            return await self._upon(room_id, act)
+        async with self._signing.hold(room_id):
+            return await self._upon(room_id, act)
+
     async def _upon(self, room_id: RoomId, act: Callable[[Drafts], Awaitable[T]]) -> T:
         """Act upon the room while nobody has it alone and an event can follow all its ends."""
         room_nid = await self.nid_of(room_id)
-        for _ in range(_ATTEMPTS):
+        for _ in range(ATTEMPTS):
             room = await self.free(room_nid)
             if not room.latest:
                 raise Forbidden("You are not in this room.")  # Nor is anybody of this server: it was joined half way.

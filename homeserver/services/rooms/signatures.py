@@ -1,7 +1,7 @@
 """Whether events are signed by those who must sign them (server-server API, Validating hashes and signatures)."""
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,8 @@ from homeserver.storage.server_keys import KeyName, ServerKey
 
 _MANY = 10
 """From so many signatures on, they are checked in a thread."""
+_MOST_KEYS = 10
+"""A server that signs has a key or two; all that an event names are looked for."""
 
 Check = tuple[Event, str, str, str]
 """An event, a signer, the id of its key, and the key."""
@@ -70,11 +72,24 @@ class Signatures:
 
     def is_quick(self, events: Sequence[Event]) -> bool:
         """Whether all keys are in memory by which the events say they are signed, so that nobody has to be asked."""
-        return self._keys.recalls(_wanted(events, [_signed(event, signers_of(event)) for event in events]))
+        return self._keys.recalls(_wanted_by(events))
+
+    async def keys_lacking(self, events: Sequence[Event]) -> Mapping[KeyName, int]:
+        """The keys by which the events say they are signed, if not all of them are at hand."""
+        wanted = _wanted_by(events)
+        return {} if await self._keys.is_kept(wanted) else wanted
+
+    async def ask_for_keys(self, keys: Mapping[KeyName, int]) -> None:
+        """Ask for keys, and wait until they are there or cannot be had."""
+        await self._keys.find(keys)
 
 
 def _is_wrong(doubt: Doubt | None) -> bool:
     return doubt is not None and doubt.is_wrong
+
+
+def _wanted_by(events: Sequence[Event]) -> dict[KeyName, int]:
+    return _wanted(events, [_signed(event, signers_of(event)) for event in events])
 
 
 def _wanted(events: Sequence[Event], signed: Sequence[dict[str, list[str]]]) -> dict[KeyName, int]:
@@ -95,9 +110,10 @@ async def _verify(checks: Sequence[tuple[int, Check]]) -> list[str | None]:
 
 
 def _signed(event: Event, signers: Collection[str]) -> dict[str, list[str]]:
-    """Servers that must have signed the event, each with the keys by which it says it has."""
+    """Servers that must have signed the event, each with the keys by which it says it has, unless they are too many."""
     signatures = event.signatures
-    return {signer: sorted(filter(KEY_ID.fullmatch, _object(signatures.get(signer)))) for signer in signers}
+    by_signer = {signer: sorted(filter(KEY_ID.fullmatch, _object(signatures.get(signer)))) for signer in signers}
+    return {signer: key_ids if len(key_ids) <= _MOST_KEYS else [] for signer, key_ids in by_signer.items()}
 
 
 def signers_of(event: Event) -> set[str]:

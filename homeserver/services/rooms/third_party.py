@@ -22,11 +22,12 @@ from homeserver.matrix.identifiers import InvalidIdentifier, Origin, RoomId, Ser
 from homeserver.matrix.signing import SignatureError, verify_json
 from homeserver.outbound.federation import FederationClient
 from homeserver.outbound.transport import Transport
+from homeserver.services.auth.limits import Limits, host_of
 from homeserver.services.rooms.author import Drafts
 from homeserver.services.rooms.hot import HotRoom, parse
 from homeserver.services.rooms.members import Members
 from homeserver.services.rooms.power import may_act
-from homeserver.services.rooms.remote_members import for_client
+from homeserver.services.rooms.refusals import for_client
 from homeserver.services.rooms.send import Sender, is_local
 from homeserver.services.rooms.server_acl import ServerAcls
 from homeserver.storage import events, members, users
@@ -43,6 +44,9 @@ _MOST_CHANGES = 200
 """So many of a user's memberships are looked through for one that came of the same offer."""
 _TIMEOUT_S = 10.0
 _LARGEST = 1 << 14
+_LARGEST_SIGNED = 1 << 13
+_STANDARD_ALPHABET = str.maketrans("-_", "+/")
+"""The public keys of an offer may be in either alphabet of base64."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +59,12 @@ class Proof:
 
     @classmethod
     def parse(cls, value: Any) -> "Proof":
-        """The proof, of the fields that it may have. Raises `InvalidParam`; nothing is verified."""
+        """The proof. Raises `InvalidParam`; nothing is verified."""
         if not isinstance(value, dict):
             raise InvalidParam("`signed` is an object.")
-        signed = {key: value[key] for key in ("mxid", "token", "sender", "signatures") if key in value}
+        signed = value  # All of it was signed, whatever it is.
+        if len(msgspec.json.encode(signed)) > _LARGEST_SIGNED:
+            raise InvalidParam("`signed` is too large.")
         texts = [signed.get("mxid"), signed.get("token"), signed.get("sender", "")]
         if not all(isinstance(text, str) and "\0" not in text for text in texts):
             raise InvalidParam("`signed` has a `mxid` and a `token`, which are texts.")
@@ -86,6 +92,7 @@ class ThirdPartyInvites:
         acls: ServerAcls,
         client: FederationClient,
         transport: Transport,
+        limits: Limits,
         server_name: str,
     ) -> None:
         self._database = database
@@ -94,6 +101,7 @@ class ThirdPartyInvites:
         self._acls = acls
         self._client = client
         self._transport = transport
+        self._limits = limits
         self._server_name = server_name
 
     async def exchange(self, origin: Origin, room_id: RoomId, sender: str, target: str, proof: Proof) -> None:
@@ -143,6 +151,8 @@ class ThirdPartyInvites:
         }
         if not identifiers.is_server_name(domain_of(sender)):
             raise InvalidParam("The sender is no user.")
+        # Whoever has an address bound, which is nobody we know, chooses who is asked.
+        self._limits.take("offers", host_of(ServerName(domain_of(sender))))
         try:
             await self._client.exchange_third_party_invite(ServerName(domain_of(sender)), room_id, invite)
         except RemoteFailure as failure:
@@ -187,7 +197,11 @@ class _Validity(msgspec.Struct, frozen=True):
 
 
 def _offer(drafts: Drafts, sender: UserId, proof: Proof) -> Event:
-    """The offer, if who made it may still make good on it. Raises `Forbidden`."""
+    """The offer, if who made it may still make good on it. Raises `Forbidden`.
+
+    The rules of the room would allow more: the offer stands though who made it has left, or lost the power to invite.
+    This server does not speak for such users.
+    """
     offer = drafts.state(_OFFER, proof.token)
     if offer is None or offer.sender != sender:
         raise Forbidden("The room has no such offer.")
@@ -207,7 +221,7 @@ def _signing_key(offer: Event, proof: Proof) -> _Key:
         for signer, signatures in list(proof.signed["signatures"].items())[:_MOST_KEYS]:
             for key_id in list(signatures)[:_MOST_KEYS]:
                 try:
-                    verify_json(signed, signer, key_id, key.public_key)
+                    verify_json(signed, signer, key_id, key.public_key.translate(_STANDARD_ALPHABET))
                 except (SignatureError, CanonicalJsonError):
                     continue
                 return key
