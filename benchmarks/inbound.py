@@ -13,8 +13,10 @@ import statistics
 import tempfile
 import time
 import urllib.request
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import orjson
@@ -41,20 +43,21 @@ _SEND = "/_matrix/federation/v1/send/"
 class Sender:
     """The other server."""
 
-    def __init__(self, connection: Connection, host: str) -> None:
+    def __init__(self, connection: Connection, host: str, origin: str = ORIGIN) -> None:
         self._connection = connection
         self._host = host
+        self._origin = origin
         self._txn = 0
 
-    def prepare(self, pdus: list[bytes]) -> bytes:
+    def prepare(self, pdus: Sequence[bytes] = (), edus: Sequence[Any] = ()) -> bytes:
         """A whole request."""
         self._txn += 1
-        content = orjson.dumps(
-            {"origin": ORIGIN, "origin_server_ts": 0, "pdus": [orjson.Fragment(pdu) for pdu in pdus], "edus": []}
-        )
+        events = [orjson.Fragment(pdu) for pdu in pdus]
+        content = orjson.dumps({"origin": self._origin, "origin_server_ts": 0, "pdus": events, "edus": edus})
         target = f"{_SEND}{time.time_ns()}-{self._txn}"
+        key = key_of(self._origin)
         header = sign_request(
-            key_of(ORIGIN), origin=ORIGIN, destination="localhost", method="PUT", target=target, content=content
+            key, origin=self._origin, destination="localhost", method="PUT", target=target, content=content
         )
         head = (
             f"PUT {target} HTTP/1.1\r\nHost: {self._host}\r\nAuthorization: {header}\r\n"
@@ -69,7 +72,8 @@ class Sender:
             raise RuntimeError(f"{status} {body[:500]!r}")
 
 
-def _stored(tx: ReadTx, room_id: str) -> list[Event]:
+def stored(tx: ReadTx, room_id: str) -> list[Event]:
+    """The events of a room."""
     room = rooms.find(tx, RoomId(room_id))
     assert room is not None
     return [Event.parse(row.pdu, room.version, row.event_id) for row in event_log.list_all(tx, room.room_nid)]
@@ -85,7 +89,7 @@ async def measure(subject: Subject, database_url: str, arguments: argparse.Names
     ]
     async with Database.open(database_url) as database:
         graphs: list[Graph] = [
-            room_graphs.of_stored("12", room_id, await database.read(_stored, room_id)) for room_id in made
+            room_graphs.of_stored("12", room_id, await database.read(stored, room_id)) for room_id in made
         ]
     _, connection = await loop.create_connection(Connection, parts.hostname, parts.port)
     sender = Sender(connection, parts.netloc)

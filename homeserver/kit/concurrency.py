@@ -1,6 +1,7 @@
 """Tasks with owners, locks by key, and work that one caller's cancellation must not stop."""
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Hashable
 from contextlib import asynccontextmanager
 from typing import Any, Generic, TypeVar
@@ -82,6 +83,58 @@ class KeyedLocks(Generic[K]):
                 del self._locks[key]
             else:
                 self._locks[key] = (lock, users - 1)
+
+
+class FairTurns:
+    """Has work that keeps the event loop busy for a moment begin piece by piece, whoever asks for how much of it.
+
+    Between two pieces the loop comes round some times, so all that is short gets on. Groups are served by turns, and in
+    each group its members: who asks for much waits behind the own pieces, and not others behind them. Nobody waits
+    while there is nobody else.
+    """
+
+    def __init__(self, rounds: int) -> None:
+        """The loop comes round so often between two pieces."""
+        self._rounds = rounds
+        self._waiting: dict[str, dict[str, deque[asyncio.Future[None]]]] = {}
+        self._is_resting = False
+
+    async def take(self, group: str, member: str) -> None:
+        """Wait for a turn."""
+        if not self._is_resting:
+            self._rest()
+            return
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(group, {}).setdefault(member, deque()).append(turn)
+        await turn
+
+    def _rest(self) -> None:
+        self._is_resting = True
+        asyncio.get_running_loop().call_soon(self._go_on, self._rounds)
+
+    def _go_on(self, rounds: int) -> None:
+        if rounds > 1:
+            asyncio.get_running_loop().call_soon(self._go_on, rounds - 1)
+            return
+        self._is_resting = False
+        while self._waiting:
+            turn = self._next()
+            if not turn.done():  # Somebody may have stopped to wait.
+                turn.set_result(None)
+                self._rest()
+                return
+
+    def _next(self) -> "asyncio.Future[None]":
+        group, members = next(iter(self._waiting.items()))
+        member, turns = next(iter(members.items()))
+        turn = turns.popleft()
+        # Whoever had a turn is last.
+        del self._waiting[group], members[member]
+        if turns:
+            members[member] = turns
+        if members:
+            self._waiting[group] = members
+        return turn
 
 
 class SingleFlight(Generic[K, V]):

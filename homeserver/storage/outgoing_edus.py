@@ -31,7 +31,7 @@ outgoing_edus = Table(
     Column("position", BigInteger, primary_key=True, autoincrement=False),
     Column("edu_type", Text, nullable=False),
     Column("content", LargeBinary, nullable=False),  # A JSON object.
-    Column("user_id", Text),  # Of whom it is. None: it is older than this column.
+    Column("user_id", Text),  # Of whom it is.
     # What is new.
     Index("ix_outgoing_edus_position", "position"),
     # How many messages to devices of a user's wait for a server.
@@ -108,7 +108,6 @@ def _those_behind(edu_types: Sequence[str]) -> Delete:
         .where(
             outgoing_edus.c.destination.in_(bindparam("servers", expanding=True)),
             outgoing_edus.c.edu_type.in_(edu_types),
-            outgoing_edus.c.user_id.is_not(None),
             ~among(outgoing_edus.c.position, "under_way"),
         )
         .subquery()

@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sqlalchemy import BigInteger, Column, Integer, Table, bindparam, delete, select, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import BigInteger, Column, Integer, Table, bindparam, delete, insert, select, update
 
+from homeserver.matrix.identifiers import EventId
 from homeserver.storage.engine import ReadTx, WriteTx
 from homeserver.storage.tables import Text, chunks, metadata
 
@@ -22,6 +22,17 @@ partial_rooms = Table(
     Column("failures", Integer, nullable=False),  # How often it was tried.
     Column("retry_ts", BigInteger, nullable=False),
     Column("failure", Text),
+    # How often the rest was told, and something of it was not to be had.
+    Column("lacking", Integer, nullable=False, server_default="0"),
+)
+
+# What the server that let us in has named as state, besides members, and was not to be had or proven then. Whoever
+# gives one of these events gives what belongs to the state.
+left_out = Table(
+    "left_out",
+    metadata,
+    Column("room_nid", BigInteger, primary_key=True, autoincrement=False),
+    Column("event_id", Text, primary_key=True),
 )
 
 
@@ -39,13 +50,10 @@ class PartialRoom:
     failures: int = 0
     retry_ts: int = 0
     failure: str | None = None
+    lacking: int = 0
 
 
 _INSERT = insert(partial_rooms)
-_UPSERT = _INSERT.on_conflict_do_update(
-    index_elements=["room_nid"],
-    set_={column.name: _INSERT.excluded[column.name] for column in partial_rooms.c if column.name != "room_nid"},
-)
 _FIND = select(partial_rooms).where(partial_rooms.c.room_nid.in_(bindparam("room_nids", expanding=True)))
 _LIST = select(partial_rooms).order_by(partial_rooms.c.position)
 _SET_PROGRESS = (
@@ -63,11 +71,25 @@ _SET_FAILED = (
     .where(partial_rooms.c.room_nid == bindparam("nid"))
     .values(retry_ts=bindparam("again"), failure=bindparam("why"))
 )
+_SET_LACKING = (
+    update(partial_rooms)
+    .where(partial_rooms.c.room_nid == bindparam("nid"))
+    .values(lacking=partial_rooms.c.lacking + 1)
+)
 _REMOVE = delete(partial_rooms).where(partial_rooms.c.room_nid == bindparam("nid"))
+_LEAVE_OUT = insert(left_out)
+_LEFT_OUT = select(left_out.c.event_id).where(left_out.c.room_nid == bindparam("nid")).order_by(left_out.c.event_id)
+_FORGET_LEFT_OUT = delete(left_out).where(left_out.c.room_nid == bindparam("nid"))
 
 
-def put(tx: WriteTx, room: PartialRoom) -> None:
-    """Note that a room is known in part, in the place of what was noted before."""
+def put(tx: WriteTx, room: PartialRoom, event_ids: Iterable[EventId] = ()) -> None:
+    """Note that a room is known in part, and which events of its state besides members were left out.
+
+    It takes the place of what was noted before.
+    """
+    remove(tx, room.room_nid)
+    for part in chunks(dict.fromkeys(event_ids)):
+        tx.connection.execute(_LEAVE_OUT, [{"room_nid": room.room_nid, "event_id": one} for one in part])
     values = {
         "room_nid": room.room_nid,
         "position": room.position,
@@ -79,8 +101,9 @@ def put(tx: WriteTx, room: PartialRoom) -> None:
         "failures": room.failures,
         "retry_ts": room.retry_ts,
         "failure": room.failure,
+        "lacking": room.lacking,
     }
-    tx.connection.execute(_UPSERT, values)
+    tx.connection.execute(_INSERT, values)
 
 
 def find_many(tx: ReadTx, room_nids: Iterable[int]) -> dict[int, PartialRoom]:
@@ -111,6 +134,17 @@ def set_failed(tx: WriteTx, room_nid: int, failure: str, *, retry_ts: int) -> No
     tx.connection.execute(_SET_FAILED, {"nid": room_nid, "why": failure, "again": retry_ts})
 
 
+def set_lacking(tx: WriteTx, room_nid: int) -> None:
+    """Note that the rest of the state was told once more, and that something of it was not to be had."""
+    tx.connection.execute(_SET_LACKING, {"nid": room_nid})
+
+
+def list_left_out(tx: ReadTx, room_nid: int) -> list[EventId]:
+    """What the server that let us in has named as state besides members, and was left out."""
+    return [EventId(one) for one in tx.connection.execute(_LEFT_OUT, {"nid": room_nid}).scalars()]
+
+
 def remove(tx: WriteTx, room_nid: int) -> None:
     """From now on the room is known whole, or not at all."""
     tx.connection.execute(_REMOVE, {"nid": room_nid})
+    tx.connection.execute(_FORGET_LEFT_OUT, {"nid": room_nid})

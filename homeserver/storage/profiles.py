@@ -30,7 +30,12 @@ _INSERT = insert(profiles)
 _UPSERT = _INSERT.on_conflict_do_update(index_elements=["user_id"], set_={"fields": _INSERT.excluded.fields})
 _FIND = select(profiles).where(profiles.c.user_id.in_(bindparam("user_ids", expanding=True)))
 _NOTE = insert(profile_changes)
-_PENDING = select(profile_changes).order_by(profile_changes.c.position).limit(bindparam("limit"))
+_PENDING = (
+    select(profile_changes)
+    .where(profile_changes.c.position > bindparam("after"))
+    .order_by(profile_changes.c.position)
+    .limit(bindparam("limit"))
+)
 _FORGET = delete(profile_changes).where(profile_changes.c.position == bindparam("at"))
 
 
@@ -61,9 +66,9 @@ def note_change(tx: WriteTx, change: Change) -> None:
     tx.connection.execute(_NOTE, {"position": change.position, "user_id": change.user_id})
 
 
-def list_changes(tx: ReadTx, *, limit: int) -> list[Change]:
-    """The oldest changes that rooms have not been told of."""
-    return [Change(*row) for row in tx.connection.execute(_PENDING, {"limit": limit})]
+def list_changes(tx: ReadTx, *, after: int = 0, limit: int) -> list[Change]:
+    """The oldest changes behind a position that rooms have not been told of."""
+    return [Change(*row) for row in tx.connection.execute(_PENDING, {"after": after, "limit": limit})]
 
 
 def forget_changes(tx: WriteTx, changes: Iterable[Change]) -> None:

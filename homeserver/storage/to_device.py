@@ -1,7 +1,7 @@
 """Messages from device to device, kept until they were received, and which messages of other servers have come."""
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import (
@@ -79,24 +79,20 @@ _COUNTS = (
     .group_by(to_device.c.user_id, to_device.c.device_id, to_device.c.server_name)
 )
 _DELETE = delete(to_device).where(_OF_DEVICE, to_device.c.position <= bindparam("upto"))
-_ranked = (
-    select(
-        to_device.c.position,
-        func.row_number()
-        .over(partition_by=(to_device.c.user_id, to_device.c.device_id), order_by=to_device.c.position.desc())
-        .label("place"),
-    )
-    .where(_AMONG)
-    .subquery()
-)
 _DELETE_OLDEST = delete(to_device).where(
-    to_device.c.position.in_(select(_ranked.c.position).where(_ranked.c.place > bindparam("kept")))
+    to_device.c.position.in_(
+        select(to_device.c.position)
+        .where(_OF_DEVICE, func.coalesce(to_device.c.server_name, "") == bindparam("server"))
+        .order_by(to_device.c.position)
+        .limit(bindparam("count"))
+    )
 )
 _RECEIVE = (
     insert_once(received_messages)
     .on_conflict_do_nothing(index_elements=["name"])
     .returning(received_messages.c.received_ts)
 )
+_FORGET = delete(received_messages).where(received_messages.c.name == bindparam("name"))
 _FORGET_RECEIVED = delete(received_messages).where(received_messages.c.received_ts < bindparam("before"))
 
 
@@ -137,10 +133,14 @@ def delete_upto(tx: WriteTx, user_id: UserId, device_id: DeviceId, upto: int) ->
     tx.connection.execute(_DELETE, {"user": user_id, "device": device_id, "upto": upto})
 
 
-def delete_oldest(tx: WriteTx, devices: Collection[Device], *, kept: int) -> None:
-    """Leave each of the devices so many messages at most, the newest."""
-    for part in chunks(devices, _PAIRS):
-        tx.connection.execute(_DELETE_OLDEST, {"devices": part, "kept": kept})
+def delete_oldest(tx: WriteTx, counts: Mapping[Device, Mapping[ServerName | None, int]]) -> None:
+    """Forget so many messages for each device of each of these servers, the oldest."""
+    rows = [
+        {"user": user_id, "device": device_id, "server": server or "", "count": count}
+        for (user_id, device_id), of_device in counts.items()
+        for server, count in of_device.items()
+    ]
+    tx.connection.execute(_DELETE_OLDEST, rows)
 
 
 def remove_devices(tx: WriteTx, user_id: UserId, device_ids: Sequence[DeviceId]) -> None:
@@ -152,10 +152,21 @@ def remove_devices(tx: WriteTx, user_id: UserId, device_ids: Sequence[DeviceId])
 
 def receive(tx: WriteTx, server_name: ServerName, message_id: str, *, now: int) -> bool:
     """Note that a message of another server has come; False if it had come before."""
-    name = hashlib.sha256(f"{server_name}\0{message_id}".encode("utf-8", "surrogatepass")).digest()[:16]
-    return tx.connection.execute(_RECEIVE, {"name": name, "received_ts": now}).first() is not None
+    return (
+        tx.connection.execute(_RECEIVE, {"name": _name(server_name, message_id), "received_ts": now}).first()
+        is not None
+    )
+
+
+def forget(tx: WriteTx, server_name: ServerName, message_id: str) -> None:
+    """Have it that a message has not come."""
+    tx.connection.execute(_FORGET, {"name": _name(server_name, message_id)})
 
 
 def forget_received(tx: WriteTx, *, before: int) -> None:
     """Forget which messages came before that time: no server repeats them any more."""
     tx.connection.execute(_FORGET_RECEIVED, {"before": before})
+
+
+def _name(server_name: ServerName, message_id: str) -> bytes:
+    return hashlib.sha256(f"{server_name}\0{message_id}".encode("utf-8", "surrogatepass")).digest()[:16]

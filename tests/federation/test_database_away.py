@@ -1,16 +1,21 @@
 """The database is away for a while, or ends connections: everything goes on by itself afterwards."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import quote
 
 import httpx2
 import pytest
 
+from homeserver.outbound.transport import Call, Reply
 from tests.federation.network import Network
 from tests.federation.scenarios import Window, join
+from tests.federation.test_outbound import BOB, B, C, Stage, stage
 from tests.processes.postgres import Postgres
-from tests.world import User, World
+from tests.world import User, World, until
+
+__all__ = ["stage"]
 
 pytestmark = [
     pytest.mark.anyio,
@@ -67,9 +72,9 @@ async def say(user: User, room_id: str, body: str) -> str:
     return event_id
 
 
-async def whisper(user: User, to: User, text: str) -> None:
+async def whisper(user: User, to: str, text: str, *, device_id: str = "*") -> None:
     path = f"/sendToDevice/m.whisper/{next(user.transactions)}"
-    await persistently(user, path, {"messages": {to.user_id: {to.device_id: {"text": text}}}})
+    await persistently(user, path, {"messages": {to: {device_id: {"text": text}}}})
 
 
 def whispers(window: Window) -> list[str]:
@@ -88,10 +93,11 @@ async def test_connections_that_are_ended_cost_nothing(network: Network, postgre
     for number in range(10):
         # One is idle, the other in the middle of something.
         end_connections(postgres, a if number % 2 else b)
-        assert (await alice.get("/account/whoami")).status_code == 200
+        # What only reads is read again.
+        assert (await alice.get(f"/rooms/{quote(room_id)}/messages", dir="b")).status_code == 200
         async with asyncio.TaskGroup() as tasks:
             saying = tasks.create_task(say(alice, room_id, f"{number}"))
-            tasks.create_task(whisper(alice, bob, f"{number}"))
+            tasks.create_task(whisper(alice, bob.user_id, f"{number}"))
             tasks.create_task(asyncio.to_thread(end_connections, postgres, b if number % 2 else a))
         sent.append(saying.result())
         network.clock.advance(10)
@@ -116,7 +122,7 @@ async def test_after_half_a_minute_without_a_database_everything_goes_on(
     take_away(postgres, world)
     async with asyncio.TaskGroup() as tasks:
         saying = tasks.create_task(say(alice, room_id, "meanwhile"))
-        tasks.create_task(whisper(alice, bob, "meanwhile"))
+        tasks.create_task(whisper(alice, bob.user_id, "meanwhile"))
         for _ in range(6):
             network.clock.advance(5)
             is_trouble(await user.get("/sync"))
@@ -142,3 +148,38 @@ async def test_after_half_a_minute_without_a_database_everything_goes_on(
         return any(one["content"].get("displayname") == "Later" for one in told)
 
     await other.until(has_name)
+
+
+@pytest.mark.trust("F05", "R5", "R7")
+async def test_what_was_about_to_be_sent_without_a_database_is_sent_later(stage: Stage, postgres: Postgres) -> None:
+    network, world, alice = stage.network, stage.world, stage.alice
+    called = []
+
+    async def weather(call: Call, carry: Callable[[], Awaitable[Reply]]) -> Reply:
+        called.append(call.destination)
+        return await carry()
+
+    network.weather = weather
+    for name in (B, C):
+        network.peers[name].awake.clear()
+    await stage.say("first")
+    await until(lambda: {B, C} <= set(called))
+    # While the first is under way, an event waits for either, and data for one.
+    await stage.say("second")
+    await whisper(alice, BOB, "second", device_id="PHONE")
+    for _ in range(20):
+        assert (await alice.get("/sync")).status_code == 200
+    take_away(postgres, world)
+    for name in (B, C):
+        network.peers[name].awake.set()
+    for _ in range(5):
+        is_trouble(await alice.get("/sync"))
+    give_back(postgres, world)
+    for _ in range(5):
+        network.clock.advance(2)
+        await asyncio.sleep(0)
+    await until(lambda: stage.b.bodies == stage.c.bodies == ["first", "second"])
+    await until(lambda: "m.direct_to_device" in [kind for kind, _ in stage.b.edus])
+    # The servers did nothing wrong, and are as they were.
+    report = await stage.destination(B)
+    assert report.failures == 0

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.anyio
 VERSIONS = ["1", "5", "6", "12"]
 
 
-@pytest.mark.trust("S4")
+@pytest.mark.trust("R8")
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.by_turns
 async def test_room_goes_on_behind_an_event_of_the_greatest_depth(network: Network, version: str) -> None:
@@ -39,7 +39,7 @@ async def test_room_goes_on_behind_an_event_of_the_greatest_depth(network: Netwo
     await network.fsck()
 
 
-@pytest.mark.trust("S4")
+@pytest.mark.trust("R8")
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.by_turns
 async def test_invite_of_the_greatest_depth_can_be_rejected(network: Network, version: str) -> None:

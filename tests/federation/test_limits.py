@@ -145,6 +145,29 @@ async def test_who_asks_for_keys_of_servers_is_held_to_the_limits_of_servers(net
     assert sum(answer.status_code == 200 for answer in answers) == round(at_most("keys"))
 
 
+@pytest.mark.trust("C10", "C20", "R6")
+@pytest.mark.parametrize("new_database", ["sqlite"], indirect=True)
+async def test_keys_of_many_users_are_asked_for_at_some_cost(network: Network) -> None:
+    await network.server("a.test", limits=FEW)
+    peer = network.peer("peer.test")
+
+    def of_users(number: int) -> Ask:
+        wanted: Json = {f"@u{n}:a.test": [] for n in range(number)}
+        return asking("POST", "/v1/user/keys/query", {"device_keys": wanted})
+
+    assert await allowed([of_users(100)], [peer], 20) * 3 <= at_most("keys_by_server") + 3
+
+
+@pytest.mark.trust("C20", "R6")
+@pytest.mark.parametrize("new_database", ["sqlite"], indirect=True)
+async def test_keys_of_no_more_than_so_many_users_are_told_at_once(network: Network) -> None:
+    await network.server("a.test")
+    peer = network.peer("peer.test")
+    for number, status in ((5000, 200), (5001, 400)):
+        wanted: Json = {f"@u{n}:a.test": [] for n in range(number)}
+        assert (await asking("POST", "/v1/user/keys/query", {"device_keys": wanted})(peer)).status_code == status
+
+
 @pytest.mark.trust("C10")
 @pytest.mark.parametrize("new_database", ["sqlite"], indirect=True)
 async def test_usually_a_server_may_ask_a_great_deal(network: Network) -> None:

@@ -176,6 +176,7 @@ async def test_originals_are_kept_for_a_week_and_go_with_who_said_them_and_with_
 
     async def count() -> int:
         room = await scene.world.container.hot.find(scene.room)  # type: ignore[arg-type]
+        assert room.room_nid is not None
         return await database.read(originals.count_in_room, room.room_nid)
 
     assert await count() == 3

@@ -16,6 +16,7 @@ from tests.federation.network import Seen
 from tests.federation.test_queries import refusing, unreachable
 from tests.federation.test_reads import Stage, q, stage
 from tests.services.rooms.test_branches import DAN
+from tests.world import User, eventually
 
 __all__ = ["stage"]
 
@@ -238,3 +239,51 @@ async def test_event_that_ties_branches_together_is_signed(policed: Policed) -> 
     own = [event for event in after if event.sender == policed.stage.alice.user_id]
     assert len(own) >= 2
     assert all(is_signed(event) for event in own)
+
+
+async def member(user: User, room_id: str, of: User) -> dict[str, Any]:
+    answer = await user.get(f"/rooms/{q(room_id)}/state/m.room.member/{q(of.user_id)}")
+    content: dict[str, Any] = answer.json()
+    return content
+
+
+@pytest.mark.trust("C31", "R6")
+async def test_room_whose_policy_server_is_dead_keeps_nobody_from_telling_other_rooms(policed: Policed) -> None:
+    alice, stage = policed.stage.alice, policed.stage
+    world = stage.scene.world
+    carol, dave = await world.user("carol"), await world.user("dave")
+    await dave.join(stage.room)
+    other = await carol.create_room(preset="public_chat")
+    for user in (alice, dave):
+        await user.join(other)
+    stage.bobs.on("PUT", "/_matrix/federation/v1/send/", lambda seen: {"pdus": {}})
+    policed.answer(unreachable)
+
+    async def rename(user: User, name: str) -> None:
+        await user.put(f"/profile/{q(user.user_id)}/displayname", {"displayname": name})
+
+    async def becomes(room_id: str, of: User, **expected: str) -> None:
+        await eventually(lambda: member(carol, room_id, of), lambda found: expected.items() <= found.items())
+
+    await rename(alice, "Alice")
+    auth = {"type": "m.login.password", "identifier": {"type": "m.id.user", "user": "dave"}, "password": "davedave"}
+    session = (await dave.post("/account/deactivate")).json()["session"]
+    assert (await dave.post("/account/deactivate", {"auth": {**auth, "session": session}})).status_code == 200
+    await rename(carol, "Carol")
+    await becomes(other, carol, displayname="Carol")
+    await becomes(other, alice, displayname="Alice")
+    await becomes(other, dave, membership="leave")
+    # What is newer is not kept waiting for what could not be told.
+    await rename(alice, "Alison")
+    await becomes(other, alice, displayname="Alison")
+    # And what could not be told is not forgotten.
+    assert "displayname" not in await member(alice, stage.room, alice)
+    policed.answer(signature)
+
+    async def later(of: User) -> dict[str, Any]:
+        stage.network.clock.advance(60)
+        await rename(carol, f"Carol {stage.network.clock.now()}")
+        return await member(alice, stage.room, of)
+
+    await eventually(lambda: later(alice), lambda found: found.get("displayname") == "Alison")
+    await eventually(lambda: later(dave), lambda found: found["membership"] == "leave")

@@ -11,6 +11,7 @@ from homeserver.outbound.transport import Reply
 from homeserver.services.rooms.landing import PARTIAL
 from homeserver.services.rooms.partial import COMPLETED
 from homeserver.storage import partial_rooms
+from homeserver.storage.partial_rooms import PartialRoom
 from tests.federation.foreign import FEDERATION, ForeignRoom
 from tests.federation.network import Network, Seen
 from tests.federation.test_joins import join_by
@@ -62,12 +63,26 @@ async def state(user: User, room: ForeignRoom, type_: str) -> Any:
 
 
 async def becomes_whole(network: Network, world: World) -> None:
-    notifier = world.container.notifier
     while await world.container.database.read(partial_rooms.list_all):
-        with notifier.waiting_for([COMPLETED]) as waiter:
-            network.clock.time += 3600 * 1000
-            notifier.changed(notifier.latest, {PARTIAL})
-            await waiter.wait(0.05)
+        await try_again(network, world)
+
+
+async def try_again(network: Network, world: World) -> None:
+    """Let so much time pass that the rest of the room is asked for again."""
+    notifier = world.container.notifier
+    with notifier.waiting_for([COMPLETED]) as waiter:
+        network.clock.time += 3600 * 1000
+        notifier.changed(notifier.latest, {PARTIAL})
+        await waiter.wait(0.05)
+
+
+async def tried(network: Network, world: World, times: int) -> PartialRoom:
+    """Wait until the rest of the room was asked for so often in vain."""
+    while True:
+        [found] = await world.container.database.read(partial_rooms.list_all)
+        if found.failures >= times and found.failure is not None:
+            return found
+        await try_again(network, world)
 
 
 @pytest.mark.behaviours("SS-JOIN-05")
@@ -167,6 +182,60 @@ async def test_a_room_is_not_called_whole_while_keys_may_still_come(network: Net
     del network.peers["silent.test"].answers["GET", KEYS]
     await becomes_whole(network, world)
     assert await state(bob, room, "m.room.topic") == {"topic": "Silence"}
+
+
+@pytest.mark.behaviours("SS-JOIN-05")
+@pytest.mark.trust("R4", "R7")
+async def test_while_nobody_tells_the_state_no_patience_with_keys_is_used_up(network: Network) -> None:
+    world = await network.server("b.test")
+    bob = await world.user("bob")
+    room = await room_of_a_server_without_keys(network)
+    assert (await join_by(bob, room.room_id, "p.test")).status_code == 200
+    network.cut("p.test")
+    down = await tried(network, world, 6)
+    network.heal("p.test")
+    before = await tried(network, world, down.failures + 2)
+    assert before.failure == "2 events are signed by keys that cannot be had at the moment."
+    # How often that was so is not forgotten.
+    await network.stop("b.test")
+    world = await network.server("b.test")
+    bob.client = world.client
+    await tried(network, world, before.failures + 1)
+    del network.peers["silent.test"].answers["GET", KEYS]
+    await becomes_whole(network, world)
+    assert await state(bob, room, "m.room.topic") == {"topic": "Silence"}
+
+
+@pytest.mark.behaviours("SS-JOIN-05")
+@pytest.mark.trust("R4", "S1")
+@pytest.mark.parametrize("knows_all", [True, False])
+async def test_what_was_left_out_is_had_from_others_where_the_server_that_let_us_in_is_gone(
+    network: Network, knows_all: bool
+) -> None:
+    world = await network.server("b.test")
+    bob = await world.user("bob")
+    room = await foreign_room(network, "m.room.topic", {"topic": "Silence"})
+    topic = room.tip
+    cat = "@cat:q.test"
+    room.say("m.room.member", {"membership": "join"}, sender=cat, state_key=cat)
+    before = list(room.state.values())
+    claim = room.graph.build(cat, "org.example.claim", {"so": True}, [room.tip], state_key=cat)
+    assert (await join_by(bob, room.room_id, "p.test")).status_code == 200
+    network.cut("p.test")
+    other = network.peer("q.test")
+    told = [one for one in (*before, claim) if knows_all or one is not topic]
+    answer = {"pdus": [json.loads(one.pdu) for one in told], "auth_chain": []}
+    other.on("GET", f"{FEDERATION}/v1/state/", lambda seen: answer)
+    ids = {"pdu_ids": [one.event_id for one in told], "auth_chain_ids": []}
+    other.on("GET", f"{FEDERATION}/v1/state_ids/", lambda seen: ids)
+    given = {"pdus": [json.loads(topic.pdu)]}
+    other.on("GET", f"{FEDERATION}/v1/event/{quote(topic.event_id, safe='')}", lambda seen: given)
+    network.peers["silent.test"].awake.set()
+    await becomes_whole(network, world)
+    assert await state(bob, room, "m.room.topic") == {"topic": "Silence"}
+    # What only the other server calls state was not told by the one that was asked for it at the join.
+    answer_to_claim = await bob.get(f"/rooms/{quote(room.room_id)}/state/org.example.claim/{quote(cat)}")
+    assert answer_to_claim.status_code == 404
 
 
 @pytest.mark.behaviours("SS-JOIN-05")

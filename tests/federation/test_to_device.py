@@ -4,17 +4,19 @@ import json
 from typing import Any
 
 import pytest
+from sqlalchemy import func, select
 
 from homeserver.matrix.identifiers import DeviceId, ServerName, UserId
-from homeserver.services.users.to_device import MOST_ELSEWHERE, MOST_OF_SERVER, MOST_WAITING
+from homeserver.services.users.to_device import MOST_ELSEWHERE, MOST_OF_SERVER, MOST_OF_STRANGER, MOST_WAITING
 from homeserver.storage import destinations, outgoing_edus, stream_rows, to_device
 from homeserver.storage.destinations import Destination
-from homeserver.storage.engine import WriteTx
+from homeserver.storage.engine import ReadTx, WriteTx
 from homeserver.storage.outgoing_edus import TO_DEVICE, OutgoingEdu
-from homeserver.storage.to_device import Message
+from homeserver.storage.to_device import Message, received_messages
 from tests.federation.network import Network
 from tests.federation.test_edus import TXN_IDS
 from tests.federation.test_outbound import Taker
+from tests.services.rooms.test_branches import Scene
 from tests.world import User, World, eventually, until
 
 pytestmark = pytest.mark.anyio
@@ -110,28 +112,102 @@ async def waiting(world: World, user: User) -> dict[str, int]:
     return {str(server): count for server, (count, _) in found[who].items()}
 
 
+async def share_a_room(network: Network, world: World, user: User, *servers: str) -> None:
+    """Have these servers be in a room of the user's."""
+    scene = Scene(world, user, await user.create_room(preset="public_chat"))
+    for server in servers:
+        if server not in network.peers:
+            network.peer(server)
+        await scene.join(f"@somebody:{server}")
+
+
 @pytest.mark.trust("C19")
 async def test_one_server_fills_no_more_than_its_share_of_an_inbox(network: Network, world: World) -> None:
     alice = await world.user("alice")
+    await share_a_room(network, world, alice, "b.example", "c.example", "d.example")
     await world.container.database.write(fill, alice, MOST_OF_SERVER - 2, "b.example")
     flood = [message(alice.user_id, "*", {"n": number}, message_id=f"b{number}") for number in range(20)]
     await send(network, *flood)
     await send(network, message(alice.user_id, "*", sender="@eve:c.example"), by="c.example")
     assert await waiting(world, alice) == {"b.example": MOST_OF_SERVER, "c.example": 1}
-    # Of all that waits, the oldest go.
+    # Of all that waits, the oldest go of those of whom there are most.
     await world.container.database.write(fill, alice, MOST_WAITING - MOST_OF_SERVER - 1, "d.example")
     more = [message(alice.user_id, "*", message_id=f"{n}", sender="@eve:c.example") for n in range(5)]
     await send(network, *more, by="c.example")
     assert await waiting(world, alice) == {
-        "b.example": MOST_OF_SERVER - 5,
+        "b.example": MOST_OF_SERVER - 3,
         "c.example": 6,
-        "d.example": MOST_WAITING - MOST_OF_SERVER - 1,
+        "d.example": MOST_OF_SERVER - 3,
     }
+
+
+@pytest.mark.trust("C19", "R5")
+async def test_whoever_has_many_names_does_not_push_out_what_others_have_sent(network: Network, world: World) -> None:
+    alice = await world.user("alice")
+    await share_a_room(network, world, alice, "b.example", "c.example", "e1.example", "e2.example")
+    await send(network, message(alice.user_id, "*", {"n": 1}))
+    await world.container.database.write(fill, alice, MOST_OF_SERVER, "e1.example")
+    await world.container.database.write(fill, alice, MOST_OF_SERVER - 1, "e2.example")
+    eve = network.peers["e2.example"]
+    for number in range(3):
+        edu = message(alice.user_id, "*", sender="@eve:e2.example", message_id=f"{number}")
+        await eve.send("a.test", f"e{number}", edus=[edu])
+    assert (await waiting(world, alice)) == {
+        "b.example": 1,
+        "e1.example": MOST_OF_SERVER - 1,
+        "e2.example": MOST_OF_SERVER,
+    }
+    await send(network, message(alice.user_id, "*", sender="@c:c.example"), by="c.example")
+    assert (await waiting(world, alice))["b.example"] == 1
+    assert (await waiting(world, alice))["c.example"] == 1
+    assert sum((await waiting(world, alice)).values()) == MOST_WAITING
+
+
+@pytest.mark.trust("C19", "R5", "R6")
+async def test_strangers_have_little_room_and_count_as_one(network: Network, world: World) -> None:
+    alice = await world.user("alice")
+    await share_a_room(network, world, alice, "b.example", "d.example", "f.example")
+    for start in (0, 100):
+        flood = [
+            message(alice.user_id, "*", {"n": n}, message_id=f"{n}", sender="@eve:c.example")
+            for n in range(start, start + 100)
+        ]
+        await send(network, *flood, by="c.example")
+    assert await waiting(world, alice) == {"c.example": MOST_OF_STRANGER}
+    # They leave before anybody else does who has no more than all of them.
+    for number in range(30):
+        await world.container.database.write(fill, alice, MOST_OF_STRANGER, f"s{number}.example")
+    await world.container.database.write(fill, alice, 2000, "b.example")
+    full = MOST_WAITING - 2000 - 31 * MOST_OF_STRANGER
+    await world.container.database.write(fill, alice, full // 6, "d.example")
+    for number in range(5):
+        await world.container.database.write(fill, alice, full // 6, f"k{number}.example")
+        await share_a_room(network, world, alice, f"k{number}.example")
+    while sum((await waiting(world, alice)).values()) < MOST_WAITING:
+        await world.container.database.write(fill, alice, 1, "d.example")
+    await send(network, message(alice.user_id, "*", {"n": 1}, message_id="last"))
+    found = await waiting(world, alice)
+    assert found["b.example"] == 2001
+    assert sum(count for server, count in found.items() if server[0] in "cs") == 31 * MOST_OF_STRANGER - 1
+
+
+@pytest.mark.trust("C19", "R6")
+async def test_of_messages_to_nobody_here_there_is_no_trace(network: Network, world: World) -> None:
+    alice = await world.user("alice")
+    await send(network, message("@nobody:a.test", "*"), message(alice.user_id, "NOSUCH", message_id="m2"))
+
+    def count(tx: ReadTx) -> int:
+        return int(tx.connection.execute(select(func.count()).select_from(received_messages)).scalar_one())
+
+    assert await world.container.database.read(count) == 0
+    await send(network, message(alice.user_id, "*", message_id="m3"))
+    assert await world.container.database.read(count) == 1
 
 
 @pytest.mark.trust("C19")
 async def test_flood_comes_in_parts_of_a_hundred(network: Network, world: World) -> None:
     alice = await world.user("alice")
+    await share_a_room(network, world, alice, "b.example")
     for start in (0, 100):
         flood = [message(alice.user_id, "*", {"n": n}, message_id=f"{n}") for n in range(start, start + 100)]
         await send(network, *flood)

@@ -2,21 +2,45 @@
 
 import json
 import random
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
 
 from homeserver.matrix.events import Event
 from homeserver.matrix.request_signing import sign_request
+from homeserver.matrix.room_versions import ROOM_VERSIONS
 from homeserver.matrix.server_keys import publish
 from homeserver.matrix.signing import sign_pdu
 from homeserver.outbound.transport import Reply
 from tests.room_graphs import key_of
 from tests.simulation.city import City, part
 
-_VERSIONS = [str(number) for number in range(1, 13)]
+_NOTHING = Reply(404, {}, b'{"errcode": "M_NOT_FOUND", "error": "No."}')
 
 _LONG_MS = 5 * 24 * 3_600_000
 """Its keys are good for whatever time of day anybody believes that it is."""
+
+
+@dataclass
+class _Known:
+    """A room as it was seen."""
+
+    room_id: str
+    version: str
+    events: dict[str, Event] = field(default_factory=dict)
+
+    def see(self, pdu: Any) -> None:
+        """Keep an event, if it is one of the room's."""
+        # The event that makes a room does not say which, where that follows from its hash.
+        usual = self.room_id if ROOM_VERSIONS[self.version].room_ids_are_hashes else None
+        if pdu.get("room_id", usual) == self.room_id:
+            event = Event.parse(json.dumps(pdu).encode(), self.version)
+            if event.room_id == self.room_id:
+                self.events[event.event_id] = event
+
+    @property
+    def members(self) -> list[str]:
+        return sorted({event.state_key or "" for event in self.events.values() if event.type == "m.room.member"})
 
 
 class Liar:
@@ -28,9 +52,7 @@ class Liar:
         self.user_id = f"@mallory:{name}"
         self._key = key_of(name)
         self._chance = random.Random(city.chance.random())
-        self._seen: dict[str, Event] = {}
-        self._version = ""
-        self._room_id = ""
+        self._rooms: list[_Known] = []
         self._numbers = 0
         self.is_silent = False
         city.strangers[name] = self.answer
@@ -44,15 +66,15 @@ class Liar:
         if method == "PUT" and "/federation/v1/send/" in path:
             assert body is not None
             for pdu in json.loads(body).get("pdus", []):
-                self._see(json.dumps(pdu).encode())
+                self._see(pdu)
             return Reply(200, {}, b'{"pdus": {}}')
-        if self.is_silent:
-            return self._nothing(path)
-        return self._chance.choice([self._nothing, self._garbage, self._wrong_events, self._right_events])(path)
+        if self.is_silent or not self._rooms:
+            return _NOTHING
+        known = self._chance.choice(self._rooms)
+        return self._chance.choice([self._nothing, self._garbage, self._wrong_events, self._right_events])(known)
 
     async def join(self, room_id: str, version: str, through: str) -> bool:
         """Become a member, as any server does."""
-        self._room_id, self._version = room_id, version
         status, made = await self._ask(
             through, "GET", f"/_matrix/federation/v1/make_join/{part(room_id)}/{part(self.user_id)}?ver={version}"
         )
@@ -63,21 +85,25 @@ class Liar:
         status, joined = await self._ask(through, "PUT", target, event.pdu)
         if status != 200:
             return False
-        for pdu in [*joined["auth_chain"], *joined["state"]]:
-            self._see(json.dumps(pdu).encode())
-        self._see(event.pdu)
+        self._rooms.append(_Known(room_id, version))
+        # The answer has the event as it is with the signature of whoever let it in.
+        for pdu in [*joined["auth_chain"], *joined["state"], joined.get("event") or json.loads(event.pdu)]:
+            self._see(pdu)
         return True
 
     async def lie(self) -> None:
         """Say something to somebody; it may be true."""
+        if not self._rooms:
+            return
+        known = self._chance.choice(self._rooms)
         destination = self._chance.choice(sorted(self.city.houses))
-        pdus = [self._invent() for _ in range(self._chance.randint(1, 4))]
+        pdus = [self._invent(known) for _ in range(self._chance.randint(1, 4))]
         if self._chance.random() < 0.3:
-            pdus.append(self._spoilt(pdus[0]))
+            pdus.append(self._spoilt(known, pdus[0]))
         self._chance.shuffle(pdus)
         edus: list[Any] = []
         if self._chance.random() < 0.3:
-            edus = [{"edu_type": "m.typing", "content": {"room_id": self._room_id, "user_id": 1, "typing": "x"}}, 7]
+            edus = [{"edu_type": "m.typing", "content": {"room_id": known.room_id, "user_id": 1, "typing": "x"}}, 7]
         self._numbers += 1
         body = {
             "origin": self.name,
@@ -88,23 +114,25 @@ class Liar:
         target = f"/_matrix/federation/v1/send/l{self._numbers}"
         await self._ask(destination, "PUT", target, json.dumps(body).encode())
 
-    def _invent(self) -> bytes:
+    def _invent(self, known: _Known) -> bytes:
         """An event, well signed: a message, a change of state that it may not make, or a branch off somewhere."""
-        known = list(self._seen.values())
-        prev = self._chance.sample(known, min(len(known), self._chance.choice([1, 1, 1, 2, 3])))
-        auth = self._auth_events()
-        kind = self._chance.choice(["message", "message", "topic", "ban", "power", "leave", "join"])
-        type_, state_key, content = {
-            "message": ("m.room.message", None, {"msgtype": "m.text", "body": "lies"}),
-            "topic": ("m.room.topic", "", {"topic": "lies"}),
-            "ban": ("m.room.member", self._chance.choice(self._members()), {"membership": "ban"}),
-            "power": ("m.room.power_levels", "", {"users": {self.user_id: 100}}),
-            "leave": ("m.room.member", self.user_id, {"membership": "leave"}),
-            "join": ("m.room.member", self.user_id, {"membership": "join", "displayname": "Mallory"}),
-        }[kind]
+        seen = list(known.events.values())
+        prev = self._chance.sample(seen, min(len(seen), self._chance.choice([1, 1, 1, 2, 3])))
+        auth = self._auth_events(known)
+        deeds: list[tuple[str, str | None, dict[str, Any]]] = [
+            ("m.room.message", None, {"msgtype": "m.text", "body": "lies"}),
+            ("m.room.message", None, {"msgtype": "m.text", "body": "lies"}),
+            ("m.room.redaction", None, {"reason": "lies"}),
+            ("m.room.topic", "", {"topic": "lies"}),
+            ("m.room.member", self._chance.choice(known.members), {"membership": "ban"}),
+            ("m.room.power_levels", "", {"users": {self.user_id: 100}}),
+            ("m.room.member", self.user_id, {"membership": "leave"}),
+            ("m.room.member", self.user_id, {"membership": "join", "displayname": "Mallory"}),
+        ]
+        type_, state_key, content = self._chance.choice(deeds)
         template: dict[str, Any] = {
             "type": type_,
-            "room_id": self._room_id,
+            "room_id": known.room_id,
             "sender": self.user_id,
             "content": content,
             "origin_server_ts": self.city.houses[sorted(self.city.houses)[0]].clock.now(),
@@ -114,14 +142,17 @@ class Liar:
         }
         if state_key is not None:
             template["state_key"] = state_key
+        if type_ == "m.room.redaction":
+            bearer = content if ROOM_VERSIONS[known.version].redacts_in_content else template
+            bearer["redacts"] = self._chance.choice(seen).event_id
         if self._chance.random() < 0.1:
             template["prev_events"].append("$" + "x" * 43)  # Which nobody will ever have.
-        event = sign_pdu(json.dumps(template).encode(), self._version, self.name, self._key)
+        event = sign_pdu(json.dumps(template).encode(), known.version, self.name, self._key)
         if self._chance.random() < 0.8:
-            self._seen[event.event_id] = event
+            known.events[event.event_id] = event
         return event.pdu
 
-    def _spoilt(self, pdu: bytes) -> bytes:
+    def _spoilt(self, known: _Known, pdu: bytes) -> bytes:
         value = json.loads(pdu)
         spoil = self._chance.choice(["signature", "hash", "sender", "room", "depth"])
         if spoil == "signature":
@@ -129,47 +160,45 @@ class Liar:
         elif spoil == "hash":
             value["content"]["more"] = "added later"
         elif spoil == "sender":
-            value["sender"] = self._chance.choice(self._members())
+            value["sender"] = self._chance.choice(known.members)
         elif spoil == "room":
             value["room_id"] = "!elsewhere:" + self.name
         else:
             value["depth"] = -1
         return json.dumps(value).encode()
 
-    def _auth_events(self) -> list[Event]:
-        """Those that an honest server would name, mostly."""
+    def _auth_events(self, known: _Known) -> list[Event]:
+        """Those that an honest server would name, mostly; or those from before it was put out."""
+        is_late = self._chance.random() < 0.5
         state: dict[tuple[str, str], Event] = {}
-        for event in self._seen.values():
-            if event.state_key is not None:
+        for event in known.events.values():
+            is_end = event.state_key == self.user_id and event.membership != "join"
+            if event.state_key is not None and not (is_late and is_end):
                 state[event.type, event.state_key] = event
         pairs = [("m.room.create", ""), ("m.room.power_levels", ""), ("m.room.member", self.user_id)]
-        if self._version == "12":
+        if known.version == "12":
             pairs = pairs[1:]
         chosen = [state[pair] for pair in pairs if pair in state]
         if self._chance.random() < 0.1:
             chosen = chosen[1:]
         return chosen
 
-    def _members(self) -> list[str]:
-        return sorted({event.state_key or "" for event in self._seen.values() if event.type == "m.room.member"})
+    def _see(self, pdu: Any) -> None:
+        for known in self._rooms:
+            known.see(pdu)
 
-    def _see(self, pdu: bytes) -> None:
-        event = Event.parse(pdu, self._version)
-        if event.room_id == self._room_id:
-            self._seen[event.event_id] = event
+    def _nothing(self, known: _Known) -> Reply:
+        return _NOTHING
 
-    def _nothing(self, path: str) -> Reply:
-        return Reply(404, {}, b'{"errcode": "M_NOT_FOUND", "error": "No."}')
-
-    def _garbage(self, path: str) -> Reply:
+    def _garbage(self, known: _Known) -> Reply:
         return Reply(200, {}, self._chance.choice([b"", b"<html>", b"[]", b'{"pdus": 3}', b"{}"]))
 
-    def _wrong_events(self, path: str) -> Reply:
-        return self._events([self._invent() for _ in range(3)])
+    def _wrong_events(self, known: _Known) -> Reply:
+        return self._events([self._invent(known) for _ in range(3)])
 
-    def _right_events(self, path: str) -> Reply:
-        known = [event.pdu for event in self._seen.values()]
-        return self._events(self._chance.sample(known, min(len(known), 10)))
+    def _right_events(self, known: _Known) -> Reply:
+        pdus = [event.pdu for event in known.events.values()]
+        return self._events(self._chance.sample(pdus, min(len(pdus), 10)))
 
     @staticmethod
     def _events(pdus: list[bytes]) -> Reply:

@@ -114,6 +114,12 @@ class SimulatedClock(Clock):
     def monotonic(self) -> float:
         return self._loop.time()
 
+    async def sleep(self, seconds: float) -> None:
+        life = LIFE.get()
+        await super().sleep(seconds)
+        if life is not None and life.is_over:
+            await self._loop.create_future()
+
 
 class SeededRandomness(Randomness):
     """Chance that repeats."""

@@ -8,7 +8,7 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, pool
+from sqlalchemy import Connection, pool, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from homeserver.app.migrations import alembic_config
@@ -52,6 +52,28 @@ async def upgrade_in_two_steps(url: str, revision: str) -> None:
     await asyncio.to_thread(command.upgrade, config, revision)
     await asyncio.to_thread(command.upgrade, config, "head")
     assert await schema_differences(url) == []
+
+
+async def test_data_from_before_is_said_to_be_its_users(database_url: str) -> None:
+    config = alembic_config(database_url)
+    content = {
+        1: '{"sender": "@alice:a.test", "type": "m.test", "message_id": "\\u0000\\ud800", "messages": {}}',
+        2: '{"user_id": "@bob:a.test", "device_id": "D", "stream_id": 1}',
+    }
+    engine = create_async_engine(database_url, poolclass=pool.NullPool)
+    async with engine.begin() as connection:
+        await connection.execute(text("DROP TABLE left_out"))
+        await connection.execute(text("ALTER TABLE partial_rooms DROP COLUMN lacking"))
+        await connection.execute(text("UPDATE alembic_version SET version_num = '0090'"))
+        for position, told in content.items():
+            row = {"position": position, "content": told.encode()}
+            insert = "INSERT INTO outgoing_edus VALUES ('b.test', :position, 'm.test', :content, NULL)"
+            await connection.execute(text(insert), row)
+    await asyncio.to_thread(command.upgrade, config, "head")
+    async with engine.connect() as connection:
+        found = await connection.execute(text("SELECT position, user_id FROM outgoing_edus ORDER BY position"))
+        assert [tuple(row) for row in found] == [(1, "@alice:a.test"), (2, "@bob:a.test")]
+    await engine.dispose()
 
 
 def test_migrations_are_numbered_in_their_order() -> None:

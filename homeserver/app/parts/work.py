@@ -35,7 +35,7 @@ def list_works(
     stack.callback(notifier.wake_all)
     found: list[Work] = [
         housekeeping.run,
-        RoomEffects(database, notifier, rooms.members, live.presence).run,
+        RoomEffects(database, clock, notifier, rooms.members, live.presence).run,
         Purging(notifier, rooms.purge).run,
         servers.room_lines.run,
         RoomCompletion(clock, notifier, graph.completion, graph.gaps).run,

@@ -41,13 +41,12 @@ class Deliveries:
         [outcome] = await asyncio.gather(self._deliver_some(recipient), return_exceptions=True)
         if isinstance(outcome, Unavailable):
             # The database is away: that is nothing to hold against a server.
-            recipient.pending.fall_behind()
-            recipient.pending.leave_edus()
+            recipient.pending.look_again()
             await self._clock.sleep(_PAUSE_S)
         elif isinstance(outcome, BaseException):
             # Whatever it is, it concerns this server alone.
             report(outcome)
-            recipient.pending.leave_edus()
+            recipient.pending.look_again()
             kind = type(outcome).__name__
             self._outcomes.failed(recipient, f"Nothing could be sent to it, which is a fault of this server: {kind}")
 

@@ -52,6 +52,11 @@ class Pending:
         self.is_behind = True
         self.queue.clear()
 
+    def look_again(self) -> None:
+        """What it lacks could not be read: nothing is known but that there may be something."""
+        self.fall_behind()
+        self.has_edus = True
+
     def begin_look_up(self) -> None:
         """What it lacks is being looked up: what is new from here on comes to the queue."""
         self.is_behind = False

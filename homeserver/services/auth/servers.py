@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from homeserver.errors import Forbidden, NotSigned
 from homeserver.kit.clock import Clock
+from homeserver.kit.concurrency import FairTurns
 from homeserver.matrix.canonical import CanonicalJsonError
 from homeserver.matrix.identifiers import Origin, ServerName, is_server_name
 from homeserver.matrix.request_signing import MalformedHeader, XMatrix, verify_request
@@ -11,9 +12,10 @@ from homeserver.matrix.signing import SignatureError
 from homeserver.outbound.destinations import Destinations
 from homeserver.outbound.keyring import KeyRing
 from homeserver.outbound.partners import Partners
-from homeserver.services.auth.limits import Limits, network_of
+from homeserver.services.auth.limits import Limits, host_of, network_of
 
 _MOST_HEADERS = 4
+_ROUNDS = 12
 
 
 class ServerAuth:
@@ -34,6 +36,7 @@ class ServerAuth:
         self._partners = partners
         self._limits = limits
         self._server_name = server_name
+        self._turns = FairTurns(_ROUNDS)
 
     async def check(
         self, headers: Sequence[str], *, address: str, method: str, target: str, content: bytes | None
@@ -54,6 +57,8 @@ class ServerAuth:
             # Anybody can write any name in a header, and have us ask that server.
             self._limits.take("strangers", network_of(address))
         keys = await self._keys.find(wanted, is_urgent=True)
+        # A large body takes a while, and anybody may send many of them at a time: in any name, but not from anywhere.
+        await self._turns.take(network_of(address), host_of(ServerName(origin)))
         reason = "The key that signed the request is not known."
         for one in said:
             key = keys.get((origin, one.key_id))

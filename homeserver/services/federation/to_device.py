@@ -58,5 +58,8 @@ class DirectToDevice:
 
 
 def _take(tx: WriteTx, origin: ServerName, message_id: str, bodies: dict[Addressed, bytes], *, now: int) -> None:
-    if to_device.receive(tx, origin, message_id, now=now):
-        deliver(tx, origin, bodies)
+    if not bodies or not to_device.receive(tx, origin, message_id, now=now):
+        return
+    if not deliver(tx, origin, bodies):
+        # Of what is for nobody there need be no trace: anybody may send any number of those.
+        to_device.forget(tx, origin, message_id)

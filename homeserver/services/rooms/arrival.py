@@ -67,8 +67,10 @@ class _Answer:
     members: Mapping[EventId, tuple[str, UserId]]
     """Of the member events of the state: what they make of the user, and their sender."""
     events: Mapping[EventId, Event]
+    unproven: Collection[EventId]
+    """What was named as state besides members, and left out because its signers did not tell their keys in time."""
     servers: Collection[ServerName] | None
-    """The servers in the room, where events were left out because their signers did not tell their keys in time."""
+    """The servers in the room, where anything was left out for that reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,7 +272,7 @@ class Arrivals:
                     return True
                 raise BadAnswer("The join event is known already, and was not accepted.")
             _judge(room, answer, ground, given, fill_in=partial is not None)
-            landing = self._landing(room, answer.join, ground, given, partial, via)
+            landing = self._landing(room, answer, ground, given, partial, via)
             try:
                 await self._database.write(land, self._trees, landing, self._server_name, lambda: self._hot.drop(room))
             except BaseException:
@@ -295,7 +297,7 @@ class Arrivals:
     def _landing(
         self,
         room: HotRoom,
-        join: Event,
+        answer: _Answer,
         ground: _Ground,
         given: Mapping[Pair, _Given],
         partial: Collection[ServerName] | None,
@@ -307,7 +309,7 @@ class Arrivals:
             room_id=room.room_id,
             root=room.root,
             tips=room.tips,
-            event=join,
+            event=answer.join,
             auth=[row.position for row in ground.auth],
             state={one.pair_id: one.position for one in given.values()},
             members={
@@ -317,6 +319,7 @@ class Arrivals:
             },
             missing=ground.missing,
             partial=partial,
+            left_out=_left_out(answer, given),
             via=via,
             now=self._clock.now(),
         )
@@ -372,7 +375,22 @@ def _sort(
     if create.content.get("room_version", "1") != version.identifier:
         raise BadAnswer("The room is of another version than it was said to be.")
     is_lacking = any(isinstance(one, Unfit) and one.unproven is not None for one in everything)
-    return _Answer(join, create, pairs, members, found, _servers_in(state) if is_lacking else None)
+    unproven = [
+        EventId(one.unproven.event_id)
+        for one in state
+        if isinstance(one, Unfit) and one.unproven is not None and _is_more_than_a_member(one.unproven)
+    ]
+    return _Answer(join, create, pairs, members, found, unproven, _servers_in(state) if is_lacking else None)
+
+
+def _is_more_than_a_member(event: Event) -> bool:
+    return event.state_key is not None and event.type != _MEMBER
+
+
+def _left_out(answer: _Answer, given: Collection[Pair]) -> list[EventId]:
+    """What was named as state besides members, and cannot be used: it, or what it rests on, is not proven."""
+    unusable = [event_id for pair, event_id in answer.state.items() if pair not in given and pair[0] != _MEMBER]
+    return [*unusable, *answer.unproven]
 
 
 def _servers_in(state: Iterable[Event | Unfit]) -> set[ServerName]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from homeserver.errors import BadAnswer, NotFound, RemoteFailure, Unavailable
+from homeserver.errors import BadAnswer, HomeserverError, NotFound, RemoteFailure, Unavailable
 from homeserver.kit.clock import Clock
 from homeserver.kit.metrics import Metrics
 from homeserver.matrix.events import Event
@@ -41,12 +41,17 @@ _FEW = 50
 """Up to so many events that are missing are asked for one by one: the state is large."""
 _SERVERS = 10
 _PATIENCE = 4
-"""So often the rest is tried while events are not given, or cannot be proven for want of keys; then without them."""
+"""So often the rest is told while events of it are not given, or cannot be proven for want of keys; then it is taken
+without them."""
 _FIRST_PAUSE_MS = 10_000
 _LONGEST_PAUSE_MS = 60 * 60 * 1000
 _TELL_MS = 3000
 _ORIGINALS_MS = 7 * 24 * 60 * 60 * 1000
 """So long it is kept what was redacted, for the case that that was not allowed."""
+
+
+class Lacking(HomeserverError):
+    """The state was told, and something of it cannot be had at the moment: left out now, it is left out for good."""
 
 
 @dataclass(slots=True)
@@ -107,9 +112,9 @@ class Completion:
 
         That is noted beforehand, too: whatever happens, no room is tried again and again without a pause.
         """
-        pause = min(_FIRST_PAUSE_MS * 2 ** min(partial.failures, 20), _LONGEST_PAUSE_MS)
-        retry_ts = self._clock.now() + pause
-        await self._database.write(_begin, partial.room_nid, retry_ts=retry_ts, now=self._clock.now())
+        now = self._clock.now()
+        retry_ts = now + _pause_after(partial.failures)
+        await self._database.write(_begin, partial.room_nid, retry_ts=retry_ts, now=now)
         try:
             room = await self._hot.get(partial.room_nid)
         except NotFound:
@@ -118,35 +123,44 @@ class Completion:
             await self._complete(room, partial)
         except NotFound:
             return None  # It was purged meanwhile.
+        except Lacking as error:
+            # However long nobody told anything before: what lacks may be there soon.
+            await self._database.write(partial_rooms.set_lacking, partial.room_nid)
+            await self._note_failure(room, partial, str(error), _pause_after(partial.lacking))
+            return None
         except (RemoteFailure, Superseded, Unavailable) as error:
-            retry_ts = self._clock.now() + pause
             reason = str(error) or "The room was changing."
-            await self._database.write(partial_rooms.set_failed, partial.room_nid, reason, retry_ts=retry_ts)
-            log.warning(
-                f"the rest of room {room.room_id} could not be had; it goes on, and is tried again",
-                room_id=room.room_id,
-                reason=reason,
-                in_s=pause // 1000,
-            )
+            await self._note_failure(room, partial, reason, _pause_after(partial.failures))
             return None
         finally:
-            if partial.failures >= _PATIENCE:
+            if partial.lacking >= _PATIENCE:
                 self._unproven.forget(partial.room_nid)  # It is not waited for any more.
         await self._replay.unprepare(partial.room_nid)
         return room.room_id
 
+    async def _note_failure(self, room: HotRoom, partial: PartialRoom, reason: str, pause_ms: int) -> None:
+        retry_ts = self._clock.now() + pause_ms
+        await self._database.write(partial_rooms.set_failed, partial.room_nid, reason, retry_ts=retry_ts)
+        log.warning(
+            f"the rest of room {room.room_id} could not be had; it goes on, and is tried again",
+            room_id=room.room_id,
+            reason=reason,
+            in_s=pause_ms // 1000,
+        )
+
     async def _complete(self, room: HotRoom, partial: PartialRoom) -> None:
         if not any(domain_of(user_id) == self._server_name for user_id in room.joined):
             raise BadAnswer("Nobody of this server is in the room any more.")
-        join_id, servers = await self._database.snapshot(_find_sources, partial)
+        join_id, servers, left_out = await self._database.snapshot(_find_sources, partial)
         failures: list[str] = []
         best: Sequence[EventId] | None = None
-        trusted: Collection[EventId] = ()
+        trusted = set(left_out)
         for server in servers:
             try:
-                state, absent = await self._fetch(room, partial, server, join_id)
+                is_begun = partial.done > 0 or best is not None
+                state, absent = await self._fetch(room, partial, server, join_id, left_out, is_begun)
                 if server == partial.via:
-                    trusted = set(state)
+                    trusted.update(state)
                 self._check_proven(partial)
                 if not absent:
                     await self._put_in(room, partial, state, trusted)
@@ -157,23 +171,34 @@ class Completion:
                 # Another one may have them.
                 failures.append(f"{server}: It did not give {absent} events of the state.")
                 best = best or state
-        if best is None or partial.failures < _PATIENCE:
+        if best is None:
             raise BadAnswer("; ".join(failures) or "There is nobody to ask.")
+        if partial.lacking < _PATIENCE:
+            raise Lacking("; ".join(failures))
         await self._put_in(room, partial, best, trusted)
 
     def _check_proven(self, partial: PartialRoom) -> None:
-        """Raises `Unavailable` while it is worth waiting for keys: what is left out now is left out for good."""
+        """Raises `Lacking` while it is worth waiting for keys."""
         unproven = self._unproven.count(partial.room_nid)
-        if unproven and partial.failures < _PATIENCE:
-            raise Unavailable(f"{unproven} events are signed by keys that cannot be had at the moment.")
+        if unproven and partial.lacking < _PATIENCE:
+            raise Lacking(f"{unproven} events are signed by keys that cannot be had at the moment.")
 
     async def _fetch(
-        self, room: HotRoom, partial: PartialRoom, server: ServerName, join_id: EventId
+        self,
+        room: HotRoom,
+        partial: PartialRoom,
+        server: ServerName,
+        join_id: EventId,
+        left_out: Sequence[EventId],
+        is_begun: bool,
     ) -> tuple[Sequence[EventId], int]:
-        """Have all events of the state before the join; which they are, and how many that takes were not given."""
-        if partial.done:
+        """Have all events of the state before the join; which they are, and how many that takes were not given.
+
+        What was left out at the join belongs to it, whether this server says so or not.
+        """
+        if is_begun:
             ids = await self._requests.ids(room, server, join_id)
-            wanted = ids.all()
+            wanted = list(dict.fromkeys([*left_out, *ids.all()]))
             known = await self._find_known(wanted)
             held = self._unproven.held(partial.room_nid)
             here = {event_id: held[event_id] for event_id in wanted if event_id in held and event_id not in known}
@@ -181,11 +206,14 @@ class Completion:
             if len(absent) <= _FEW:
                 given = await self._requests.singly(room, server, absent)
                 await self._store(room, here | given, len(known))
-                return ids.state, len(absent) - len(given)
+                return [*left_out, *ids.state], len(absent) - len(given)
         log.info(f"asking {server} for the state of room {room.room_id}", room_id=room.room_id)
         whole = await self._requests.whole(room, server, join_id, self._find_unknown)
-        await self._store(room, whole.chosen, whole.count - len(whole.chosen))
-        return whole.state, 0
+        unknown = await self._find_unknown(left_out)
+        missing = [event_id for event_id in left_out if event_id in unknown and event_id not in whole.chosen]
+        given = await self._requests.singly(room, server, missing[:_FEW])
+        await self._store(room, {**whole.chosen, **given}, whole.count - len(whole.chosen))
+        return [*left_out, *whole.state], len(missing) - len(given)
 
     async def _find_unknown(self, event_ids: Collection[EventId]) -> set[EventId]:
         return set(event_ids) - await self._find_known(event_ids)
@@ -298,11 +326,15 @@ def _find_leftovers(tx: ReadTx) -> list[int]:
     return sorted(set(found) - partial_rooms.find_many(tx, found).keys())
 
 
-def _find_sources(tx: ReadTx, partial: PartialRoom) -> tuple[EventId, list[ServerName]]:
-    """The join event, and servers that should know the state before it."""
+def _pause_after(times: int) -> int:
+    return min(_FIRST_PAUSE_MS << min(times, 20), _LONGEST_PAUSE_MS)
+
+
+def _find_sources(tx: ReadTx, partial: PartialRoom) -> tuple[EventId, list[ServerName], list[EventId]]:
+    """The join event, servers that should know the state before it, and what was left out of that state."""
     row = events.find_many(tx, [partial.position])[partial.position]
     servers = [ServerName(partial.via), *room_servers.list_longest(tx, partial.room_nid, limit=_SERVERS)]
-    return row.event_id, list(dict.fromkeys(servers))
+    return row.event_id, list(dict.fromkeys(servers)), partial_rooms.list_left_out(tx, partial.room_nid)
 
 
 def _read_state(rows: Mapping[int, events.StoredEvent], version: str) -> dict[int, tuple[Pair, Standing | None]]:

@@ -67,6 +67,8 @@ class Landing:
     """The events before it that are not known."""
     partial: Collection[ServerName] | None = None
     """The servers in the room, where members are missing from the state."""
+    left_out: Collection[EventId] = ()
+    """What else is missing that was named as part of it."""
     via: str = ""
     now: int = 0
 
@@ -117,7 +119,7 @@ def land(tx: WriteTx, trees: StateTrees, landing: Landing, server_name: str, com
         partial_rooms.remove(tx, nid)
     else:
         servers.update(one for one in landing.partial if one != server_name)
-        partial_rooms.put(tx, PartialRoom(nid, position, before, landing.via, landing.now))
+        partial_rooms.put(tx, PartialRoom(nid, position, before, landing.via, landing.now), landing.left_out)
         tx.wake([PARTIAL])
     room_servers.replace(tx, nid, servers, position)
     if servers:

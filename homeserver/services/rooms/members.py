@@ -5,12 +5,25 @@ demand beyond the authorisation rules (guests, restricted rooms, those who want 
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
 
-from homeserver.errors import Conflict, Forbidden, InvalidParam, NotFound, RequestError, Unsupported
+from homeserver.errors import (
+    Conflict,
+    Forbidden,
+    HomeserverError,
+    InvalidParam,
+    LimitExceeded,
+    NotFound,
+    RequestError,
+    Unsupported,
+)
+from homeserver.kit.concurrency import contained
+from homeserver.kit.logs import report
 from homeserver.matrix import identifiers
 from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import EventId, RoomId, ServerName, UserId
@@ -31,6 +44,8 @@ from homeserver.storage.engine import Database, ReadTx
 
 MOST_INVITEES = 1000
 _AT_ONCE = 50
+_TRIES = 5
+"""So often a room that is busy is tried again, when many are changed."""
 _NOT_KEPT = {*FROM_PROFILE, AUTHORISED, "reason"}
 
 Json = dict[str, Any]
@@ -208,15 +223,17 @@ class Members:
                 raise outcome
             drafts.replace(index, outcome)
 
-    async def follow_account(self, user_id: UserId) -> None:
-        """Take the user's name and picture into the rooms where they are out of date; who is no more, leaves them."""
+    async def follow_account(self, user_id: UserId) -> bool:
+        """Take the user's name and picture into the rooms where they are out of date; who is no more, leaves them.
+
+        False if some of the rooms could not be told, and may be some other time.
+        """
         account = await self._database.read(users.find, user_id)
         if account is not None and account.is_deactivated:
-            await self._leave_all(user_id)
-        else:
-            await self._refresh_profile(user_id)
+            return await self._leave_all(user_id)
+        return await self._refresh_profile(user_id)
 
-    async def _refresh_profile(self, user_id: UserId) -> None:
+    async def _refresh_profile(self, user_id: UserId) -> bool:
         fresh = await self.own_content(user_id, "join")
 
         def build(drafts: Drafts) -> None:
@@ -228,36 +245,49 @@ class Members:
             if any(content.get(name) != fresh.get(name) for name in FROM_PROFILE):
                 drafts.add(Draft("m.room.member", user_id, {**kept, **fresh}, state_key=user_id))
 
-        await self._change_all(await self.joined_rooms(user_id), build)
+        return await self._change_all(await self.joined_rooms(user_id), build)
 
-    async def _leave_all(self, user_id: UserId) -> None:
+    async def _leave_all(self, user_id: UserId) -> bool:
         content = member_content("leave", {})
 
         def build(drafts: Drafts) -> None:
             if drafts.room.membership_of(user_id) in ("join", "invite", "knock"):
                 drafts.add(Draft("m.room.member", user_id, content, state_key=user_id))
 
-        await self._change_all(await self._database.read(_rooms_of, user_id, ["join", "invite", "knock"]), build)
+        here = await self._database.read(_rooms_of, user_id, ["join", "invite", "knock"])
+        have_all_heard = await self._change_all(here, build)
         for held in await self._database.read(out_of_room.list_of_user, user_id, ["invite", "knock"]):
-            await self._remote.leave(held, content)
+            have_all_heard &= await contained(self._remote.leave(held, content), report)
+        return have_all_heard
 
-    async def _change_all(self, room_ids: Sequence[RoomId], build: Build) -> None:
-        """Change several rooms, some at a time; a room that refuses stays as it is."""
-        waiting = list(room_ids)
+    async def _change_all(self, room_ids: Sequence[RoomId], build: Build) -> bool:
+        """Change several rooms, some at a time; a room that refuses stays as it is.
+
+        False if some could not be changed for another reason, such as a policy server that does not answer.
+        """
+        waiting = deque((room_id, _TRIES) for room_id in room_ids)
+        have_all_heard = True
+
+        def note(room_id: RoomId, tries: int, error: BaseException) -> None:
+            nonlocal have_all_heard
+            if isinstance(error, Conflict) and tries > 1:
+                waiting.append((room_id, tries - 1))  # It is busy; its turn comes again.
+            elif isinstance(error, RequestError) and not isinstance(error, (Conflict, LimitExceeded)):
+                return  # A room may forbid what all others allow.
+            else:
+                have_all_heard = False
+                if not isinstance(error, HomeserverError):
+                    report(error)
 
         async def work() -> None:
             while waiting:
-                room_id = waiting.pop()
-                try:
-                    await self._sender.change(room_id, build)
-                except Conflict:
-                    waiting.append(room_id)  # It is busy; its turn comes again.
-                except RequestError:
-                    continue  # A room may forbid what all others allow.
+                room_id, tries = waiting.popleft()
+                await contained(self._sender.change(room_id, build), partial(note, room_id, tries))
 
         async with asyncio.TaskGroup() as tasks:
             for _ in range(min(_AT_ONCE, len(waiting))):
                 tasks.create_task(work())
+        return have_all_heard
 
     async def _invite_remote(
         self, by: UserId, room_id: RoomId, target: UserId, content: Json, *, again: bool

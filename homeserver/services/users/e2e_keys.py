@@ -23,6 +23,8 @@ from homeserver.storage.tables import chunks
 
 _USAGES = ("master", "self_signing", "user_signing")
 _MOST_KEYS = 1000
+_MOST_USERS = 5000
+"""Another server may ask for the keys of so many users at once; all their devices are in one answer."""
 _MOST_CLAIMED = 10_000
 """So many keys are claimed at once: one for each device of a large room."""
 _CLAIMED_AT_ONCE = 1000
@@ -75,6 +77,12 @@ class E2eKeys:
         Other servers' users are left out.
         """
         return await self._database.snapshot(_query, requester, self._local(wanted))
+
+    async def query_for_server(self, wanted: Mapping[UserId, Sequence[DeviceId]]) -> Json:
+        """The same for another server, which is shown what anybody may see."""
+        if len(wanted) > _MOST_USERS:
+            raise InvalidParam(f"The keys of at most {_MOST_USERS} users can be asked for at once.")
+        return await self.query(NOBODY, wanted)
 
     async def list_for_server(self, user_id: UserId) -> Json:
         """All devices of a local user, as `/user/devices` tells them. Raises `NotFound`."""

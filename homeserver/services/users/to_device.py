@@ -1,8 +1,9 @@
 """Messages from device to device (client-server API, Send-to-Device messaging; server-server API, the same).
 
-What waits for a device is bounded: a message is dropped where so many of its server's wait already, and of all that
-wait the oldest go where there are too many. So no server alone can push out what others have sent, and a device that
-never comes costs no more than that.
+What waits for a device is bounded: a message is dropped where so many of its server's wait already, few of one that no
+room is shared with. Where there are too many in all, the oldest go of those servers of which there are most, and
+strangers count as one. So whoever has sent little loses nothing by a flood, under however many names it comes, and a
+device that never comes costs no more than that.
 
 What waits for a server that fails is bounded, too: nothing that was taken is dropped, but no more is taken of a user
 who has so much waiting there already. Of a server that has been down for so long that it is given up, the oldest go
@@ -25,11 +26,12 @@ from homeserver.services.auth.sessions import Requester
 from homeserver.storage import devices, outgoing_edus, room_servers, stream_rows, to_device, transactions
 from homeserver.storage.engine import Database, WriteTx
 from homeserver.storage.outgoing_edus import TO_DEVICE, OutgoingEdu
-from homeserver.storage.to_device import Message
+from homeserver.storage.to_device import Device, Message
 from homeserver.storage.transactions import Done, Repeated
 
 MOST_WAITING = 20_000
 MOST_OF_SERVER = 10_000
+MOST_OF_STRANGER = 100
 MOST_ELSEWHERE = 10_000
 """So many pieces of data with messages of a user wait for a server that fails, at most."""
 _AGAIN_MS = 2_000
@@ -46,6 +48,8 @@ _ID_LENGTH = 24
 Json = dict[str, Any]
 Addressed = tuple[UserId, str]
 """A user and a device id, or `*` for all devices of the user."""
+Waiting = Mapping[ServerName | None, tuple[int, int]]
+"""How many messages wait for a device, and how long they are, by the server they came from."""
 
 
 class ToDevice:
@@ -146,8 +150,11 @@ def event_of(sender: UserId, type_: str, content: Any) -> bytes:
     return msgspec.json.encode({"sender": sender, "type": type_, "content": content})
 
 
-def deliver(tx: WriteTx, origin: ServerName, bodies: Mapping[Addressed, bytes]) -> None:
-    """Leave messages of a server's users for those of the devices that there are, as far as there is room for them."""
+def deliver(tx: WriteTx, origin: ServerName, bodies: Mapping[Addressed, bytes]) -> bool:
+    """Leave messages of a server's users for those of the devices that there are, as far as there is room for them.
+
+    Whether there was anything to leave.
+    """
     known: dict[UserId, set[DeviceId]] = {}
     for device in devices.list_of_users(tx, {user_id for user_id, _ in bodies}):
         known.setdefault(device.user_id, set()).add(device.device_id)
@@ -157,10 +164,14 @@ def deliver(tx: WriteTx, origin: ServerName, bodies: Mapping[Addressed, bytes]) 
         for target in sorted(known.get(user_id, ()))
         if device_id == target or (device_id == _ALL and (user_id, target) not in bodies)
     ]
-    waiting = to_device.count_waiting(tx, [(user_id, target) for user_id, target, _ in addressed]) if addressed else {}
-    addressed = _with_room(addressed, waiting, origin)
     if not addressed:
-        return
+        return False
+    own = ServerName(domain_of(addressed[0][0]))
+    waiting = to_device.count_waiting(tx, [(user_id, target) for user_id, target, _ in addressed])
+    most = MOST_OF_SERVER if origin == own or room_servers.find_known(tx, [origin]) else MOST_OF_STRANGER
+    addressed = _with_room(addressed, waiting, origin, most)
+    if not addressed:
+        return False
     position = stream_rows.advance(tx, len(addressed)) - len(addressed)
     to_device.add_many(
         tx,
@@ -169,22 +180,55 @@ def deliver(tx: WriteTx, origin: ServerName, bodies: Mapping[Addressed, bytes]) 
             for number, (user_id, target, body) in enumerate(addressed, 1)
         ],
     )
-    full = [device for device, counts in waiting.items() if sum(count for count, _ in counts.values()) >= MOST_WAITING]
-    if full:
-        to_device.delete_oldest(tx, full, kept=MOST_WAITING)
+    _make_room(tx, [(user_id, target) for user_id, target, _ in addressed], waiting, origin, own)
     tx.wake({user_id for user_id, _, _ in addressed})
+    return True
+
+
+def _make_room(
+    tx: WriteTx, devices_: Iterable[Device], waiting: Mapping[Device, Waiting], origin: ServerName, own: ServerName
+) -> None:
+    """Let go what is too much now that one more message of a server waits for each of the devices."""
+    full: dict[Device, Counter[ServerName | None]] = {}
+    for device in devices_:
+        counts = Counter({server: count for server, (count, _) in waiting.get(device, {}).items()})
+        counts[origin] += 1
+        if counts.total() > MOST_WAITING:
+            full[device] = counts
+    if full:
+        servers = {server for counts in full.values() for server in counts if server is not None}
+        known = room_servers.find_known(tx, servers) | {own}
+        to_device.delete_oldest(tx, {device: _too_many(counts, known) for device, counts in full.items()})
+
+
+def _too_many(counts: Mapping[ServerName | None, int], known: Collection[ServerName]) -> dict[ServerName | None, int]:
+    """How many messages of each server are to go, so that no more wait than may: of whom there are most, first."""
+    owners: dict[ServerName | None, list[ServerName | None]] = {}
+    for server in counts:
+        owners.setdefault(server if server in known else None, []).append(server)
+    totals = {owner: sum(counts[server] for server in servers) for owner, servers in owners.items()}
+    excess = sum(totals.values()) - MOST_WAITING
+    gone: dict[ServerName | None, int] = {}
+    while excess > 0:
+        owner = max(totals, key=lambda one: totals[one])
+        server = max(owners[owner], key=lambda one: counts[one] - gone.get(one, 0))
+        gone[server] = gone.get(server, 0) + 1
+        totals[owner] -= 1
+        excess -= 1
+    return gone
 
 
 def _with_room(
     addressed: Iterable[tuple[UserId, DeviceId, bytes]],
-    waiting: Mapping[tuple[UserId, DeviceId], Mapping[ServerName | None, tuple[int, int]]],
+    waiting: Mapping[Device, Waiting],
     origin: ServerName,
+    most: int,
 ) -> list[tuple[UserId, DeviceId, bytes]]:
     """Those of the messages, one at most for each device, for which the devices have room."""
     found, size = [], 0
     for user_id, target, body in addressed:
         count, length = waiting.get((user_id, target), {}).get(origin, (0, 0))
-        if count < MOST_OF_SERVER and length < _MOST_BYTES and size < _MOST_BYTES:
+        if count < most and length < _MOST_BYTES and size < _MOST_BYTES:
             found.append((user_id, target, body))
             size += len(body)
     return found

@@ -591,6 +591,7 @@ def test_every_table_that_names_rooms_is_known_here() -> None:
         "events",
         "forward_extremities",
         "introductions",
+        "left_out",
         "memberships",
         "out_of_room",
         "outgoing_events",

@@ -8,9 +8,11 @@ from homeserver.http.endpoint import SERVER, Endpoint
 from homeserver.matrix.identifiers import DeviceId, Origin, UserId
 from homeserver.services.auth.limits import Limits, host_of
 from homeserver.services.users.e2e_keys import E2eKeys, count_claims
-from homeserver.services.users.shown_keys import NOBODY
 
 Json = dict[str, Any]
+
+_USERS = 50
+"""To ask for the keys of so many users counts as another request."""
 
 
 class KeyQuery(Body, frozen=True):
@@ -25,9 +27,10 @@ async def devices(user_id: UserId, origin: Origin, keys: E2eKeys) -> Json:
     return await keys.list_for_server(user_id)
 
 
-async def query(body: KeyQuery, origin: Origin, keys: E2eKeys) -> Json:
+async def query(body: KeyQuery, origin: Origin, keys: E2eKeys, limits: Limits) -> Json:
+    limits.take("keys_by_server", host_of(origin), len(body.device_keys) // _USERS)
     wanted = {UserId(user): list(map(DeviceId, ids)) for user, ids in body.device_keys.items()}
-    return await keys.query(NOBODY, wanted)
+    return await keys.query_for_server(wanted)
 
 
 async def claim(body: Claim, origin: Origin, keys: E2eKeys, limits: Limits) -> Json:
