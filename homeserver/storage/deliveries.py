@@ -150,12 +150,12 @@ def list_answers(tx: ReadTx, origin: ServerName) -> list[Answered]:
 def keep_answers(tx: WriteTx, answered: Sequence[Answered]) -> None:
     """Keep answers in the place of the oldest ones, unless a later answer is there already."""
     slots = {(one.origin, one.number % KEPT): one for one in sorted(answered, key=lambda one: one.number)}
-    tx.connection.execute(_KEEP_ANSWER, [_as_row(one) for one in slots.values()])
+    tx.run(_KEEP_ANSWER, [_as_row(one) for one in slots.values()])
 
 
 def begin_answer(tx: WriteTx, answered: Answered) -> None:
     """Keep what is probably going to be answered, unless a later answer is there already, or this one."""
-    tx.connection.execute(_BEGIN_ANSWER, _as_row(answered))
+    tx.run(_BEGIN_ANSWER, [_as_row(answered)])
 
 
 def _as_row(one: Answered) -> dict[str, object]:

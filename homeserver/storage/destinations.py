@@ -121,7 +121,7 @@ def find(tx: ReadTx, server: ServerName) -> Destination | None:
 
 def save_many(tx: WriteTx, rows: Iterable[Destination]) -> None:
     """Write down how it goes; each server may be named once."""
-    tx.connection.execute(
+    tx.run(
         _UPSERT,
         [
             {

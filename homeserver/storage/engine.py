@@ -10,21 +10,22 @@ end first, so a connection is never returned half used.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
 
-from sqlalchemy import Connection, Engine, create_engine, event, text
+import asyncpg
+from sqlalchemy import Connection, Engine, Executable, NullPool, create_engine, event, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError, StatementError
-from sqlalchemy.exc import TimeoutError as NoneFree
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.util import greenlet_spawn
 
 from homeserver.errors import RequestError, Unavailable
 from homeserver.kit.concurrency import finish
+from homeserver.storage.prepared import Row, driver_of, prepared, said
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -32,14 +33,18 @@ T = TypeVar("T")
 OnCommit = Callable[[int, set[str]], None]
 
 _SQLITE_READERS = 3
-_POOL_SIZE = 20
+_POSTGRES_CONNECTIONS = 20
 _ATTEMPTS = 5
+_BEGIN = "BEGIN"
+_BEGIN_SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ"
 # PostgreSQL: serialization_failure, deadlock_detected.
 _REPEATABLE = {"40001", "40P01"}
 # Its classes 53 (no space, no memory, too many connections), 57 (it is being ended, or has ended a statement) and 58
 # (the disk fails), and that it takes no writes.
 _TROUBLE = ("53", "57", "58", "25006")
 _CONNECT_S = 10.0
+_PATIENCE_S = 30.0
+"""So long a unit of work waits for one of the connections."""
 _AWAY = "The database cannot be used at the moment. Try again."
 
 
@@ -72,6 +77,19 @@ class WriteTx(ReadTx):
             self._unsettled.add(first)
             self._first = first
         self.position = last
+
+    def run(self, statement: Executable, rows: Sequence[Row]) -> None:
+        """Run a statement for each of these parameters; what it returns is not looked at.
+
+        As `connection.execute` does, only faster: for what is written with every event.
+        """
+        one = prepared(statement, rows[0], self.connection.dialect)
+        driver_of(self.connection).run(one.sql, [one.arguments(row) for row in rows])
+
+    def value(self, statement: Executable, row: Row) -> Any:
+        """The one value that a statement returns; in the same way."""
+        one = prepared(statement, row, self.connection.dialect)
+        return driver_of(self.connection).value(one.sql, one.arguments(row))
 
     def on_commit(self, action: Callable[[], None]) -> None:
         """Do this in the event loop after the commit, before anybody is woken."""
@@ -222,47 +240,85 @@ class _SqliteRunner:
 
 
 class _PostgresRunner:
-    """Units of work as greenlets over asyncpg."""
+    """Units of work as greenlets over asyncpg.
+
+    Connections are kept here, and transactions begun and ended: to have that done by SQLAlchemy costs more than a
+    transaction of one statement does. For it, every statement stands alone.
+    """
 
     def __init__(self, url: URL) -> None:
         self._async_engine: AsyncEngine = create_async_engine(
             url,
-            pool_size=_POOL_SIZE,
-            max_overflow=0,
-            pool_pre_ping=False,
-            pool_use_lifo=True,
+            poolclass=NullPool,
+            isolation_level="AUTOCOMMIT",
             hide_parameters=True,
             connect_args={"timeout": _CONNECT_S},
         )
-        engine = self._async_engine.sync_engine
-        self._autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
-        self._repeatable = engine.execution_options(isolation_level="REPEATABLE READ")
-        self._engine = engine
+        self._idle: list[Connection] = []
+        self._places = asyncio.Semaphore(_POSTGRES_CONNECTIONS)
+        self._is_closed = False
 
     async def read(self, unit: Callable[[Connection], T]) -> T:
-        return await self._run(_with_connection, self._autocommit, unit)
+        return await self._run(unit)
 
     async def snapshot(self, unit: Callable[[Connection], T]) -> T:
-        return await self._run(_with_connection, self._repeatable, unit)
+        return await self._run(lambda connection: _in_transaction(connection, _BEGIN_SNAPSHOT, unit))
 
     async def write(self, unit: Callable[[Connection], T]) -> T:
-        return await self._run(_with_transaction, self._engine, unit)
-
-    async def _run(
-        self, run: Callable[[Engine, Callable[[Connection], T]], T], engine: Engine, unit: Callable[[Connection], T]
-    ) -> T:
-        """Run the unit, and again where it was in the way of another, or its connection was gone before it ended."""
-        for attempt in range(1, _ATTEMPTS + 1):
-            try:
-                return cast(T, await greenlet_spawn(run, engine, unit))
-            except DBAPIError as error:
-                is_repeatable = error.connection_invalidated or _sqlstate(error) in _REPEATABLE
-                if attempt == _ATTEMPTS or not is_repeatable:
-                    raise
-        raise AssertionError("unreachable")
+        return await self._run(lambda connection: _in_transaction(connection, _BEGIN, unit))
 
     async def close(self) -> None:
+        self._is_closed = True
+        while self._idle:
+            await greenlet_spawn(self._idle.pop().close)
         await self._async_engine.dispose()
+
+    async def _run(self, unit: Callable[[Connection], T]) -> T:
+        """Run the unit, and again where it was in the way of another, or its connection was gone before it ended."""
+        await self._have_place()
+        try:
+            for attempt in range(1, _ATTEMPTS + 1):
+                try:
+                    return cast(T, await greenlet_spawn(self._with_connection, unit))
+                except DBAPIError as error:
+                    is_repeatable = error.connection_invalidated or _sqlstate(error) in _REPEATABLE
+                    if attempt == _ATTEMPTS or not is_repeatable:
+                        raise
+            raise AssertionError("unreachable")
+        finally:
+            self._places.release()
+
+    async def _have_place(self) -> None:
+        if not self._places.locked():
+            await self._places.acquire()  # At once: to set a timer for it costs more.
+            return
+        try:
+            async with asyncio.timeout(_PATIENCE_S):
+                await self._places.acquire()
+        except TimeoutError:
+            raise Unavailable(_AWAY) from None
+
+    def _with_connection(self, unit: Callable[[Connection], T]) -> T:
+        connection = self._take()
+        try:
+            return unit(connection)
+        except asyncpg.InternalClientError as error:  # As in `prepared`.
+            connection.invalidate()
+            raise said(error, is_gone=True) from error
+        finally:
+            if _is_sound(connection) and not self._is_closed:
+                self._idle.append(connection)
+            else:
+                _throw_away(connection)
+
+    def _take(self) -> Connection:
+        """The connection that was used last, or a new one. The database may have ended those that were idle."""
+        while self._idle:
+            connection = self._idle.pop()
+            if _is_sound(connection):
+                return connection
+            _throw_away(connection)
+        return _connect(self._async_engine.sync_engine)
 
 
 def _sqlstate(error: DBAPIError) -> str:
@@ -273,27 +329,40 @@ def _connect(engine: Engine) -> Connection:
     """A connection. Raises `Unavailable` where there is none to be had, whatever the reason."""
     try:
         return engine.connect()
-    except (OSError, DBAPIError, NoneFree) as error:
+    except (OSError, DBAPIError) as error:
         raise Unavailable(_AWAY) from error
 
 
-def _with_connection(engine: Engine, unit: Callable[[Connection], T]) -> T:
-    with _connect(engine) as connection:
-        return unit(connection)
-
-
-def _with_transaction(engine: Engine, unit: Callable[[Connection], T]) -> T:
-    with _connect(engine) as connection:
-        connection.begin()
+def _in_transaction(connection: Connection, begin: str, unit: Callable[[Connection], T]) -> T:
+    driver = driver_of(connection)
+    driver.run(begin, [()])
+    try:
         result = unit(connection)
-        try:
-            connection.commit()
-        except DBAPIError as error:
-            if error.connection_invalidated:
-                # Whether it was written, nobody knows: it must not be done again.
-                raise Unavailable(_AWAY) from error
-            raise
-        return result
+    except BaseException:
+        with suppress(DBAPIError):  # What is not rolled back is thrown away.
+            driver.run("ROLLBACK", [()])
+        raise
+    try:
+        driver.run("COMMIT", [()])
+    except DBAPIError as error:
+        if error.connection_invalidated:
+            # Whether it was written, nobody knows: it must not be done again.
+            raise Unavailable(_AWAY) from error
+        raise
+    return result
+
+
+def _is_sound(connection: Connection) -> bool:
+    """Whether the connection is there, and nothing is left of what was done on it."""
+    if connection.invalidated:
+        return False
+    driver: Any = connection.connection.driver_connection
+    return not driver.is_closed() and not driver.is_in_transaction()
+
+
+def _throw_away(connection: Connection) -> None:
+    connection.invalidate()
+    connection.close()
 
 
 def _sqlite_engine(url: URL) -> Engine:

@@ -140,6 +140,12 @@ class Standing:
     event_id: EventId
     pair_id: int | None
     status: int
+    place: int | None
+
+    @property
+    def came_at(self) -> int:
+        """The position at which it came into the timeline; for one of the past, the last before what follows it."""
+        return self.position if self.place is None else places.position_of(self.place)
 
 
 _INSERT = insert(events)
@@ -159,7 +165,9 @@ _POSITIONS = select(events.c.event_id, events.c.position).where(
 )
 _IDS = select(events.c.position, events.c.event_id).where(among(events.c.position, "positions"))
 _PDUS = select(events.c.position, events.c.pdu).where(among(events.c.position, "positions"))
-_STANDINGS = select(events.c.position, events.c.room_nid, events.c.event_id, events.c.pair_id, events.c.status)
+_STANDINGS = select(
+    events.c.position, events.c.room_nid, events.c.event_id, events.c.pair_id, events.c.status, events.c.place
+)
 _STANDINGS_AT = _STANDINGS.where(events.c.position.in_(bindparam("positions", expanding=True)))
 _STANDINGS_OF = _STANDINGS.where(events.c.event_id.in_(bindparam("event_ids", expanding=True)))
 _COUNT = select(func.count()).select_from(events)
@@ -209,7 +217,7 @@ _REMOVE = delete(events).where(events.c.position.in_(bindparam("positions", expa
 
 def insert_many(tx: WriteTx, new: Sequence[StoredEvent]) -> None:
     """Add events."""
-    tx.connection.execute(
+    tx.run(
         _INSERT,
         [
             {

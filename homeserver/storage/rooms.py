@@ -242,13 +242,13 @@ def replace_extremities(tx: WriteTx, removed: Iterable[tuple[int, int]], added: 
     moved = [nid for nid in old.keys() & new.keys() if len(old[nid]) == len(new[nid]) == 1]
     if moved:
         values = [{"nid": nid, "old": old.pop(nid)[0], "new": new.pop(nid)[0]} for nid in moved]
-        tx.connection.execute(_MOVE_EXTREMITY, values)
+        tx.run(_MOVE_EXTREMITY, values)
     gone = [{"nid": nid, "old": position} for nid, positions in old.items() for position in positions]
     if gone:
-        tx.connection.execute(_REMOVE_EXTREMITY, gone)
+        tx.run(_REMOVE_EXTREMITY, gone)
     come = [{"room_nid": nid, "position": position} for nid, positions in new.items() for position in positions]
     if come:
-        tx.connection.execute(_ADD_EXTREMITY, come)
+        tx.run(_ADD_EXTREMITY, come)
 
 
 def _by_room(pairs: Iterable[tuple[int, int]]) -> dict[int, list[int]]:

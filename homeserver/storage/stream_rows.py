@@ -26,7 +26,7 @@ def advance(tx: WriteTx, count: int = 1) -> int:
     The row stays locked until the transaction ends, so positions become visible in order: whoever reads position N
     in a snapshot sees every row up to N.
     """
-    last = int(tx.connection.execute(_ADVANCE, {"count": count}).scalar_one())
+    last = int(tx.value(_ADVANCE, {"count": count}))
     tx.take(last - count + 1, last)
     return last
 

@@ -418,7 +418,7 @@ async def test_server_whose_clock_is_wrong_is_heard(stage: Stage, off_ms: int) -
     graph = await stage.graph()
     graph.clock = stage.network.clock.now() + off_ms
     stage.peer.on("GET", "/_matrix/key/v2/server", lambda seen: keys_for_days(stage))
-    stage.network.clock.time += 61_000
+    stage.network.clock.advance(61)
     said = graph.say(BOB, "m.room.message", {"body": "when?"}, [graph.events[-1]])
     assert await stage.peer.send("a.test", "1", said.pdu) == {said.event_id: {}}
     mine = await stage.scene.alice.send(stage.room, "now")

@@ -9,6 +9,7 @@ address, the host behind a server's name (see `network_of` and `host_of`).
 
 import ipaddress
 from dataclasses import dataclass
+from functools import lru_cache
 
 from homeserver.errors import LimitExceeded
 from homeserver.kit.caching import Lru
@@ -16,7 +17,8 @@ from homeserver.kit.clock import Clock
 from homeserver.matrix.identifiers import ServerName
 
 _BUCKETS = 100_000
-
+_ADDRESSES = 1_000
+"""To take an address apart takes longer than to take a token; so many are remembered."""
 
 _IPV6_NETWORK = 64
 """So many bits of an IPv6 address are given to a customer; the others are theirs to choose."""
@@ -50,6 +52,7 @@ RATES = {
     "lookup": Rate(20, 500),
     "strangers": Rate(20, 200),  # Servers asked for their keys because a request says that it comes from them.
     "to_device": Rate(30, 300),
+    "offers": Rate(1, 50),  # Of invites by an address: so many each server is asked to make good on.
     "strangers_by_user": Rate(1, 100),  # Servers without a room in common with this one that messages are sent to.
 }
 """Of users and of addresses."""
@@ -122,6 +125,7 @@ class Limits:
         return bucket
 
 
+@lru_cache(_ADDRESSES)
 def network_of(address: str) -> str:
     """Whose bucket somebody at an address takes from: an IPv4 address, or the network of an IPv6 one."""
     try:

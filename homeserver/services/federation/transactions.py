@@ -203,6 +203,9 @@ class Transactions:
         return answers
 
     async def _take(self, origin: ServerName, name: bytes, body: bytes, sent: Sent, answers: _Answers) -> bytes:
+        if not sent.pdus and not sent.edus:
+            # By such a one a server finds out whether what was refused was at fault, or this server is unwell.
+            await self._database.ping()
         sorted_ = await self._sort(origin, sent.pdus)
         places, behind = await self._find_places(origin, sorted_)
         # Mostly this is what is answered in the end, and nothing else need be written.
@@ -251,8 +254,11 @@ class Transactions:
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 # Without the room nobody can tell the event's id, and so nothing can be said of it.
                 found.outcomes["malformed"] += 1
-        rooms = await asyncio.gather(*(self._find(room_id) for room_id in by_room))
-        for (room_id, of_room), room in zip(by_room.items(), rooms, strict=True):
+        rooms = {room_id: self._hot.recall(room_id) for room_id in by_room}
+        if cold := [room_id for room_id, room in rooms.items() if room is None]:
+            rooms |= zip(cold, await asyncio.gather(*map(self._find, cold)), strict=True)
+        for room_id, of_room in by_room.items():
+            room = rooms[room_id]
             if room is None or self._server_name not in room.servers:
                 of_room = await self._end_invites(origin, room_id, of_room, found)
             if room is None:

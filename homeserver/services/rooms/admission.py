@@ -11,7 +11,7 @@ from contextlib import suppress
 from homeserver.errors import Conflict, Unavailable
 from homeserver.kit.clock import Clock
 from homeserver.matrix.events import Event
-from homeserver.matrix.identifiers import EventId
+from homeserver.matrix.identifiers import EventId, ServerName, domain_of
 from homeserver.services.rooms.graph import Graph, Placed
 from homeserver.services.rooms.hot import HotRoom, HotRooms, NotLoaded
 from homeserver.services.rooms.intake import Intake, in_order
@@ -56,13 +56,14 @@ class Admission:
     async def admit(self, room: HotRoom, intake: Intake, *, given: Given | None = None) -> None:
         """Take events in, and say in the intake what became of each; `given` is the state before these events.
 
-        Raises `Superseded` where an event was built upon one that could not be written.
+        Raises `Superseded` where an event was built upon one that could not be written, or is not as it was presumed
+        to be.
         """
         coming = deque(in_order({one: event for one, event in intake.checked.items() if one not in intake.receipts}))
         intake.coming.update(EventId(event.event_id) for event in coming)
         # All at once, as each may take a while; this costs nothing in a room without a policy server.
         signed = await self._policies.recommended(room, coming) if self._policies.of(room) is not None else {}
-        while coming:
+        while coming or await self._release_more(room, coming, intake):
             event = coming.popleft()
             event_id = EventId(event.event_id)
             intake.coming.discard(event_id)
@@ -92,6 +93,13 @@ class Admission:
             # Only where servers choose the ids of events can these name each other.
             intake.receipts[event_id] = Receipt(event_id, Outcome.DROPPED, "The event comes before itself.")
 
+    async def _release_more(self, room: HotRoom, coming: deque[Event], intake: Intake) -> bool:
+        """Go on with what waits for events of which not everything could come at once; whether there was some."""
+        while intake.unfinished and not coming:
+            await intake.settle()
+            coming.extend(await self._waiting.release_more(room, intake))
+        return bool(coming)
+
     async def _place(
         self, room: HotRoom, event: Event, intake: Intake, *, given: Given | None, is_recommended: bool
     ) -> bool:
@@ -110,6 +118,8 @@ class Admission:
                         room = await self._hot.find(room.room_id)
                         continue
                     return True
+            if intake.is_presumed_new:
+                raise Superseded
             await intake.settle()
             async with room.alone():
                 if not room.is_stale and self._hot.peek(room.room_nid or 0) is room:
@@ -132,14 +142,15 @@ class Admission:
         also = None if is_plain else settle([new], relay_to_all_but=but)
         if (first := intake.hand_over_first()) is not None:
             also = _with_first(first, also)
-        batch = Batch(room, [new], also=also, now=self._clock.now())
+        batch = Batch(room, [new], also=also, now=self._clock.now(), is_presumed_new=intake.is_presumed_new)
         intake.writing.append(self._writer.write(batch))
         intake.receipts[event_id] = of_placed(event, placed)
 
     def _let_wait(self, room: HotRoom, event: Event, placed: Placed, intake: Intake) -> None:
         assert room.room_nid is not None
         event_id = EventId(event.event_id)
-        intake.let_wait(Waiting(event_id, room.room_nid, self._clock.now(), event.pdu, placed.missing))
+        server = ServerName(domain_of(event.sender))
+        intake.let_wait(Waiting(event_id, room.room_nid, self._clock.now(), event.pdu, placed.missing, server))
         intake.receipts[event_id] = of_placed(event, placed)
 
 

@@ -94,9 +94,7 @@ class Graph:
 
         Raises `NotLoaded`. No await may lie between this and handing over the event.
         """
-        if room.is_held or event.type == "m.room.redaction" or room.create is None:
-            return None
-        if set(event.prev_events) != {tip.event_id for tip in room.latest}:
+        if room.create is None or not follows_all(room, event):
             return None
         state = {pair: found for pair in auth_keys(event) if (found := room.state.get(pair)) is not None}
         by_id = {found.event_id: found for found in state.values()}
@@ -403,6 +401,13 @@ class Graph:
             else:
                 found.append(Change(pair, parse(stored[at], room.version.identifier), at))
         return found
+
+
+def follows_all(room: HotRoom, event: Event) -> bool:
+    """Whether an event comes right behind all there is, and is not of those that change what was before."""
+    if room.is_held or event.type == "m.room.redaction":
+        return False
+    return set(event.prev_events) == {tip.event_id for tip in room.latest}
 
 
 def has_state(row: StoredEvent) -> bool:

@@ -339,6 +339,14 @@ class HotRooms:
         """The room with this id. Raises `NotFound`."""
         return await self.get(await self.nid_of(room_id))
 
+    def recall(self, room_id: RoomId) -> HotRoom | None:
+        """The room with this id if it is in memory, as `find` has it."""
+        room_nid = self._nids.get(room_id, 0)
+        room = self._rooms.pop(room_nid, None)
+        if room is not None:
+            self._rooms[room_nid] = room  # Last in the order of use.
+        return room
+
     def peek(self, room_nid: int) -> HotRoom | None:
         """The room if it is in memory."""
         return self._rooms.get(room_nid)

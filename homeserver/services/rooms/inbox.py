@@ -19,10 +19,11 @@ from homeserver.matrix.identifiers import EventId, RoomId, ServerName
 from homeserver.services.rooms.admission import Admission, Given
 from homeserver.services.rooms.checks import Checks
 from homeserver.services.rooms.founding import Founding
+from homeserver.services.rooms.graph import follows_all
 from homeserver.services.rooms.hot import HotRoom, HotRooms
-from homeserver.services.rooms.intake import FirstWrite, Intake, begin, begin_calmly
+from homeserver.services.rooms.intake import FirstWrite, Intake, begin, begin_calmly, presume_new
 from homeserver.services.rooms.outliers import Outliers, by_auth
-from homeserver.services.rooms.persist import Superseded
+from homeserver.services.rooms.persist import AlreadyStored, Superseded
 from homeserver.services.rooms.receipts import Receipt, of_judged, of_stored, told, told_apart
 from homeserver.services.rooms.turns import Turns
 from homeserver.services.rooms.waiting import WaitingEvents
@@ -67,6 +68,8 @@ class Inbox:
         self._admission = admission
         self._waiting = waiting
         self._turns = Turns()
+        self._with_surprises: set[RoomId] = set()
+        """Rooms in which an event was known that was presumed to be new: who did that once can do it again."""
 
     async def receive(
         self,
@@ -113,9 +116,13 @@ class Inbox:
             delivery.intake.first = first
             try:
                 await self._admission.admit(room, delivery.intake)
+            except AlreadyStored:
+                self._with_surprises.add(room_id)
             except Superseded:
-                return await self._receive(await self._hot.find(room_id), delivery.pdus, first=first)
-            return told(delivery.receipts, delivery.intake.receipts)
+                pass
+            else:
+                return told(delivery.receipts, delivery.intake.receipts)
+            return await self._receive(await self._hot.find(room_id), delivery.pdus, first=first)
 
     async def receive_with_state(self, room_id: RoomId, pdu: bytes, state: Mapping[Pair, EventId]) -> Receipt:
         """Take an event whose predecessors are not to be had, with the state before it, whose events are known.
@@ -154,13 +161,30 @@ class Inbox:
     async def _begin(
         self, coming: Mapping[HotRoom, Mapping[EventId, Event]], moments: Mapping[HotRoom, int]
     ) -> dict[HotRoom, Intake]:
-        """What is known of the events, in one statement where no event of the rooms waits."""
+        """What is known of the events: in no statement where there is one that follows all there is."""
+        presumed = {room: presume_new(checked) for room, checked in coming.items() if self._may_presume(room, checked)}
+        others = {room: checked for room, checked in coming.items() if room not in presumed}
+        return presumed | await self._look_up(others, moments) if others else presumed
+
+    def _may_presume(self, room: HotRoom, checked: Mapping[EventId, Event]) -> bool:
+        return (
+            len(checked) == 1
+            and room.partial is None
+            and self._waiting.are_calm([room.room_id])
+            and room.room_id not in self._with_surprises
+            and all(follows_all(room, event) for event in checked.values())
+        )
+
+    async def _look_up(
+        self, coming: Mapping[HotRoom, Mapping[EventId, Event]], moments: Mapping[HotRoom, int]
+    ) -> dict[HotRoom, Intake]:
+        """The same, in one statement where no event of the rooms waits."""
         if self._waiting.are_calm([room.room_id for room in coming]):
             return await self._database.read(begin_calmly, coming)
         intakes = await self._database.snapshot(begin, coming)
         for room, intake in intakes.items():
             # Unless somebody has had a turn, what was read is how it is.
-            if not intake.wanted and self._turns.is_still(room.room_id, moments[room]):
+            if intake.is_calm and self._turns.is_still(room.room_id, moments[room]):
                 self._waiting.note_calm(room.room_id)
         return intakes
 

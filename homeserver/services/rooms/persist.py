@@ -34,6 +34,10 @@ class Superseded(HomeserverError):
     """The room is no longer as it was when this was built; build again."""
 
 
+class AlreadyStored(Superseded):
+    """What was presumed to be new is not."""
+
+
 @dataclass(slots=True)
 class _Handed:
     """A batch that somebody waits for."""
@@ -97,9 +101,12 @@ class EventWriter:
             room = handed.batch.room
             ids = _ids(handed.batch.events)
             if there is not None and there.keys() >= set(ids):
-                # The commit succeeded and only its answer was lost.
+                # The commit succeeded and only its answer was lost; or nobody had looked.
                 self._rooms.drop(room)
-                self._settle(handed, [there[event_id] for event_id in ids])
+                if handed.batch.is_presumed_new:
+                    self._fail(handed, AlreadyStored())
+                else:
+                    self._settle(handed, [there[event_id] for event_id in ids])
             elif room.is_stale:
                 self._fail(handed, Superseded())
             else:

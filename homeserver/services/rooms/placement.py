@@ -116,5 +116,7 @@ class Batch:
     now: int = 0
     is_local: bool = False
     """The events were made here just now: the other servers in the room are to have them."""
+    is_presumed_new: bool = False
+    """Nobody has looked whether the events are stored already."""
     audiences: list[Audience] = field(default_factory=list)
     """By event; found out by the writer when it takes the batch over."""

@@ -154,7 +154,7 @@ class RoomCheck:
                         findings.MISSING, f"{_name(row)} follows {one}, which is neither there nor known to be missing."
                     )
             is_past = places.is_past(row.timeline_place)
-            self._ends.follow(row.event_id, row.position, before, page.cited, is_past=is_past)
+            self._ends.follow(row.event_id, row.position, before, page.cited, came_at=row.came_at, is_past=is_past)
         if row.status in (events.OK, events.SOFT_FAILED):
             for one in auth:
                 standing = page.cited.get(one)
