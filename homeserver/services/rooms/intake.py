@@ -53,6 +53,8 @@ class Intake:
     receipts: dict[EventId, Receipt]
     wanted: set[EventId] = field(default_factory=set)
     """What earlier events wait for."""
+    outliers: set[EventId] = field(default_factory=set)
+    """What is stored already, because others cite it; it has no place yet."""
     staged: set[EventId] = field(default_factory=set)
     """What waits in the database."""
     waiting: dict[EventId, Waiting] = field(default_factory=dict)
@@ -110,6 +112,7 @@ def begin(tx: ReadTx, coming: Mapping[HotRoom, Mapping[EventId, Event]]) -> dict
             checked,
             _settled(room, checked, standings),
             wanted=missing.get(_nid(room), set()),
+            outliers=_outliers(checked, standings),
             staged=waiting & checked.keys(),
         )
         for room, checked in coming.items()
@@ -119,7 +122,10 @@ def begin(tx: ReadTx, coming: Mapping[HotRoom, Mapping[EventId, Event]]) -> dict
 def begin_calmly(tx: ReadTx, coming: Mapping[HotRoom, Mapping[EventId, Event]]) -> dict[HotRoom, Intake]:
     """The same for rooms of which no event waits."""
     standings = events.find_standings_by_id(tx, [one for checked in coming.values() for one in checked])
-    return {room: Intake(checked, _settled(room, checked, standings)) for room, checked in coming.items()}
+    return {
+        room: Intake(checked, _settled(room, checked, standings), outliers=_outliers(checked, standings))
+        for room, checked in coming.items()
+    }
 
 
 def presume_new(checked: Mapping[EventId, Event]) -> Intake:
@@ -152,6 +158,10 @@ def _settled(
         # The create event comes before all others, whether or not what followed it is known (any more).
         if receipt.outcome != Outcome.OUTLIER or not checked[event_id].prev_events
     }
+
+
+def _outliers(checked: Mapping[EventId, Event], standings: Mapping[EventId, Standing]) -> set[EventId]:
+    return {one for one in checked if one in standings and standings[one].status == events.OUTLIER}
 
 
 def _nid(room: HotRoom) -> int:
