@@ -63,9 +63,12 @@ class RoomEffects:
 
     async def _tell_all(self) -> None:
         """Tell rooms of all changes, but those of users who are to be tried again later."""
-        after = 0
-        while changes := await self._database.read(profiles.list_changes, after=after, limit=_BATCH):
-            after = changes[-1].position
+        changes: list[Change] = []
+        is_end = False
+        while not is_end:
+            after = changes[-1].position if changes else 0
+            changes = await self._database.read(profiles.list_changes, after=after, limit=_BATCH)
+            is_end = len(changes) < _BATCH  # What is newer wakes anew: those before it may have their turn again.
             by_user: dict[UserId, list[Change]] = {}
             for change in changes:
                 by_user.setdefault(change.user_id, []).append(change)

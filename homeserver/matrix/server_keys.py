@@ -13,6 +13,9 @@ LONGEST_VALIDITY_MS = 7 * 24 * 60 * 60 * 1000
 """No key is believed for longer than that, whatever its server says."""
 
 KEY_ID = re.compile(r"ed25519:[a-zA-Z0-9_]{1,100}")
+_PUBLIC_KEY = re.compile(r"[a-zA-Z0-9+/]{43}=?")
+LARGEST_DOCUMENT = 32 << 10
+"""More than a hundred old keys take. It is kept as it came, and told to whoever asks."""
 _MOST_KEYS = 100
 
 
@@ -41,13 +44,15 @@ class KeyDocument:
     @classmethod
     def parse(cls, raw: bytes, server_name: str, *, now: int) -> "KeyDocument":
         """The document, checked against the keys that it names. Raises `BadKeys`."""
+        if len(raw) > LARGEST_DOCUMENT:
+            raise BadKeys("The keys take too many bytes.")
         try:
             shape = msgspec.json.decode(raw, type=_Shape)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise BadKeys(f"The keys are not in the form of the specification: {error}") from None
         if shape.server_name != server_name:
             raise BadKeys(f"The keys are those of {shape.server_name!r}.")
-        current = {key_id: key.key for key_id, key in shape.verify_keys.items() if KEY_ID.fullmatch(key_id)}
+        current = {key_id: key.key for key_id, key in shape.verify_keys.items() if _is_key(key_id, key.key)}
         if len(shape.verify_keys) > _MOST_KEYS or len(shape.old_verify_keys) > _MOST_KEYS:
             raise BadKeys("There are too many keys.")
         signed_by = [key_id for key_id in shape.signatures.get(server_name, {}) if key_id in current]
@@ -55,11 +60,12 @@ class KeyDocument:
             raise BadKeys("The keys are not signed with one of themselves.")
         for key_id in signed_by:
             check_signature(raw, server_name, key_id, current[key_id])
-        valid_until = min(shape.valid_until_ts, now + LONGEST_VALIDITY_MS)
+        # The numbers are whatever the server has signed, and any number of digits long.
+        valid_until = max(0, min(shape.valid_until_ts, now + LONGEST_VALIDITY_MS))
         old = {
-            key_id: PublishedKey(key.key, min(key.expired_ts, now))
+            key_id: PublishedKey(key.key, max(0, min(key.expired_ts, now)))
             for key_id, key in shape.old_verify_keys.items()
-            if KEY_ID.fullmatch(key_id)
+            if _is_key(key_id, key.key)
         }
         new = {key_id: PublishedKey(key, valid_until) for key_id, key in current.items()}
         return cls(server_name, valid_until, {**old, **new}, raw)
@@ -100,6 +106,11 @@ def signers_of(raw: bytes) -> dict[str, dict[str, str]]:
         return msgspec.json.decode(raw, type=_Signed).signatures
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return {}
+
+
+def _is_key(key_id: str, public_key: str) -> bool:
+    """Whether this looks like a key of a kind that is known; others say nothing to this server."""
+    return bool(KEY_ID.fullmatch(key_id) and _PUBLIC_KEY.fullmatch(public_key))
 
 
 class _Signed(msgspec.Struct, frozen=True):

@@ -43,8 +43,8 @@ _AGAIN_BUSY_MS = 1_000
 _LONGEST_BUSY_MS = 10_000
 _IN_A_QUERY = 100
 """So many servers a notary is asked about at once: it need not answer for more."""
-_AGAIN_MS = 60_000
-_MOST_PATIENT_MS = 60 * 60 * 1000
+_AGAIN_S = 60.0
+_MOST_PATIENT_S = 60 * 60.0
 _REMEMBERED = 20_000
 _IN_MEMORY = 20_000
 
@@ -53,7 +53,8 @@ _IN_MEMORY = 20_000
 class _Asked:
     """When a server may be asked again, and how often it has failed in a row."""
 
-    again_ts: int
+    again_s: float
+    """By the clock that never leaps: after a wrong date nobody waits until that has come."""
     failures: int = 0
     is_left_to_notaries: bool = False
     """Whether it failed, and the notaries have not been asked since."""
@@ -182,7 +183,7 @@ class KeyRing:
     def may_ask(self, server: str) -> bool:
         """Whether the server was not asked a short while ago."""
         asked = self._asked.get(server)
-        return asked is None or asked.again_ts <= self._clock.now()
+        return asked is None or asked.again_s <= self._clock.monotonic()
 
     def _is_due(self, server: str, notaries: bool) -> bool:
         asked = self._asked.get(server)
@@ -229,13 +230,14 @@ class KeyRing:
             document = KeyDocument.parse(raw, server, now=now)
         except (RemoteFailure, BadKeys):
             asked = self._asked.get(server) or _Asked(0)
-            pause = min(_AGAIN_MS * 2**asked.failures, _MOST_PATIENT_MS)
+            pause = min(_AGAIN_S * 2**asked.failures, _MOST_PATIENT_S)
             # A notary speaks for itself: its own key is needed in the middle of asking the notaries.
             is_left = bool(self._notaries) and server not in self._notaries
-            self._asked.put(server, _Asked(self._clock.now() + pause, min(asked.failures + 1, 10), is_left))
+            self._asked.put(server, _Asked(self._clock.monotonic() + pause, min(asked.failures + 1, 10), is_left))
             return False
+        # First this: whatever becomes of the answer, it is not to be asked for again and again.
+        self._asked.put(server, _Asked(self._clock.monotonic() + _AGAIN_S))
         await self._keep([document], now)
-        self._asked.put(server, _Asked(self._clock.now() + _AGAIN_MS))  # Nobody is to believe it was in vain.
         return True
 
     async def _ask_notaries(self, server: str) -> bool:

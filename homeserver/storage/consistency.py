@@ -10,6 +10,7 @@ from homeserver.storage.engine import ReadTx
 from homeserver.storage.event_graph import backward_extremities, pending_redactions, waiting_events
 from homeserver.storage.events import events
 from homeserver.storage.members import memberships
+from homeserver.storage.originals import originals
 from homeserver.storage.outgoing import outgoing_events
 from homeserver.storage.partial_rooms import partial_rooms
 from homeserver.storage.relations import relations
@@ -32,6 +33,7 @@ _OF_ROOMS = (
     aliases,
     outgoing_events,
     partial_rooms,
+    originals,
     room_servers,
 )
 

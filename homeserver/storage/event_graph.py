@@ -9,10 +9,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, Index, LargeBinary, Row, Table, bindparam, delete, exists, func, select
+from sqlalchemy import BigInteger, Column, Index, LargeBinary, Row, Table, bindparam, delete, exists, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 
-from homeserver.matrix.identifiers import EventId
+from homeserver.matrix.identifiers import EventId, ServerName
 from homeserver.storage.engine import ReadTx, WriteTx
 from homeserver.storage.tables import Text, chunks, metadata, some_of_room
 
@@ -23,6 +23,8 @@ waiting_events = Table(
     Column("room_nid", BigInteger, nullable=False),
     Column("since_ts", BigInteger, nullable=False),
     Column("pdu", LargeBinary, nullable=False),
+    # Whose user it is of. Empty: it is older than this column.
+    Column("server_name", Text, nullable=False, server_default=text("''")),
     Index("ix_waiting_events_room_nid_since_ts", "room_nid", "since_ts"),
 )
 
@@ -62,6 +64,8 @@ class Waiting:
     since_ts: int
     pdu: bytes
     missing: frozenset[EventId]
+    server: ServerName
+    """Whose user it is of, who has signed it."""
 
 
 _ADD = insert(waiting_events).on_conflict_do_nothing()
@@ -69,13 +73,19 @@ _ADD_FOR = insert(waiting_for).on_conflict_do_nothing()
 _REMOVE = delete(waiting_events).where(waiting_events.c.event_id.in_(bindparam("event_ids", expanding=True)))
 _REMOVE_FOR = delete(waiting_for).where(waiting_for.c.event_id.in_(bindparam("event_ids", expanding=True)))
 _KNOWN = select(waiting_events.c.event_id).where(waiting_events.c.event_id.in_(bindparam("ids", expanding=True)))
-_PDUS = select(waiting_events.c.event_id, waiting_events.c.pdu).where(
-    waiting_events.c.event_id.in_(bindparam("ids", expanding=True))
+_followers = (
+    select(waiting_for.c.event_id)
+    .where(waiting_for.c.missing_id == bindparam("missing"))
+    .cte("followers", recursive=True)
+)
+_followers = _followers.union(
+    select(waiting_for.c.event_id).join(_followers, waiting_for.c.missing_id == _followers.c.event_id)
 )
 _FOLLOWERS = (
-    select(waiting_for.c.missing_id, waiting_for.c.event_id)
-    .select_from(waiting_events.join(waiting_for, waiting_events.c.event_id == waiting_for.c.event_id))
+    select(waiting_events.c.event_id, waiting_events.c.pdu)
+    .join(_followers, waiting_events.c.event_id == _followers.c.event_id)
     .where(waiting_events.c.room_nid == bindparam("room_nid"))
+    .limit(bindparam("limit"))
 )
 _OTHER = waiting_events.alias("other")
 _STUCK = (
@@ -97,11 +107,24 @@ _BEHIND_WAITING = _BEHIND_WAITING.union(
     select(waiting_for.c.missing_id).join(_BEHIND_WAITING, waiting_for.c.event_id == _BEHIND_WAITING.c.event_id)
 )
 _STUCK_BEHIND = _STUCK.where(waiting_events.c.event_id.in_(select(_BEHIND_WAITING.c.event_id)))
-_MISSING_IN_ROOMS = (
-    select(waiting_events.c.room_nid, waiting_for.c.missing_id)
+_MISSING = (
+    select(waiting_for.c.missing_id).distinct().where(waiting_for.c.missing_id.in_(bindparam("ids", expanding=True)))
+)
+_AMONG_ROOMS = (
+    select(waiting_events.c.room_nid)
     .distinct()
-    .select_from(waiting_events.join(waiting_for, waiting_events.c.event_id == waiting_for.c.event_id))
     .where(waiting_events.c.room_nid.in_(bindparam("room_nids", expanding=True)))
+)
+_MEASURE = (
+    select(waiting_events.c.server_name, func.count(), func.sum(func.length(waiting_events.c.pdu)))
+    .where(waiting_events.c.room_nid == bindparam("room_nid"))
+    .group_by(waiting_events.c.server_name)
+)
+_OLDEST_OF = (
+    select(waiting_events.c.event_id, func.length(waiting_events.c.pdu))
+    .where(waiting_events.c.room_nid == bindparam("room_nid"), waiting_events.c.server_name == bindparam("server"))
+    .order_by(waiting_events.c.since_ts, waiting_events.c.event_id)
+    .limit(bindparam("limit"))
 )
 _COUNT = select(func.count()).where(waiting_events.c.room_nid == bindparam("room_nid"))
 _OLDEST = (
@@ -145,11 +168,20 @@ _REMOVE_SOME_PENDING = some_of_room(pending_redactions)
 
 
 def let_wait(tx: WriteTx, new: Sequence[Waiting]) -> None:
-    """Keep events until what they wait for has come."""
+    """Keep events until what they wait for has come; those that did so before wait for this alone."""
     rows = [
-        {"event_id": one.event_id, "room_nid": one.room_nid, "since_ts": one.since_ts, "pdu": one.pdu} for one in new
+        {
+            "event_id": one.event_id,
+            "room_nid": one.room_nid,
+            "since_ts": one.since_ts,
+            "pdu": one.pdu,
+            "server_name": one.server,
+        }
+        for one in new
     ]
     tx.connection.execute(_ADD, rows)
+    for part in chunks(one.event_id for one in new):
+        tx.connection.execute(_REMOVE_FOR, {"event_ids": part})
     tx.connection.execute(
         _ADD_FOR, [{"missing_id": missing, "event_id": one.event_id} for one in new for missing in sorted(one.missing)]
     )
@@ -170,28 +202,25 @@ def find_waiting(tx: ReadTx, event_ids: Iterable[EventId]) -> set[EventId]:
     return found
 
 
-def find_waiting_pdus(tx: ReadTx, event_ids: Iterable[EventId]) -> dict[EventId, bytes]:
-    """The bytes of those of the events that wait."""
-    found: dict[EventId, bytes] = {}
+def list_followers(tx: ReadTx, room_nid: int, missing: EventId, *, limit: int) -> dict[EventId, bytes]:
+    """The events of the room that wait for this one, or for those, and so on, as bytes; so many at most."""
+    values = {"room_nid": room_nid, "missing": missing, "limit": limit}
+    return {row.event_id: row.pdu for row in tx.connection.execute(_FOLLOWERS, values)}
+
+
+def find_missing(tx: ReadTx, event_ids: Iterable[EventId]) -> set[EventId]:
+    """Those of the events for which others wait."""
+    found: set[EventId] = set()
     for part in chunks(event_ids):
-        found.update((row.event_id, row.pdu) for row in tx.connection.execute(_PDUS, {"ids": part}))
+        found.update(tx.connection.execute(_MISSING, {"ids": part}).scalars())
     return found
 
 
-def list_followers(tx: ReadTx, room_nid: int) -> dict[EventId, set[EventId]]:
-    """Which events of the room wait for an event, by that one."""
-    found: dict[EventId, set[EventId]] = {}
-    for row in tx.connection.execute(_FOLLOWERS, {"room_nid": room_nid}):
-        found.setdefault(row.missing_id, set()).add(row.event_id)
-    return found
-
-
-def list_missing_in_rooms(tx: ReadTx, room_nids: Iterable[int]) -> dict[int, set[EventId]]:
-    """What the waiting events of these rooms wait for, by room; some of it may wait itself. Others are left out."""
-    found: dict[int, set[EventId]] = {}
+def find_rooms_waiting(tx: ReadTx, room_nids: Iterable[int]) -> set[int]:
+    """Those of the rooms in which events wait."""
+    found: set[int] = set()
     for part in chunks(room_nids):
-        for row in tx.connection.execute(_MISSING_IN_ROOMS, {"room_nids": part}):
-            found.setdefault(row.room_nid, set()).add(row.missing_id)
+        found.update(tx.connection.execute(_AMONG_ROOMS, {"room_nids": part}).scalars())
     return found
 
 
@@ -226,6 +255,18 @@ def count_waiting(tx: ReadTx, room_nid: int) -> int:
 def list_oldest_waiting(tx: ReadTx, room_nid: int, *, limit: int) -> list[EventId]:
     """The events that have waited for the longest time."""
     return list(tx.connection.execute(_OLDEST, {"room_nid": room_nid, "limit": limit}).scalars())
+
+
+def measure_waiting(tx: ReadTx, room_nid: int) -> dict[ServerName, tuple[int, int]]:
+    """How many events of the room wait, and how many bytes they have, by whose users they are of."""
+    rows = tx.connection.execute(_MEASURE, {"room_nid": room_nid})
+    return {ServerName(server): (count, size) for server, count, size in rows}
+
+
+def list_oldest_of(tx: ReadTx, room_nid: int, server: ServerName, *, limit: int) -> list[tuple[EventId, int]]:
+    """The events of a server's users that have waited for the longest time, each with the number of its bytes."""
+    rows = tx.connection.execute(_OLDEST_OF, {"room_nid": room_nid, "server": server, "limit": limit})
+    return [(event_id, size) for event_id, size in rows]
 
 
 def list_rooms_waiting(tx: ReadTx) -> list[int]:

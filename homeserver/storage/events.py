@@ -140,6 +140,12 @@ class Standing:
     event_id: EventId
     pair_id: int | None
     status: int
+    place: int | None
+
+    @property
+    def came_at(self) -> int:
+        """The position at which it came into the timeline; for one of the past, the last before what follows it."""
+        return self.position if self.place is None else places.position_of(self.place)
 
 
 _INSERT = insert(events)
@@ -151,12 +157,17 @@ _REDACT = (
     .where(events.c.position == bindparam("target"))
     .values(pdu=bindparam("redacted"), redacted_by=bindparam("redaction"))
 )
+_RESTORE = (
+    update(events).where(events.c.position == bindparam("target")).values(pdu=bindparam("original"), redacted_by=null())
+)
 _POSITIONS = select(events.c.event_id, events.c.position).where(
     events.c.event_id.in_(bindparam("event_ids", expanding=True))
 )
 _IDS = select(events.c.position, events.c.event_id).where(among(events.c.position, "positions"))
 _PDUS = select(events.c.position, events.c.pdu).where(among(events.c.position, "positions"))
-_STANDINGS = select(events.c.position, events.c.room_nid, events.c.event_id, events.c.pair_id, events.c.status)
+_STANDINGS = select(
+    events.c.position, events.c.room_nid, events.c.event_id, events.c.pair_id, events.c.status, events.c.place
+)
 _STANDINGS_AT = _STANDINGS.where(events.c.position.in_(bindparam("positions", expanding=True)))
 _STANDINGS_OF = _STANDINGS.where(events.c.event_id.in_(bindparam("event_ids", expanding=True)))
 _COUNT = select(func.count()).select_from(events)
@@ -322,6 +333,11 @@ def redact_many(tx: WriteTx, redactions: Sequence[tuple[int, int, bytes]]) -> No
         _REDACT,
         [{"target": target, "redaction": position, "redacted": pdu} for target, position, pdu in redactions],
     )
+
+
+def restore_many(tx: WriteTx, originals: Sequence[tuple[int, bytes]]) -> None:
+    """Let events, given by position, be as if they had never been redacted: with these bytes."""
+    tx.connection.execute(_RESTORE, [{"target": target, "original": pdu} for target, pdu in originals])
 
 
 def list_redacted(tx: ReadTx, redactions: Iterable[int]) -> list[tuple[int, int]]:

@@ -4,12 +4,27 @@ Nothing is known of such a room but what its servers told along. Once the room's
 that counts, as it is newer (`storage/members.py`).
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from sqlalchemy import BigInteger, Boolean, Column, Index, Row, Table, bindparam, delete, false, select, update
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Index,
+    Integer,
+    Row,
+    Table,
+    bindparam,
+    delete,
+    false,
+    func,
+    select,
+    update,
+)
 from sqlalchemy.dialects.postgresql import insert
 
 from homeserver.matrix.identifiers import RoomId, ServerName, UserId
@@ -85,6 +100,32 @@ _OF_USER_SINCE = _OF_USER.where(
     out_of_room.c.forgotten == false(),
 )
 _ONE = _OF_USER.where(out_of_room.c.room_id == bindparam("room_id"))
+_INVITES = (
+    select(out_of_room.c.sender, func.count().label("invites"))
+    .where(
+        out_of_room.c.user_id == bindparam("user_id"),
+        out_of_room.c.room_id != bindparam("besides"),
+        out_of_room.c.membership == "invite",
+        ~_newer.exists(),
+    )
+    .group_by(out_of_room.c.sender)
+)
+_ended_by_others = (
+    out_of_room.c.user_id == bindparam("who"),
+    out_of_room.c.membership.in_(["leave", "ban"]),
+    out_of_room.c.sender != bindparam("who"),
+)
+_REMOVE_OLD_ENDED = delete(out_of_room).where(
+    *_ended_by_others,
+    out_of_room.c.position
+    <= select(out_of_room.c.position)
+    .where(*_ended_by_others)
+    .order_by(out_of_room.c.position.desc())
+    .offset(bindparam("kept", type_=Integer))
+    .limit(1)
+    .correlate(None)
+    .scalar_subquery(),
+)
 _FORGET = (
     update(out_of_room)
     .where(
@@ -135,6 +176,17 @@ def list_of_user_since(tx: ReadTx, user_id: UserId, *, after: int, upto: int) ->
     """What the user became to rooms in (after, upto], the oldest first."""
     values = {"user_id": user_id, "after": after, "upto": upto}
     return [_outsider(row) for row in tx.connection.execute(_OF_USER_SINCE, values)]
+
+
+def count_invites(tx: ReadTx, user_id: UserId, *, besides: RoomId) -> Counter[UserId]:
+    """How many invites the user has, by who sent them; one to the room `besides` does not count."""
+    found = tx.connection.execute(_INVITES, {"user_id": user_id, "besides": besides})
+    return Counter({row.sender: row.invites for row in found})
+
+
+def remove_old_ended(tx: WriteTx, user_id: UserId, *, kept: int) -> None:
+    """Of the invites and knocks of a user that others have ended, keep the newest alone."""
+    tx.connection.execute(_REMOVE_OLD_ENDED, {"who": user_id, "kept": kept})
 
 
 def remove_of_room(tx: WriteTx, room_id: RoomId) -> None:

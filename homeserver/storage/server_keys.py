@@ -3,9 +3,10 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import BigInteger, Column, LargeBinary, Table, bindparam, select, tuple_
+from sqlalchemy import BigInteger, Column, LargeBinary, Table, bindparam, delete, func, select, tuple_
 from sqlalchemy.dialects.postgresql import insert
 
+from homeserver.storage.destinations import destinations
 from homeserver.storage.engine import ReadTx, WriteTx
 from homeserver.storage.tables import Text, chunks, metadata
 
@@ -43,6 +44,16 @@ class StoredDocument:
 
 
 @dataclass(frozen=True, slots=True)
+class DocumentHead:
+    """What is known of a document without reading it."""
+
+    server_name: str
+    fetched_ts: int
+    valid_until_ts: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class ServerKey:
     """A key; what was signed after `valid_until_ts` is not signed by it."""
 
@@ -62,9 +73,23 @@ _UPSERT_DOCUMENT = _INSERT_DOCUMENT.on_conflict_do_update(
     index_elements=["server_name"],
     set_={name: _INSERT_DOCUMENT.excluded[name] for name in ("fetched_ts", "valid_until_ts", "document")},
 )
-_FIND_DOCUMENTS = select(server_key_documents).where(
-    server_key_documents.c.server_name.in_(bindparam("servers", expanding=True))
+_OF_SERVERS = server_key_documents.c.server_name.in_(bindparam("servers", expanding=True))
+_FIND_HEADS = select(
+    server_key_documents.c.server_name,
+    server_key_documents.c.fetched_ts,
+    server_key_documents.c.valid_until_ts,
+    func.length(server_key_documents.c.document).label("size"),
+).where(_OF_SERVERS)
+_FIND_DOCUMENTS = select(server_key_documents.c.server_name, server_key_documents.c.document).where(_OF_SERVERS)
+_SURPLUS_STRANGERS = (
+    select(server_key_documents.c.server_name)
+    .where(~select(destinations).where(destinations.c.server_name == server_key_documents.c.server_name).exists())
+    .order_by(server_key_documents.c.fetched_ts.desc(), server_key_documents.c.server_name)
+    .offset(bindparam("keep"))
+    .limit(bindparam("limit"))
 )
+_FORGET_DOCUMENTS = delete(server_key_documents).where(_OF_SERVERS)
+_FORGET_KEYS = delete(server_keys).where(server_keys.c.server_name.in_(bindparam("servers", expanding=True)))
 _FIND = select(server_keys).where(
     tuple_(server_keys.c.server_name, server_keys.c.key_id).in_(bindparam("names", expanding=True))
 )
@@ -111,10 +136,28 @@ def put_documents(tx: WriteTx, documents: Sequence[StoredDocument]) -> None:
     )
 
 
-def find_documents(tx: ReadTx, servers: Iterable[str]) -> dict[str, StoredDocument]:
+def find_heads(tx: ReadTx, servers: Iterable[str]) -> dict[str, DocumentHead]:
+    """What is known of the documents of these servers, as far as there are any."""
+    found: dict[str, DocumentHead] = {}
+    for part in chunks(servers):
+        rows = tx.connection.execute(_FIND_HEADS, {"servers": part})
+        found.update((row.server_name, DocumentHead(*row)) for row in rows)
+    return found
+
+
+def find_documents(tx: ReadTx, servers: Iterable[str]) -> dict[str, bytes]:
     """What these servers published last, as far as it is known."""
-    found: dict[str, StoredDocument] = {}
+    found: dict[str, bytes] = {}
     for part in chunks(servers):
         rows = tx.connection.execute(_FIND_DOCUMENTS, {"servers": part})
-        found.update((row.server_name, StoredDocument(*row)) for row in rows)
+        found.update((row.server_name, row.document) for row in rows)
     return found
+
+
+def forget_strangers(tx: WriteTx, *, keep: int, limit: int) -> int:
+    """Forget the keys of some servers that nothing was ever sent to, the latest `keep` of these excepted; how many."""
+    servers = tx.connection.execute(_SURPLUS_STRANGERS, {"keep": keep, "limit": limit}).scalars().all()
+    for part in chunks(servers):
+        tx.connection.execute(_FORGET_DOCUMENTS, {"servers": part})
+        tx.connection.execute(_FORGET_KEYS, {"servers": part})
+    return len(servers)

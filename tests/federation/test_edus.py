@@ -130,7 +130,8 @@ async def test_one_bad_receipt_does_not_spoil_the_others(stage: Stage) -> None:
     await stage.scene.join("@ben:b.example")
     content = receipt(stage, said)
     content[stage.room]["m.read"] |= {"@ben:b.example": 7, "nonsense": {}, stage.alice.user_id: {"event_ids": [said]}}
-    await tell(stage, "m.receipt", {"nonsense": 1, "!x:y": [], **content})
+    unknown = {"!unknown:b.example": content[stage.room]}
+    await tell(stage, "m.receipt", {"nonsense": 1, "!x:y": [], **unknown, **content})
     assert await ephemeral(stage.alice, stage.room, "m.receipt") == [{said: {"m.read": {BOB: {"ts": 5}}}}]
 
 

@@ -1,6 +1,7 @@
 """Other servers, and guests, at the door of rooms that are known in part or not at all."""
 
 import json
+from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import quote
 
@@ -10,18 +11,23 @@ from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import RoomId
 from homeserver.matrix.room_versions import ROOM_VERSIONS
 from homeserver.matrix.signing import sign_event
+from homeserver.outbound.transport import Call, Reply
 from homeserver.storage import partial_rooms
 from tests.federation.foreign import FEDERATION, ForeignRoom, complete, hand_over, make
 from tests.federation.network import Network, Peer
 from tests.federation.test_hierarchy import HIERARCHY
 from tests.federation.test_hierarchy import room as told_of
 from tests.federation.test_joins import join_by
+from tests.federation.test_silent_servers import tried
 from tests.room_graphs import key_of
-from tests.world import User, World, eventually
+from tests.world import User, World, eventually, until
 
 
-async def joined_in_part(network: Network) -> tuple[World, User, ForeignRoom]:
-    """A room of which the server of our user knows a part, and will for long; everybody in it may invite."""
+async def joined_in_part(network: Network, *others: str) -> tuple[World, User, ForeignRoom]:
+    """A room of which the server of our user knows a part, and will for long; everybody in it may invite.
+
+    The server that lets our user in says that `others` are in the room.
+    """
     world = await network.server("b.test")
     bob = await world.user("bob")
     room = ForeignRoom.begin(network.peer("p.test"), join_rule="invite")
@@ -32,7 +38,7 @@ async def joined_in_part(network: Network) -> tuple[World, User, ForeignRoom]:
     def welcome(seen: Any) -> Any:
         answer = room.welcome(seen)
         kept = [one for one in answer["state"] if one["type"] != "m.room.member"]
-        return answer | {"state": kept, "members_omitted": True, "servers_in_room": ["p.test"]}
+        return answer | {"state": kept, "members_omitted": True, "servers_in_room": ["p.test", *others]}
 
     room.peer.on("PUT", f"{FEDERATION}/v2/send_join/", welcome)
     invite = room.invite(bob.user_id)
@@ -108,6 +114,60 @@ async def test_nobody_comes_in_by_a_server_that_does_not_know_whether_they_may(n
     assert answer.status_code == 200, answer.text
     assert answer.json()["members_omitted"] is True
     assert set(answer.json()["servers_in_room"]) == {"b.test", "p.test"}
+
+
+@pytest.mark.trust("R6", "C18")
+async def test_of_a_server_whose_members_are_not_known_few_users_are_believed(network: Network) -> None:
+    _, bob, room = await joined_in_part(network)
+    event_id = await bob.send(room.room_id, "Read this.")
+    read = {"event_ids": [event_id], "data": {"ts": 1}}
+    users = [f"@reader{number}:p.test" for number in range(150)]
+    receipts = {room.room_id: {"m.read": dict.fromkeys(users, read)}}
+    await room.peer.send("b.test", "receipts", edus=[{"edu_type": "m.receipt", "content": receipts}])
+    typing = [
+        {"edu_type": "m.typing", "content": {"room_id": room.room_id, "user_id": user_id, "typing": True}}
+        for user_id in users
+    ]
+    for number in range(0, len(typing), 50):
+        await room.peer.send("b.test", f"typing{number}", edus=typing[number : number + 50])
+    told = (await bob.sync())["rooms"]["join"][room.room_id]["ephemeral"]["events"]
+    contents = {event["type"]: event["content"] for event in told}
+    assert set(contents["m.receipt"][event_id]["m.read"]) == set(users[:100])
+    assert set(contents["m.typing"]["user_ids"]) == set(users[:100])
+
+
+@pytest.mark.trust("R6", "S5", "S8")
+async def test_nobody_has_this_server_send_to_whomever_it_likes_for_long(network: Network) -> None:
+    victims = [f"victim.test:{port}" for port in range(8000, 8050)]
+    world, bob, room = await joined_in_part(network, *victims, "invented.test")
+    sent: list[tuple[str, bytes]] = []
+
+    async def weather(call: Call, carry: Callable[[], Awaitable[Reply]]) -> Reply:
+        sent.append((call.destination, call.body or b""))
+        return await carry()
+
+    def had(text: str) -> set[str]:
+        return {destination for destination, body in sent if text.encode() in body}
+
+    network.weather = weather
+    room.peer.on("PUT", f"{FEDERATION}/v1/send/", lambda seen: {"pdus": {}})
+    await bob.send(room.room_id, "at once")
+    await until(lambda: had("at once") == {"p.test", *victims[:3], "invented.test"})
+    # A day later the one that has let him in is not believed any more.
+    network.clock.time += 25 * 3600 * 1000
+    before = await tried(network, world, 1)
+    await tried(network, world, before.failures + 1)
+    await bob.send(room.room_id, "a day later")
+    await until(lambda: "p.test" in had("a day later"))
+    # One of those that was only down has what was said while it was believed in, and nothing else.
+    invented = network.peer("invented.test")
+    invented.on("PUT", f"{FEDERATION}/v1/send/", lambda seen: {"pdus": {}})
+    del sent[:]
+    network.clock.advance(2 * 24 * 3600)
+    await until(lambda: "invented.test" in had("at once"))
+    await bob.send(room.room_id, "the end")
+    await until(lambda: "p.test" in had("the end"))
+    assert had("a day later") == set()
 
 
 def _signed(peer: Peer, content: dict[str, Any]) -> dict[str, Any]:

@@ -545,6 +545,75 @@ async def test_invites_that_came_before_are_not_shown_to_who_wants_none(network:
     assert set(await invites(bob)) == {here, room.room_id}
 
 
+async def invited_by(network: Network, name: str, user: User, numbers: range, **more: Any) -> list[int]:
+    """The statuses of the answers to as many invites of a peer, each to another room."""
+    room = ForeignRoom.begin(network.peers.get(name) or network.peer(name))
+    pdu = json.loads(room.invite(user.user_id).pdu)
+    found = []
+    for number in numbers:
+        room_id = f"!{number}:{name}"
+        event = sign_pdu(json.dumps(pdu | {"room_id": room_id}).encode(), "11", name, key_of(name))
+        target = f"{FEDERATION}/v2/invite/{quote(room_id)}/{quote(event.event_id, safe='')}"
+        body = {"room_version": "11", "event": json.loads(event.pdu)} | more
+        found.append((await room.peer.call("b.test", "PUT", target, body)).status_code)
+    return found
+
+
+@pytest.mark.trust("C22")
+async def test_server_fills_no_sync_with_invites(network: Network) -> None:
+    b = await network.server("b.test")
+    bob, ben = await b.user("bob"), await b.user("ben")
+    assert set(await invited_by(network, "p.test", bob, range(200))) == {200}
+    # Another port is the same host; another server's invites come through, and so do those for others.
+    assert await invited_by(network, "p.test:8449", bob, range(2)) == [403, 403]
+    assert await invited_by(network, "p.test", ben, range(1)) == [200]
+    assert await invited_by(network, "q.test", bob, range(1)) == [200]
+    # One that is there already may come again, and one that is turned down makes room for another.
+    assert await invited_by(network, "p.test", bob, range(199, 201)) == [200, 403]
+    assert len(await invites(bob)) == 201
+    assert (await bob.post(f"/rooms/{quote('!0:p.test')}/leave")).status_code == 200
+    assert await invited_by(network, "p.test", bob, range(200, 202)) == [200, 403]
+
+
+@pytest.mark.trust("C22")
+async def test_ends_of_invites_do_not_pile_up(network: Network) -> None:
+    b = await network.server("b.test")
+    bob = await b.user("bob")
+    p = network.peer("p.test")
+    assert set(await invited_by(network, "p.test", bob, range(105))) == {200}
+    pdu = json.loads(ForeignRoom.begin(p).invite(bob.user_id).pdu) | {"content": {"membership": "leave"}}
+    for start in (0, 50, 100):
+        ends = [
+            sign_pdu(json.dumps(pdu | {"room_id": f"!{number}:p.test"}).encode(), "11", "p.test", key_of("p.test")).pdu
+            for number in range(start, min(start + 50, 105))
+        ]
+        assert set(map(str, (await p.send("b.test", f"ends{start}", *ends)).values())) == {"{}"}
+    assert await invites(bob) == {}
+    everything: Any = {"filter": {"room": {"include_leave": True}}}
+    left = (await bob.sync(**everything))["rooms"]["leave"]
+    assert set(left) == {f"!{number}:p.test" for number in range(5, 105)}
+
+
+@pytest.mark.trust("C22")
+async def test_of_what_is_told_of_a_room_the_short_is_kept(network: Network) -> None:
+    b = await network.server("b.test")
+    bob = await b.user("bob")
+    room = ForeignRoom.begin(network.peer("p.test"))
+    long = [
+        {"type": kind, "state_key": "", "sender": room.owner, "content": {"topic": "x" * 30_000}}
+        for kind in ("m.room.topic", "m.room.other", "m.room.third")
+    ]
+    event = room.invite(bob.user_id)
+    assert (await room.send_invite("b.test", event, invite_room_state=[*long, *room.stripped()])).status_code == 200
+    [state] = (await invites(bob)).values()
+    told = {one["type"] for one in state}
+    assert {"m.room.create", "m.room.name", "m.room.join_rules", "m.room.member"} < told
+    assert len(json.dumps(state)) < 40_000
+    # What is long itself is no invite.
+    answer = await room.send_invite("b.test", room.invite(bob.user_id, reason="x" * 20_000))
+    assert (answer.status_code, answer.json()["errcode"]) == (400, "M_INVALID_PARAM")
+
+
 async def test_purged_room_leaves_no_invite_behind(network: Network) -> None:
     a, b = await network.server("a.test"), await network.server("b.test")
     alice, bob = await a.user("alice"), await b.user("bob")

@@ -5,6 +5,7 @@ import json
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import signedjson.key
@@ -12,16 +13,22 @@ import signedjson.sign
 import unpaddedbase64
 
 from homeserver.config.model import Federation, Limits, OldKey
+from homeserver.consumers.housekeeping import Strangers
+from homeserver.consumers.loop import running
 from homeserver.errors import Unreachable
 from homeserver.matrix.canonical import canonical_json
+from homeserver.matrix.identifiers import ServerName
 from homeserver.matrix.request_signing import sign_request
 from homeserver.matrix.server_keys import PublishedKey, publish
 from homeserver.matrix.signing import SigningKey, sign_json, verify_json
 from homeserver.outbound.keyring import KeyRing
 from homeserver.outbound.transport import Call, Reply
+from homeserver.storage import destinations
+from tests.federation.foreign import ForeignRoom
 from tests.federation.network import Network, Peer, Seen
 from tests.matrix.authorization_grammar import NotInGrammar, read
 from tests.room_graphs import key_of
+from tests.world import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -70,7 +77,7 @@ async def test_notary_vouches_for_the_last_answer_of_a_server_that_is_gone(netwo
     network.peer("p.test")
     first = (await a.client.get("/_matrix/key/v2/query/p.test")).json()["server_keys"]
     network.cut("p.test")
-    network.clock.time += 30 * DAY
+    network.clock.advance(30 * DAY / 1000)
     again = (await a.client.get("/_matrix/key/v2/query/p.test")).json()["server_keys"]
     assert [one["verify_keys"] for one in again] == [one["verify_keys"] for one in first]
     own = (await a.client.get("/_matrix/key/v2/server")).json()["verify_keys"]
@@ -82,21 +89,21 @@ async def test_notary_vouches_for_the_last_answer_of_a_server_that_is_gone(netwo
 async def test_notary_asks_again_when_half_of_the_lifetime_is_over_or_more_is_wanted(network: Network) -> None:
     a = await network.server("a.test")
     peer = network.peer("p.test")
-    minute = 60_000
+    minute = 60
 
     async def asked(query: str = "") -> int:
         await a.client.get(f"/_matrix/key/v2/query/p.test{query}")
         return len(peer.seen)
 
     assert await asked() == 1
-    network.clock.time += 25 * minute  # Of an hour.
+    network.clock.advance(25 * minute)  # Of an hour.
     assert await asked() == 1
-    network.clock.time += 10 * minute
+    network.clock.advance(10 * minute)
     assert await asked() == 2
     # What is known is good for an hour from now.
-    network.clock.time += 20 * minute  # Nobody is asked twice in a short time.
-    assert await asked(f"?minimum_valid_until_ts={network.clock.now() + 35 * minute}") == 2
-    assert await asked(f"?minimum_valid_until_ts={network.clock.now() + 45 * minute}") == 3
+    network.clock.advance(20 * minute)  # Nobody is asked twice in a short time.
+    assert await asked(f"?minimum_valid_until_ts={network.clock.now() + 35 * minute * 1000}") == 2
+    assert await asked(f"?minimum_valid_until_ts={network.clock.now() + 45 * minute * 1000}") == 3
 
 
 @pytest.mark.behaviours("SS-KEY-05", "SS-KEY-06")
@@ -162,7 +169,7 @@ async def test_servers_that_are_notaries_of_each_other_do_not_wait_for_each_othe
     wanted = {("p.test", key_of("p.test").key_id): network.clock.now()}
     assert (await b.container.keys.find(wanted)).keys() == wanted.keys()
     network.cut("p.test")
-    network.clock.time += 10 * 60_000
+    network.clock.advance(600)
     async with asyncio.timeout(5):  # They would wait for each other twice as long.
         assert (await a.container.keys.find(wanted)).keys() == wanted.keys()
         nobody = {("q.test", key_of("q.test").key_id): network.clock.now()}
@@ -198,10 +205,64 @@ async def test_a_notary_tells_all_that_it_knows_and_asks_few(network: Network) -
 
     for _ in range(10):
         assert await told(*known) == 300
-    network.clock.time += DAY
+    network.clock.advance(DAY / 1000)
     for _ in range(10):
         assert await told(*known) == 300
     assert 200 <= sum(len(peer.seen) for peer in peers) - 300 <= 220
+
+
+@pytest.mark.trust("C02", "C10")
+@pytest.mark.behaviours("SS-KEY-05")
+async def test_a_notary_tells_no_more_than_is_reasonable(network: Network) -> None:
+    a = await network.server("a.test")
+    names = [f"s{number}.evil.test" for number in range(60)]
+    for name in names:
+        tell_odd_keys(network.peer(name), more="x" * 31_000)
+    network.peer("p.test")
+    body: dict[str, Any] = {"server_keys": {name: {} for name in [*names, "p.test"]}}
+    for _ in range(2):
+        answer = await a.client.send("POST", "/_matrix/key/v2/query", json=body)
+        assert answer.status_code == 200
+        told = {one["server_name"] for one in answer.json()["server_keys"]}
+        assert 30 < len(told) < 40
+        assert "p.test" in told
+        assert len(answer.content) < 1_100_000
+
+
+@pytest.mark.trust("C02", "C10")
+@pytest.mark.parametrize(("size", "is_good"), [(31_000, True), (33_000, False)])
+async def test_keys_that_take_too_many_bytes_are_not_kept(network: Network, size: int, is_good: bool) -> None:
+    await network.server("a.test")
+    peer = network.peer("p.test")
+    tell_odd_keys(peer, more="x" * size)
+    assert await is_believed(peer) == is_good
+
+
+@pytest.mark.trust("C10")
+@pytest.mark.behaviours("SS-KEY-05")
+async def test_keys_of_too_many_servers_that_nobody_has_to_do_with_are_forgotten(network: Network) -> None:
+    a = await network.server("a.test")
+    database = a.container.database
+    ann = await a.user("ann")
+    room = ForeignRoom.begin(network.peer("p.test"))
+    room.host()
+    assert (await ann.post(f"/join/{quote(room.room_id)}?server_name=p.test&via=p.test")).status_code == 200
+    await ann.send(room.room_id, "Anybody here?")
+    await eventually(lambda: database.read(destinations.find, ServerName("p.test")), lambda found: found is not None)
+    names = ["p.test", *(f"s{number}.evil.test" for number in range(5))]
+    for name in names[1:]:
+        assert await is_believed(network.peer(name))
+        network.clock.advance(1)
+    network.cut(*names)
+
+    async def told() -> list[str]:
+        body: dict[str, Any] = {"server_keys": {name: {} for name in names}}
+        answer = await a.client.send("POST", "/_matrix/key/v2/query", json=body)
+        return [one["server_name"] for one in answer.json()["server_keys"]]
+
+    assert sorted(await told()) == names
+    async with running([Strangers(database, network.clock, keep=2).run], network.clock):
+        await eventually(told, lambda found: sorted(found) == ["p.test", *names[-2:]])
 
 
 @pytest.mark.behaviours("SS-KEY-05")
@@ -321,7 +382,7 @@ async def test_keys_are_asked_for_again_when_their_time_is_over(network: Network
     far = publish("p.test", key_of("p.test"), {}, valid_until_ts=network.clock.now() + 1000 * DAY)
     peer.on("GET", "/_matrix/key/v2/server", lambda seen: Reply(200, {}, far))
     assert await is_believed(peer)
-    network.clock.time += 8 * DAY
+    network.clock.advance(8 * DAY / 1000)
     assert await is_believed(peer)
     assert len(peer.seen) == 2
 
@@ -335,8 +396,44 @@ async def test_server_whose_keys_cannot_be_had_is_refused_and_not_asked_each_tim
         assert not await is_believed(peer)
     assert len(peer.seen) == 1
     del peer.answers["GET", "/_matrix/key/v2/server"]
-    network.clock.time += 61_000
+    network.clock.advance(61)
     assert await is_believed(peer)
+
+
+@pytest.mark.trust("F35", "F29")
+async def test_keys_are_had_when_a_clock_that_leaped_is_right_again(network: Network) -> None:
+    await network.server("a.test")
+    peers = [network.peer(name) for name in ("p.test", "q.test")]
+    network.cut("q.test")
+    for peer in peers:
+        tell_keys_of_today(peer)
+    network.clock.time += 365 * DAY
+    assert [await is_believed(peer) for peer in peers] == [False, False]
+    network.clock.time -= 365 * DAY
+    network.heal("q.test")
+    network.clock.advance(2 * DAY / 1000)
+    for peer in peers:
+        del peer.answers["GET", "/_matrix/key/v2/server"]
+    assert [await is_believed(peer) for peer in peers] == [True, True]
+
+
+def tell_keys_of_today(peer: Peer) -> None:
+    """From now on it says of its keys that they are good until tomorrow, whatever day it is."""
+    keys = publish(peer.name, key_of(peer.name), {}, valid_until_ts=peer.network.clock.now() + DAY)
+    peer.on("GET", "/_matrix/key/v2/server", lambda seen: Reply(200, {}, keys))
+
+
+@pytest.mark.behaviours("SS-KEY-05")
+async def test_a_notary_asks_again_for_what_was_fetched_by_a_clock_that_was_wrong(network: Network) -> None:
+    a = await network.server("a.test")
+    peer = network.peer("p.test")
+    network.clock.time += 365 * DAY
+    await a.client.get("/_matrix/key/v2/query/p.test")
+    network.clock.time -= 365 * DAY
+    network.clock.advance(61)
+    told = (await a.client.get("/_matrix/key/v2/query/p.test")).json()["server_keys"]
+    assert [one["valid_until_ts"] for one in told] == [network.clock.now() + 3_600_000]
+    assert len(peer.seen) == 2
 
 
 @pytest.mark.parametrize(
@@ -356,6 +453,49 @@ async def test_keys_that_are_not_as_they_were_signed_are_not_kept(network: Netwo
     document = spoil(json.loads(peer.keys()))
     peer.on("GET", "/_matrix/key/v2/server", lambda seen: document)
     assert not await is_believed(peer)
+
+
+def tell_odd_keys(peer: Peer, **odd: Any) -> None:
+    """From now on it publishes its keys with something odd beside them, signed as it should be."""
+    document = json.loads(peer.keys()) | odd
+    del document["signatures"]
+    signed = sign_json(json.dumps(document).encode(), peer.name, key_of(peer.name))
+    peer.on("GET", "/_matrix/key/v2/server", lambda seen: Reply(200, {}, signed))
+
+
+@pytest.mark.trust("C02", "C10")
+@pytest.mark.behaviours("SS-KEY-03")
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"valid_until_ts": -(10**30)},
+        {"valid_until_ts": 10**30},
+        {"old_verify_keys": {"ed25519:old": {"key": "A" * 43, "expired_ts": -(10**30)}}},
+        {"old_verify_keys": {"ed25519:old": {"key": "\0", "expired_ts": 1}}},
+        {"old_verify_keys": {"ed25519:old": {"key": "A" * 100_000, "expired_ts": 1}}},
+        {"more": 10**40},
+    ],
+    ids=["never", "always", "expired", "nul", "long", "more"],
+)
+async def test_odd_keys_of_one_server_are_no_matter_to_others(network: Network, odd: dict[str, Any]) -> None:
+    a = await network.server("a.test")
+    ann = await a.user("ann")
+    evil = network.peer("evil.test")
+    tell_odd_keys(evil, **odd)
+    room = ForeignRoom.begin(network.peer("p.test"))
+    room.say("m.room.member", {"membership": "join"}, sender="@eve:evil.test", state_key="@eve:evil.test")
+    room.host()
+    answer = await ann.post(f"/join/{quote(room.room_id)}?server_name=p.test&via=p.test")
+    assert answer.status_code == 200, answer.text
+    network.clock.advance(61)  # The keys may be asked for again.
+    theirs = room.say("m.room.message", {"body": "I am here"}, sender="@eve:evil.test")
+    ours = room.graph.say(room.owner, "m.room.message", {"body": "And I"}, [room.graph.by_id[theirs.prev_events[0]]])
+    results = await room.peer.send("a.test", "1", theirs.pdu, ours.pdu)
+    assert results[ours.event_id] == {}
+    assert (await ann.get(f"/rooms/{quote(room.room_id)}/event/{quote(ours.event_id)}")).status_code == 200
+    assert (await evil.call("a.test", "GET", PROBE)).status_code < 500
+    told = await a.client.get("/_matrix/key/v2/query/evil.test")
+    assert told.status_code == 200, told.text
 
 
 @pytest.mark.trust("C01")
@@ -578,3 +718,18 @@ async def test_headers_are_believed_as_a_second_reader_believes_them(network: Ne
         assert answer.status_code < 500
         assert verdicts[-1] == verdict(headers), headers
     assert 50 < sum(verdicts) < 350
+
+
+@pytest.mark.trust("C02")
+@pytest.mark.behaviours("SS-PDU-03")
+@pytest.mark.parametrize(("more", "is_good"), [(9, True), (10, False), (500, False)])
+async def test_an_event_says_by_few_keys_that_it_is_signed(network: Network, more: int, is_good: bool) -> None:
+    ann = await (await network.server("a.test")).user("ann")
+    room = ForeignRoom.begin(network.peer("p.test"))
+    room.host()
+    assert (await ann.post(f"/join/{quote(room.room_id)}?server_name=p.test&via=p.test")).status_code == 200
+    said = room.say("m.room.message", {"body": "Signed, signed, signed"})
+    pdu = json.loads(said.pdu)
+    pdu["signatures"]["p.test"] |= {f"ed25519:{number}x": "A" * 86 for number in range(more)}
+    result = (await room.peer.send("a.test", "1", json.dumps(pdu).encode()))[said.event_id]
+    assert (result == {}) == is_good, result

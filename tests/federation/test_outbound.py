@@ -518,7 +518,7 @@ async def test_who_is_known_to_be_down_is_not_waited_for(stage: Stage) -> None:
         await client.query_profile(B, UserId(BOB))
     # After a while it is worth a try: then nobody has to wait for the next transaction either.
     stage.network.heal(B)
-    stage.network.clock.time += 61_000
+    stage.network.clock.advance(61)
     with pytest.raises(Refused):
         await client.query_profile(B, UserId(BOB))
     stage.b.peer.on("GET", "/_matrix/federation/v1/query/profile", lambda seen: {})

@@ -79,7 +79,7 @@ class Scene:
     async def look_later(self) -> list[PartialRoom]:
         notifier = self.world.container.notifier
         with notifier.waiting_for([COMPLETED]) as waiter:
-            self.network.clock.time += 3600 * 1000
+            self.network.clock.advance(3600)
             # As if another room had just been joined: nobody waits for seconds here.
             notifier.changed(notifier.latest, {PARTIAL})
             await waiter.wait(0.05)

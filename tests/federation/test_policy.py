@@ -9,13 +9,17 @@ from typing import Any
 import pytest
 
 from homeserver.matrix.events import Event
-from homeserver.matrix.signing import SigningKey, sign_event, verify_events
+from homeserver.matrix.signing import SigningKey, sign_event, sign_pdu, verify_events
 from homeserver.outbound.transport import Reply
 from homeserver.services.rooms.receipts import Outcome
-from tests.federation.network import Seen
+from tests.federation.foreign import bring_in
+from tests.federation.network import Network, Peer, Seen
+from tests.federation.test_joins import join_by, members_of
 from tests.federation.test_queries import refusing, unreachable
 from tests.federation.test_reads import Stage, q, stage
-from tests.services.rooms.test_branches import DAN
+from tests.federation.test_restricted import restricted_room
+from tests.room_graphs import key_of
+from tests.services.rooms.test_branches import BOB, DAN
 from tests.world import User, eventually
 
 __all__ = ["stage"]
@@ -287,3 +291,70 @@ async def test_room_whose_policy_server_is_dead_keeps_nobody_from_telling_other_
 
     await eventually(lambda: later(alice), lambda found: found.get("displayname") == "Alison")
     await eventually(lambda: later(dave), lambda found: found["membership"] == "leave")
+
+
+def as_invited(peer: Peer) -> Callable[[Seen], Any]:
+    """What the server of somebody answers who is invited: the event with its own signature alone."""
+
+    def answer(seen: Seen) -> Any:
+        event = seen.content["event"]
+        signed = sign_pdu(json.dumps(event).encode(), "12", peer.name, key_of(peer.name))
+        return {"event": event | {"signatures": signed.signatures}}
+
+    return answer
+
+
+@pytest.mark.behaviours("SS-POL-02", "SS-POL-03", "SS-INV-02")
+@pytest.mark.parametrize("server", ["e.example", "b.example"])
+async def test_invite_is_signed_by_the_policy_server_before_anybody_else_sees_it(policed: Policed, server: str) -> None:
+    stage = policed.stage
+    peer = stage.bobs if server == "b.example" else stage.network.peer(server)
+    peer.on("PUT", "/_matrix/federation/v2/invite/", as_invited(peer))
+    target = f"@zoe:{server}"
+    error = b'{"errcode": "M_FORBIDDEN", "error": "Not them."}'
+    policed.answer(lambda seen: Reply(400, {}, error))
+    before = [event.event_id for event in await stage.events()]
+    refused = await stage.alice.post(f"/rooms/{q(stage.room)}/invite", {"user_id": target})
+    assert (refused.status_code, refused.json()["error"]) == (403, "Not them.")
+    assert not [seen for seen in peer.seen if "/invite/" in seen.target]
+    assert [event.event_id for event in await stage.events()] == before
+    policed.answer(signature)
+    policed.asked.clear()
+    stage.network.clock.advance(1)  # Of the same event it is not asked twice.
+    answer = await stage.alice.post(f"/rooms/{q(stage.room)}/invite", {"user_id": target})
+    assert answer.status_code == 200, answer.text
+    [shown] = [seen.content["event"] for seen in peer.seen if "/invite/" in seen.target]
+    assert is_signed(Event.parse(json.dumps(shown).encode(), "12"))
+    invite = (await stage.events())[-1]
+    assert (invite.state_key, invite.membership) == (target, "invite")
+    assert is_signed(invite)
+    assert {"a.test", server} < {*invite.signatures, "ed25519"}
+    assert "ed25519:1" in invite.signatures[server]
+    assert len(policed.asked) == 1
+
+
+@pytest.mark.behaviours("SS-POL-02", "SS-POL-03", "SS-JOIN-06")
+async def test_join_that_another_server_allows_is_signed_by_the_policy_server_first(network: Network) -> None:
+    a, b, policy = await network.server("a.test"), await network.server("b.test"), network.peer("b.example")
+    ann, bob, ben = await a.user("ann"), await b.user("bob"), await b.user("ben")
+    other = await ann.create_room(preset="public_chat")
+    room_id = await restricted_room(ann, other, power_level_content_override={"invite": 50})
+    for user in (bob, ben):
+        assert (await join_by(user, other, "a.test")).status_code == 200
+    await bring_in(policy, "a.test", other, BOB)
+    await bring_in(policy, "a.test", room_id, BOB)
+    assert (await join_by(bob, room_id, "a.test")).status_code == 200
+    policy.on("POST", SIGN, lambda seen: Reply(400, {}, b'{"errcode": "M_FORBIDDEN", "error": "Not them."}'))
+    await ann.set_state(room_id, "m.room.policy", POLICY)
+    await eventually(lambda: members_of(ann, other), lambda found: ben.user_id in found)
+    await eventually(
+        lambda: bob.get(f"/rooms/{q(room_id)}/state/m.room.policy"), lambda answer: answer.status_code == 200
+    )
+    # Nobody on this server may let others in.
+    answer = await join_by(ben, room_id)
+    assert (answer.status_code, answer.json()["error"]) == (403, "Not them.")
+    assert {seen.origin for seen in policy.seen if seen.target == SIGN} == {"b.test"}
+    policy.on("POST", SIGN, signature)
+    network.clock.advance(1)
+    assert (await join_by(ben, room_id)).status_code == 200
+    assert {seen.origin for seen in policy.seen if seen.target == SIGN} == {"b.test"}

@@ -99,11 +99,20 @@ async def test_delivery_over_the_limits_is_refused(stage: Stage) -> None:
     edu = {"edu_type": "org.example.nothing", "content": {}}
     assert (await stage.put("1", stage.body(*[said.pdu] * 51)))[0] == 413
     assert (await stage.put("2", stage.body(edus=[edu] * 101)))[0] == 413
-    assert (await stage.put("3", stage.body(said.pdu, edus=[{**edu, "content": {"a": "b" * (10 << 20)}}])))[0] == 413
+    assert (await stage.put("3", stage.body(said.pdu, edus=[{**edu, "content": {"a": "b" * (17 << 20)}}])))[0] == 413
     assert await stage.scene.bodies() == []
     status, answer = await stage.put("4", stage.body(*[said.pdu] * 50, edus=[edu] * 100))
     assert (status, answer) == (200, {"pdus": {said.event_id: {}}})
     assert await stage.scene.bodies() == ["hello"]
+
+
+@pytest.mark.behaviours("SS-TXN-01")
+@pytest.mark.trust("C18", "R6")
+async def test_delivery_of_many_small_things_is_refused(stage: Stage) -> None:
+    for pdus, edus in (([1] * 1000, []), ([], [{}] * 1000), ([1] * 2_000_000, [])):
+        body = {"origin": "b.example", "origin_server_ts": 1, "pdus": pdus, "edus": edus}
+        status, answer = await stage.put("1", body)
+        assert (status, answer["errcode"]) == (413, "M_TOO_LARGE")
 
 
 @pytest.mark.trust("C18", "C27")
@@ -444,7 +453,7 @@ async def test_server_whose_clock_is_wrong_is_heard(stage: Stage, off_ms: int) -
     graph = await stage.graph()
     graph.clock = stage.network.clock.now() + off_ms
     stage.peer.on("GET", "/_matrix/key/v2/server", lambda seen: keys_for_days(stage))
-    stage.network.clock.time += 61_000
+    stage.network.clock.advance(61)
     said = graph.say(BOB, "m.room.message", {"body": "when?"}, [graph.events[-1]])
     assert await stage.peer.send("a.test", "1", said.pdu) == {said.event_id: {}}
     mine = await stage.scene.alice.send(stage.room, "now")

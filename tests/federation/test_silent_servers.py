@@ -71,7 +71,7 @@ async def try_again(network: Network, world: World) -> None:
     """Let so much time pass that the rest of the room is asked for again."""
     notifier = world.container.notifier
     with notifier.waiting_for([COMPLETED]) as waiter:
-        network.clock.time += 3600 * 1000
+        network.clock.advance(3600)
         notifier.changed(notifier.latest, {PARTIAL})
         await waiter.wait(0.05)
 

@@ -6,6 +6,7 @@ from urllib.parse import quote
 
 import pytest
 
+from homeserver.config.model import Limits
 from homeserver.matrix.signing import SigningKey, sign_json
 from homeserver.outbound.transport import Reply
 from tests.federation.foreign import FEDERATION, bring_in, refusal
@@ -252,3 +253,24 @@ async def test_server_may_only_ask_for_its_own_users(network: Network) -> None:
         "a.test", "PUT", path(room_id), exchange(room_id, ann.user_id, "@x:q.test", proof("@x:q.test"))
     )
     assert (answer.status_code, answer.json()["errcode"]) == (403, "M_FORBIDDEN")
+
+
+@pytest.mark.trust("C10", "C22")
+async def test_nobody_has_us_ask_another_server_time_and_again(network: Network) -> None:
+    a = await network.server("a.test", limits=Limits(rate_limits=True))
+    ann = await a.user("ann")
+    asked = [network.peer(name) for name in ("p.test", "p.test:1", "q.test")]
+    for peer in asked:
+        peer.on("PUT", f"{FEDERATION}/v1/exchange_third_party_invite/", lambda seen: {})
+
+    def offers(name: str) -> list[tuple[str, str, Any]]:
+        return [(f"!{number}:{name}", f"@x:{name}", proof(ann.user_id)) for number in range(30)]
+
+    # All ports of a host are one, and other servers are asked all the same.
+    for peer in asked:
+        assert (await bind(a.client, ann.user_id, *offers(peer.name))).status_code == 200
+    assert [len(peer.seen) for peer in asked] == [30, 20, 30]
+    # Who asks takes one of their own for each invite.
+    answers = [await bind(a.client, ann.user_id, *offers("q.test")) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [429, 429]
+    assert len(asked[2].seen) == 30

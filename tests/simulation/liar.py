@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
@@ -14,6 +15,9 @@ from homeserver.matrix.signing import sign_pdu
 from homeserver.outbound.transport import Reply
 from tests.room_graphs import key_of
 from tests.simulation.city import City, part
+
+_NEVER = "$" + "x" * 43
+"""An event that nobody will ever have."""
 
 _NOTHING = Reply(404, {}, b'{"errcode": "M_NOT_FOUND", "error": "No."}')
 
@@ -104,6 +108,30 @@ class Liar:
         edus: list[Any] = []
         if self._chance.random() < 0.3:
             edus = [{"edu_type": "m.typing", "content": {"room_id": known.room_id, "user_id": 1, "typing": "x"}}, 7]
+        await self._send(destination, pdus, edus)
+
+    async def overreach(self) -> None:
+        """In all rooms, redact to everybody what somebody else said."""
+        for known in self._rooms:
+            others = [event for event in known.events.values() if event.sender != self.user_id]
+            messages = [event for event in others if event.type == "m.room.message"]
+            if messages:
+                target = self._chance.choice(messages).event_id
+                await self._tell_all(known, "m.room.redaction", [others[-1]], redacts=target)
+
+    async def linger(self) -> None:
+        """Say to everybody, in all rooms, what would have been right when it had just come into them."""
+        for known in self._rooms:
+            arrival = [event for event in self._auth_events(known, is_late=True) if event.state_key == self.user_id]
+            await self._tell_all(known, "m.room.message", arrival)
+
+    async def _tell_all(self, known: _Known, type_: str, prev: list[Event], redacts: str | None = None) -> None:
+        auth = self._auth_events(known, is_late=True)
+        event = self._build(known, type_, None, {"body": "I am still here"}, prev, auth, redacts)
+        for destination in sorted(self.city.houses):
+            await self._send(destination, [event.pdu], [])
+
+    async def _send(self, destination: str, pdus: list[bytes], edus: list[Any]) -> None:
         self._numbers += 1
         body = {
             "origin": self.name,
@@ -118,7 +146,9 @@ class Liar:
         """An event, well signed: a message, a change of state that it may not make, or a branch off somewhere."""
         seen = list(known.events.values())
         prev = self._chance.sample(seen, min(len(seen), self._chance.choice([1, 1, 1, 2, 3])))
-        auth = self._auth_events(known)
+        auth = self._auth_events(known, is_late=self._chance.random() < 0.5)
+        if self._chance.random() < 0.1:
+            auth = auth[1:]
         deeds: list[tuple[str, str | None, dict[str, Any]]] = [
             ("m.room.message", None, {"msgtype": "m.text", "body": "lies"}),
             ("m.room.message", None, {"msgtype": "m.text", "body": "lies"}),
@@ -130,6 +160,25 @@ class Liar:
             ("m.room.member", self.user_id, {"membership": "join", "displayname": "Mallory"}),
         ]
         type_, state_key, content = self._chance.choice(deeds)
+        redacts = self._chance.choice(seen).event_id if type_ == "m.room.redaction" else None
+        more = [_NEVER] if self._chance.random() < 0.1 else []
+        event = self._build(known, type_, state_key, content, prev, auth, redacts, more)
+        if self._chance.random() < 0.8:
+            known.events[event.event_id] = event
+        return event.pdu
+
+    def _build(
+        self,
+        known: _Known,
+        type_: str,
+        state_key: str | None,
+        content: dict[str, Any],
+        prev: list[Event],
+        auth: list[Event],
+        redacts: str | None = None,
+        more: Sequence[str] = (),
+    ) -> Event:
+        """An event; `more` are ids of what is before it besides."""
         template: dict[str, Any] = {
             "type": type_,
             "room_id": known.room_id,
@@ -137,20 +186,15 @@ class Liar:
             "content": content,
             "origin_server_ts": self.city.houses[sorted(self.city.houses)[0]].clock.now(),
             "depth": max((event.depth for event in prev), default=0) + self._chance.choice([1, 1, 1, 100]),
-            "prev_events": [event.event_id for event in prev],
+            "prev_events": [*(event.event_id for event in prev), *more],
             "auth_events": [event.event_id for event in auth],
         }
         if state_key is not None:
             template["state_key"] = state_key
-        if type_ == "m.room.redaction":
+        if redacts is not None:
             bearer = content if ROOM_VERSIONS[known.version].redacts_in_content else template
-            bearer["redacts"] = self._chance.choice(seen).event_id
-        if self._chance.random() < 0.1:
-            template["prev_events"].append("$" + "x" * 43)  # Which nobody will ever have.
-        event = sign_pdu(json.dumps(template).encode(), known.version, self.name, self._key)
-        if self._chance.random() < 0.8:
-            known.events[event.event_id] = event
-        return event.pdu
+            bearer["redacts"] = redacts
+        return sign_pdu(json.dumps(template).encode(), known.version, self.name, self._key)
 
     def _spoilt(self, known: _Known, pdu: bytes) -> bytes:
         value = json.loads(pdu)
@@ -167,21 +211,23 @@ class Liar:
             value["depth"] = -1
         return json.dumps(value).encode()
 
-    def _auth_events(self, known: _Known) -> list[Event]:
-        """Those that an honest server would name, mostly; or those from before it was put out."""
-        is_late = self._chance.random() < 0.5
+    def _auth_events(self, known: _Known, *, is_late: bool) -> list[Event]:
+        """Those that an honest server would name, mostly; or those of when it had just come, before it was put out."""
         state: dict[tuple[str, str], Event] = {}
         for event in known.events.values():
-            is_end = event.state_key == self.user_id and event.membership != "join"
-            if event.state_key is not None and not (is_late and is_end):
-                state[event.type, event.state_key] = event
+            if event.state_key is None:
+                continue
+            pair = (event.type, event.state_key)
+            if not is_late:
+                state[pair] = event
+            elif event.membership == "join":
+                state.setdefault(pair, event)
+            elif event.membership is None and event.sender != self.user_id:
+                state[pair] = event
         pairs = [("m.room.create", ""), ("m.room.power_levels", ""), ("m.room.member", self.user_id)]
         if known.version == "12":
             pairs = pairs[1:]
-        chosen = [state[pair] for pair in pairs if pair in state]
-        if self._chance.random() < 0.1:
-            chosen = chosen[1:]
-        return chosen
+        return [state[pair] for pair in pairs if pair in state]
 
     def _see(self, pdu: Any) -> None:
         for known in self._rooms:

@@ -24,6 +24,7 @@ from tests.simulation.seen import Seen, look
 _QUARRELS_S = 60.0
 _QUIETS_S = (60.0, 130.0, 600.0)
 """Together long enough for somebody who has asked in vain a few times to go on without what is missing."""
+_SPREAD_S = 10.0
 _STEPS = 40
 _TIMELINES = quote(json.dumps({"room": {"timeline": {"limit": 100}}}))
 
@@ -217,15 +218,26 @@ async def _heal(story: Story) -> None:
         if house.application is None:
             await city.start(house)
     if story.liar is not None:
+        await _put_out(story, story.liar)
         story.liar.is_silent = True
     for quiet_s in _QUIETS_S:
         await asyncio.sleep(quiet_s)
         for house in story.honest:
             for room in story.rooms:
                 await _speak(story, house, room)
-            await asyncio.sleep(10.0)
+            await asyncio.sleep(_SPREAD_S)
         if not [one for room in story.rooms for one in verdict.compare(await _look(story, room), room.said)]:
             return
+
+
+async def _put_out(story: Story, liar: Liar) -> None:
+    """The liar goes too far and is banned, where there is somebody who may; it talks as if nothing had happened."""
+    await liar.overreach()
+    for room in story.rooms:
+        path = f"/rooms/{part(room.room_id)}/ban"
+        await story.city.ask(room.home, story.users[room.home.name][0], "POST", path, {"user_id": liar.user_id})
+    await asyncio.sleep(_SPREAD_S)
+    await liar.linger()
 
 
 async def _speak(story: Story, house: House, room: Room) -> None:

@@ -17,7 +17,7 @@ from homeserver.services.federation.device_lists import DeviceListUpdates, Remot
 from homeserver.services.federation.early import Early
 from homeserver.services.federation.edus import Edus
 from homeserver.services.federation.history import History
-from homeserver.services.federation.live import PresenceEdus, ReceiptEdus, TypingEdus
+from homeserver.services.federation.live import PresenceEdus, ReceiptEdus, Speakers, TypingEdus
 from homeserver.services.federation.room_lines import RoomLines
 from homeserver.services.federation.room_reads import RoomReads
 from homeserver.services.federation.server_keys import PublishedKeys
@@ -63,11 +63,12 @@ def build_servers(
 
     invitations = Invitations(database, sender, rooms.members, acls, signatures, rooms.stripper, author)
     device_lists = RemoteDeviceLists(database, clock, client, name)
+    speakers = Speakers(acls)
     edus = Edus(
         {
-            "m.typing": TypingEdus(live.typing, hot, acls),
+            "m.typing": TypingEdus(live.typing, hot, speakers),
             "m.presence": PresenceEdus(live.presence),
-            "m.receipt": ReceiptEdus(live.receipts, hot, acls),
+            "m.receipt": ReceiptEdus(live.receipts, hot, speakers),
             "m.direct_to_device": DirectToDevice(database, clock, name),
             "m.device_list_update": DeviceListUpdates(device_lists),
             "m.signing_key_update": SigningKeyUpdates(device_lists),
@@ -76,7 +77,7 @@ def build_servers(
     )
     room_lines = RoomLines(database, clock, hot, inbox, graph.gaps, metrics, background)
     stack.push_async_callback(room_lines.close)
-    early = Early(hot, graph.arrivals, room_lines, background, name)
+    early = Early(hot, graph.arrivals, acls, room_lines, background, name)
     stack.push_async_callback(early.close)
     transactions = Transactions(
         database,
@@ -104,7 +105,9 @@ def build_servers(
         device_keys=DeviceKeys(database, people.e2e_keys, device_lists, client, name),
         invitations=invitations,
         resident=Resident(database, sender, inbox, acls, signatures, author, graph.trees),
-        third_party=ThirdPartyInvites(database, sender, rooms.members, acls, client, outside.transport, name),
+        third_party=ThirdPartyInvites(
+            database, sender, rooms.members, acls, client, outside.transport, people.limits, name
+        ),
         room_reads=room_reads,
         history=History(database, graph.trees, room_reads),
     )

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 import msgspec
 
 from homeserver.matrix.identifiers import ServerName
-from homeserver.outbound.operations.asking import KEY, LARGEST_KEYS, V1, Asking, Json
+from homeserver.matrix.server_keys import LARGEST_DOCUMENT
+from homeserver.outbound.operations.asking import KEY, V1, Asking, Json
 from homeserver.outbound.transport import Call
 
 Raw = msgspec.Raw
@@ -33,7 +34,7 @@ class Servers(Asking):
             method="GET",
             target=f"{KEY}/server",
             timeout_s=timeout_s,
-            largest=LARGEST_KEYS,
+            largest=LARGEST_DOCUMENT,
         )
         reply = await self._ask(call, is_signed=False, is_patient=True)
         return reply.body

@@ -52,6 +52,7 @@ RATES = {
     "lookup": Rate(20, 500),
     "strangers": Rate(20, 200),  # Servers asked for their keys because a request says that it comes from them.
     "to_device": Rate(30, 300),
+    "offers": Rate(1, 50),  # Of invites by an address: so many each server is asked to make good on.
     "strangers_by_user": Rate(1, 100),  # Servers without a room in common with this one that messages are sent to.
 }
 """Of users and of addresses."""

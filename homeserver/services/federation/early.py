@@ -15,6 +15,7 @@ from homeserver.matrix.identifiers import RoomId, ServerName
 from homeserver.services.federation.room_lines import Place, RoomLines
 from homeserver.services.rooms.arrival import Arrivals
 from homeserver.services.rooms.hot import HotRooms
+from homeserver.services.rooms.server_acl import ServerAcls
 
 _MOST_BYTES = 16 << 20
 _MOST_OF_ROOM = 1000
@@ -33,9 +34,16 @@ class Early:
     """Keeps what comes early."""
 
     def __init__(
-        self, hot: HotRooms, arrivals: Arrivals, lines: RoomLines, background: Background, server_name: str
+        self,
+        hot: HotRooms,
+        arrivals: Arrivals,
+        acls: ServerAcls,
+        lines: RoomLines,
+        background: Background,
+        server_name: str,
     ) -> None:
         self._hot = hot
+        self._acls = acls
         self._arrivals = arrivals
         self._lines = lines
         self._background = background
@@ -80,4 +88,5 @@ class Early:
             return
         if self._server_name in room.servers:
             for origin, pdus in kept.deliveries:
-                self._lines.join(Place(room, origin, pdus, None))
+                if self._acls.allows(room, origin):  # When it came, nobody here knew.
+                    self._lines.join(Place(room, origin, pdus, None))

@@ -5,7 +5,8 @@ from typing import Any
 
 import msgspec
 
-from homeserver.errors import Forbidden, RequestError
+from homeserver.errors import Forbidden, NotFound, RequestError
+from homeserver.kit.caching import Lru
 from homeserver.matrix import identifiers
 from homeserver.matrix.identifiers import RoomId, ServerName, UserId
 from homeserver.services.federation.contents import decoded, identifier, user_of
@@ -18,6 +19,9 @@ from homeserver.services.rooms.server_acl import ServerAcls
 
 _MOST_USERS = 1000
 _MOST_ROOMS = 100
+_MOST_BELIEVED = 100
+"""So many users of a server are believed to be in a room of which not all members are known."""
+_MOST_BELIEVED_OF = 1000
 _LONGEST_STATUS = 1000
 _LARGEST_NUMBER = 2**53
 _LONGEST_AGO_MS = 10 * 365 * 24 * 60 * 60 * 1000
@@ -53,20 +57,47 @@ class _Receipt(msgspec.Struct, frozen=True):
     data: _ReceiptData
 
 
+class Speakers:
+    """Knows who may tell of themselves in a room.
+
+    As long as not all members of a room are known, its servers are; so a few users of each are believed to be in it.
+    """
+
+    def __init__(self, acls: ServerAcls) -> None:
+        self._acls = acls
+        self._believed: Lru[tuple[RoomId, ServerName], set[UserId]] = Lru(_MOST_BELIEVED_OF)
+
+    def may_speak(self, room: HotRoom, origin: ServerName, user_id: UserId) -> bool:
+        """Whether a user of this server may."""
+        return self._is_there(room, origin, user_id) and self._acls.allows(room, origin)
+
+    def _is_there(self, room: HotRoom, origin: ServerName, user_id: UserId) -> bool:
+        if room.partial is None or room.state.knows(user_id):
+            return room.membership_of(user_id) == "join"
+        return origin in room.servers and self._is_believed(room.room_id, origin, user_id)
+
+    def _is_believed(self, room_id: RoomId, origin: ServerName, user_id: UserId) -> bool:
+        believed = self._believed.get((room_id, origin)) or set()
+        if len(believed) < _MOST_BELIEVED:
+            self._believed.put((room_id, origin), believed | {user_id})
+            return True
+        return user_id in believed
+
+
 class TypingEdus:
     """Takes `m.typing`."""
 
-    def __init__(self, typing: Typing, hot: HotRooms, acls: ServerAcls) -> None:
+    def __init__(self, typing: Typing, hot: HotRooms, speakers: Speakers) -> None:
         self._typing = typing
         self._hot = hot
-        self._acls = acls
+        self._speakers = speakers
 
     async def receive(self, origin: ServerName, content: Json) -> None:
         """Take it. Raises `RequestError` where it is not what it should be."""
         told = decoded(content, _Typing)
         user_id = user_of(origin, told.user_id)
         room = await self._hot.find(identifier(identifiers.room_id, told.room_id))
-        if not _may_speak(room, self._acls, origin, user_id):
+        if not self._speakers.may_speak(room, origin, user_id):
             raise Forbidden("The user is not in the room.")
         self._typing.hear(room.room_id, user_id, is_typing=told.typing)
 
@@ -91,10 +122,10 @@ class PresenceEdus:
 class ReceiptEdus:
     """Takes `m.receipt`: `m.read` alone, of users who are in the room; what is wrong in one is no matter to others."""
 
-    def __init__(self, receipts: Receipts, hot: HotRooms, acls: ServerAcls) -> None:
+    def __init__(self, receipts: Receipts, hot: HotRooms, speakers: Speakers) -> None:
         self._receipts = receipts
         self._hot = hot
-        self._acls = acls
+        self._speakers = speakers
 
     async def receive(self, origin: ServerName, content: Json) -> None:
         """Take it."""
@@ -111,15 +142,11 @@ class ReceiptEdus:
         """Those of what was told of one room whose users are in it."""
         if not told:
             return []
-        room = await self._hot.find(told[0].room_id)
-        return [one for one in told if _may_speak(room, self._acls, origin, one.user_id)]
-
-
-def _may_speak(room: HotRoom, acls: ServerAcls, origin: ServerName, user_id: UserId) -> bool:
-    membership = room.membership_of(user_id)
-    # As long as not all members are known, the servers are.
-    is_there = membership == "join" or (room.partial is not None and membership == "leave" and origin in room.servers)
-    return is_there and acls.allows(room, origin)
+        try:
+            room = await self._hot.find(told[0].room_id)
+        except NotFound:
+            return []
+        return [one for one in told if self._speakers.may_speak(room, origin, one.user_id)]
 
 
 def _presence(origin: ServerName, value: Any) -> presence.Heard | None:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from homeserver.errors import Conflict, Unavailable
 from homeserver.kit.clock import Clock
 from homeserver.matrix.events import Event
-from homeserver.matrix.identifiers import EventId
+from homeserver.matrix.identifiers import EventId, ServerName, domain_of
 from homeserver.services.rooms.graph import Graph, Placed
 from homeserver.services.rooms.hot import HotRoom, HotRooms, NotLoaded
 from homeserver.services.rooms.intake import Intake, in_order
@@ -63,7 +63,7 @@ class Admission:
         intake.coming.update(EventId(event.event_id) for event in coming)
         # All at once, as each may take a while; this costs nothing in a room without a policy server.
         signed = await self._policies.recommended(room, coming) if self._policies.of(room) is not None else {}
-        while coming:
+        while coming or await self._release_more(room, coming, intake):
             event = coming.popleft()
             event_id = EventId(event.event_id)
             intake.coming.discard(event_id)
@@ -92,6 +92,13 @@ class Admission:
         for event_id in intake.checked.keys() - intake.receipts.keys():
             # Only where servers choose the ids of events can these name each other.
             intake.receipts[event_id] = Receipt(event_id, Outcome.DROPPED, "The event comes before itself.")
+
+    async def _release_more(self, room: HotRoom, coming: deque[Event], intake: Intake) -> bool:
+        """Go on with what waits for events of which not everything could come at once; whether there was some."""
+        while intake.unfinished and not coming:
+            await intake.settle()
+            coming.extend(await self._waiting.release_more(room, intake))
+        return bool(coming)
 
     async def _place(
         self, room: HotRoom, event: Event, intake: Intake, *, given: Given | None, is_recommended: bool
@@ -142,7 +149,8 @@ class Admission:
     def _let_wait(self, room: HotRoom, event: Event, placed: Placed, intake: Intake) -> None:
         assert room.room_nid is not None
         event_id = EventId(event.event_id)
-        intake.let_wait(Waiting(event_id, room.room_nid, self._clock.now(), event.pdu, placed.missing))
+        server = ServerName(domain_of(event.sender))
+        intake.let_wait(Waiting(event_id, room.room_nid, self._clock.now(), event.pdu, placed.missing, server))
         intake.receipts[event_id] = of_placed(event, placed)
 
 

@@ -7,6 +7,7 @@ another one, and what it stored is not stored again.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,7 @@ from homeserver.matrix.event_auth import AuthError
 from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import EventId, RoomId, ServerName, UserId, domain_of
 from homeserver.matrix.room_versions import ROOM_VERSIONS, RoomVersion
+from homeserver.services.auth.limits import host_of
 from homeserver.services.rooms.checks import Checks, Unfit
 from homeserver.services.rooms.graph import auth_keys
 from homeserver.services.rooms.hot import HotRoom, HotRooms, parse
@@ -54,7 +56,10 @@ _INSISTENCE_S = 60.0
 _MOST_INSISTED = 200
 _ATTEMPTS = 5
 _PART = 1000
-MOST_SERVERS = 50_000
+_MOST_SERVERS = 10_000
+_MOST_OF_HOST = 3
+"""So many servers are believed to be in a room, and so many of one host, because somebody says so: what our users say
+there is sent to all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,11 +172,13 @@ class Arrivals:
         Raises `BadAnswer` where nothing can be made of it: another server may be tried then.
         """
         facts = ROOM_VERSIONS[version]
-        if len(state) > MOST_STATE or len(auth_chain) > MOST_CHAIN or len(partial or ()) > MOST_SERVERS:
+        if len(state) > MOST_STATE or len(auth_chain) > MOST_CHAIN:
             raise BadAnswer("The room is too large.")
         answer = await self._verify(room_id, facts, pdu, state, auth_chain)
         if partial is None:
             partial = answer.servers
+        if partial is not None:
+            partial = _believable([ServerName(via), *partial])
         event_id = EventId(answer.join.event_id)
         if await self._is_in(room_id):
             # Somebody else of this server has come meanwhile: what the room is, is known here.
@@ -381,6 +388,17 @@ def _sort(
         if isinstance(one, Unfit) and one.unproven is not None and _is_more_than_a_member(one.unproven)
     ]
     return _Answer(join, create, pairs, members, found, unproven, _servers_in(state) if is_lacking else None)
+
+
+def _believable(servers: Iterable[ServerName]) -> list[ServerName]:
+    """Those that may well be in one room together, and are no harm if they are not."""
+    hosts = Counter[str]()
+    found: list[ServerName] = []
+    for server in dict.fromkeys(servers):
+        hosts[host_of(server)] += 1
+        if hosts[host_of(server)] <= _MOST_OF_HOST and len(found) < _MOST_SERVERS:
+            found.append(server)
+    return found
 
 
 def _is_more_than_a_member(event: Event) -> bool:

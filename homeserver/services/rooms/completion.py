@@ -25,7 +25,7 @@ from homeserver.services.rooms.replay import Replay
 from homeserver.services.rooms.state import StateTrees
 from homeserver.services.rooms.state_requests import StateRequests
 from homeserver.services.rooms.unproven import Unproven
-from homeserver.storage import coming_members, events, partial_rooms, room_servers, stream_rows
+from homeserver.storage import coming_members, events, members, originals, partial_rooms, room_servers, stream_rows
 from homeserver.storage.engine import Database, ReadTx, WriteTx
 from homeserver.storage.partial_rooms import PartialRoom
 from homeserver.storage.state import Pair
@@ -45,7 +45,11 @@ _PATIENCE = 4
 without them."""
 _FIRST_PAUSE_MS = 10_000
 _LONGEST_PAUSE_MS = 60 * 60 * 1000
+_BELIEVED_MS = 24 * 60 * 60 * 1000
+"""So long we believe the server that let us in which others are in the room."""
 _TELL_MS = 3000
+_ORIGINALS_MS = 7 * 24 * 60 * 60 * 1000
+"""So long it is kept what was redacted, for the case that that was not allowed."""
 
 
 class Lacking(HomeserverError):
@@ -110,8 +114,9 @@ class Completion:
 
         That is noted beforehand, too: whatever happens, no room is tried again and again without a pause.
         """
-        retry_ts = self._clock.now() + _pause_after(partial.failures)
-        await self._database.write(partial_rooms.set_begun, partial.room_nid, retry_ts=retry_ts)
+        now = self._clock.now()
+        retry_ts = now + _pause_after(partial.failures)
+        await self._database.write(_begin, partial.room_nid, retry_ts=retry_ts, now=now)
         try:
             room = await self._hot.get(partial.room_nid)
         except NotFound:
@@ -136,14 +141,22 @@ class Completion:
         return room.room_id
 
     async def _note_failure(self, room: HotRoom, partial: PartialRoom, reason: str, pause_ms: int) -> None:
-        retry_ts = self._clock.now() + pause_ms
-        await self._database.write(partial_rooms.set_failed, partial.room_nid, reason, retry_ts=retry_ts)
+        now = self._clock.now()
+        await self._database.write(partial_rooms.set_failed, partial.room_nid, reason, retry_ts=now + pause_ms)
+        if now - partial.since_ts > _BELIEVED_MS:
+            await self._believe_members_alone(partial)
         log.warning(
             f"the rest of room {room.room_id} could not be had; it goes on, and is tried again",
             room_id=room.room_id,
             reason=reason,
             in_s=pause_ms // 1000,
         )
+
+    async def _believe_members_alone(self, partial: PartialRoom) -> None:
+        room = await self._hot.get(partial.room_nid)
+        async with room.alone():
+            if await self._database.write(_believe_members_alone, partial, self._server_name):
+                self._hot.drop(room)
 
     async def _complete(self, room: HotRoom, partial: PartialRoom) -> None:
         if not any(domain_of(user_id) == self._server_name for user_id in room.joined):
@@ -263,7 +276,7 @@ class Completion:
         given = await self._database.snapshot(self._given, partial)
         additions: dict[int, int] = {}
         others: list[Pair] = []
-        members: dict[UserId, Standing] = {}
+        people: dict[UserId, Standing] = {}
         standings: dict[EventId, events.Standing] = {}
         for part in chunks(state, 2 * _GROUP):
             standings |= await self._database.read(events.find_standings_by_id, part)
@@ -285,15 +298,15 @@ class Completion:
                         continue
                     additions[pair_id] = position
                 if standing is not None:
-                    members[UserId(pair[1])] = standing
+                    people[UserId(pair[1])] = standing
                 elif pair_id is not None:
                     others.append(pair)
-        await self._replay.prepare(partial.room_nid, members)
+        await self._replay.prepare(partial.room_nid, people)
         async with self._inbox.turn(room.room_id):
             whole = await self._database.write(self._write_whole, partial, additions)
-            count = await self._replay.run(partial, whole, members, others)
+            count = await self._replay.run(partial, whole, people, others)
         log.info(
-            f"room {room.room_id} is known whole: {len(members)} members", room_id=room.room_id, events_replayed=count
+            f"room {room.room_id} is known whole: {len(people)} members", room_id=room.room_id, events_replayed=count
         )
 
     def _given(self, tx: ReadTx, partial: PartialRoom) -> dict[int, int]:
@@ -311,6 +324,21 @@ class Completion:
         states.store(tx)
         tx.on_commit(lambda: self._trees.keep(states))
         return root
+
+
+def _begin(tx: WriteTx, room_nid: int, *, retry_ts: int, now: int) -> None:
+    partial_rooms.set_begun(tx, room_nid, retry_ts=retry_ts)
+    originals.remove_old(tx, room_nid, before=now - _ORIGINALS_MS)
+
+
+def _believe_members_alone(tx: WriteTx, partial: PartialRoom, server_name: str) -> bool:
+    """Let no other servers be in the room than those of its known members; whether others were said to be."""
+    known = {ServerName(domain_of(user_id)) for user_id in members.list_joined_users(tx, partial.room_nid)}
+    known = (known | {ServerName(partial.via)}) - {server_name}
+    if room_servers.list_open(tx, partial.room_nid) <= known:
+        return False
+    room_servers.replace(tx, partial.room_nid, known, stream_rows.advance(tx))
+    return True
 
 
 def _find_leftovers(tx: ReadTx) -> list[int]:

@@ -41,9 +41,13 @@ class Ends:
         before: Iterable[EventId],
         standings: Standings,
         *,
+        came_at: int,
         is_past: bool = False,
     ) -> None:
-        """An accepted event comes. One of the past takes nobody's place, but what it follows is none for certain."""
+        """An accepted event comes, `came_at` into the timeline.
+
+        One of the past takes nobody's place, but what it follows is none for certain.
+        """
         if event_id in self._early:
             self._early.discard(event_id)
         else:
@@ -58,7 +62,7 @@ class Ends:
             for one in further:
                 ids, more = known[one.event_id]
                 merged.update(more)
-                weak = one.weak or _is_weak(standings[one.event_id], position)
+                weak = one.weak or _is_weak(standings[one.event_id], came_at)
                 ways.extend(Before(event_id, weak) for event_id in ids if event_id not in seen)
                 seen.update(ids)
             standings = merged
@@ -88,5 +92,5 @@ class Ends:
         return False
 
 
-def _is_weak(standing: Standing, position: int) -> bool:
-    return standing.status == events.OUTLIER or standing.position > position
+def _is_weak(standing: Standing, came_at: int) -> bool:
+    return standing.status == events.OUTLIER or standing.came_at > came_at

@@ -301,14 +301,15 @@ class Graph:
         """An event that is accepted, as it is to be stored, and what it redacts."""
         redaction = await self._redactions.of(room, event, around.target, before.state)
         own = around.own
-        if own is not None and own.redacted_by is not None:
-            redacted_by: int | None = own.redacted_by
-        else:
+        is_redacted = own is not None and own.redacted_by is not None
+        redacted_by = own.redacted_by if own is not None else None
+        if redacted_by is None:
             redacted_by = await self._redactions.before(room, event, around.redactions)
         return NewEvent(
             event if redacted_by is None else event.redacted(),
             redaction,
             redacted_by=redacted_by,
+            original=None if redacted_by is None or is_redacted else event,
             # Its redacted form may not say it any more.
             awaited=EventId(event.redacts) if event.redacts and around.target is None else None,
         )

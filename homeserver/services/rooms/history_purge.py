@@ -18,6 +18,7 @@ from homeserver.storage import (
     event_log,
     events,
     members,
+    originals,
     places,
     purges,
     receipts,
@@ -173,6 +174,7 @@ class HistoryPurge:
             else:
                 unneeded.append(node.position)
         events.remove_many(tx, unneeded)
+        originals.remove_many(tx, unneeded)
         return replace(job, cursor=rows[-1].position, done=job.done + len(rows))
 
     def redactions(self, tx: WriteTx, job: Job) -> Job:
@@ -224,6 +226,7 @@ def _remove_derived(tx: WriteTx, room_nid: int, leaving: Sequence[StoredEvent]) 
     """
     positions = [row.position for row in leaving]
     relations.remove_many(tx, positions)
+    originals.remove_many(tx, positions)
     transactions.remove_events(tx, positions)
     event_graph.remove_loose_ends(tx, room_nid, positions)
 

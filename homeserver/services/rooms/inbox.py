@@ -184,7 +184,7 @@ class Inbox:
         intakes = await self._database.snapshot(begin, coming)
         for room, intake in intakes.items():
             # Unless somebody has had a turn, what was read is how it is.
-            if not intake.wanted and self._turns.is_still(room.room_id, moments[room]):
+            if intake.is_calm and self._turns.is_still(room.room_id, moments[room]):
                 self._waiting.note_calm(room.room_id)
         return intakes
 

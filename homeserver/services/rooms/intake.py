@@ -51,16 +51,22 @@ class Intake:
 
     checked: Mapping[EventId, Event]
     receipts: dict[EventId, Receipt]
+    is_calm: bool = True
+    """Nothing waits in the room."""
     wanted: set[EventId] = field(default_factory=set)
-    """What earlier events wait for."""
+    """Of the events that are being taken in, those that others wait for."""
+    released: set[EventId] = field(default_factory=set)
+    """What had waited, and was given a chance to be placed."""
+    unfinished: set[EventId] = field(default_factory=set)
+    """What has come, or is about to, and perhaps not everything that waits for it."""
     outliers: set[EventId] = field(default_factory=set)
     """What is stored already, because others cite it; it has no place yet."""
     staged: set[EventId] = field(default_factory=set)
     """What waits in the database."""
     waiting: dict[EventId, Waiting] = field(default_factory=dict)
-    """What was found to have to wait, and is not in the database yet."""
-    after: dict[EventId, set[EventId]] | None = None
-    """What waits for an event, here or in the database; read when something is to be released."""
+    """What was found to have to wait."""
+    unkept: set[EventId] = field(default_factory=set)
+    """What of it is not in the database yet."""
     coming: set[EventId] = field(default_factory=set)
     """What is about to be placed."""
     writing: list[Awaitable[list[StoredEvent]]] = field(default_factory=list)
@@ -89,10 +95,8 @@ class Intake:
     def let_wait(self, waiting: Waiting) -> None:
         """Note that an event has to wait."""
         self.waiting[waiting.event_id] = waiting
+        self.unkept.add(waiting.event_id)
         self.wanted |= waiting.missing
-        if self.after is not None:
-            for missing in waiting.missing:
-                self.after.setdefault(missing, set()).add(waiting.event_id)
 
     async def settle(self) -> None:
         """Wait until everything that was handed to the writer is committed."""
@@ -106,12 +110,14 @@ def begin(tx: ReadTx, coming: Mapping[HotRoom, Mapping[EventId, Event]]) -> dict
     ids = [event_id for checked in coming.values() for event_id in checked]
     standings = events.find_standings_by_id(tx, ids)
     waiting = event_graph.find_waiting(tx, ids)
-    missing = event_graph.list_missing_in_rooms(tx, [_nid(room) for room in coming])
+    missing = event_graph.find_missing(tx, ids)
+    restless = event_graph.find_rooms_waiting(tx, [_nid(room) for room in coming])
     return {
         room: Intake(
             checked,
             _settled(room, checked, standings),
-            wanted=missing.get(_nid(room), set()),
+            is_calm=_nid(room) not in restless,
+            wanted=missing & checked.keys(),
             outliers=_outliers(checked, standings),
             staged=waiting & checked.keys(),
         )

@@ -5,6 +5,7 @@ it is not in it believes no more than it has to: the invite is kept beside the r
 what the inviting server said about the room.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 
 import msgspec
@@ -15,6 +16,7 @@ from homeserver.matrix.canonical import CanonicalJsonError
 from homeserver.matrix.events import Event, MalformedEvent
 from homeserver.matrix.identifiers import EventId, InvalidIdentifier, Origin, RoomId, ServerName, UserId, domain_of
 from homeserver.matrix.room_versions import ROOM_VERSIONS
+from homeserver.services.auth.limits import host_of
 from homeserver.services.rooms.author import Author
 from homeserver.services.rooms.hot import HotRoom
 from homeserver.services.rooms.members import Members
@@ -25,7 +27,8 @@ from homeserver.services.rooms.server_acl import ServerAcls
 from homeserver.services.rooms.signatures import Signatures, signers_of
 from homeserver.services.rooms.stripped import Stripper
 from homeserver.storage import out_of_room
-from homeserver.storage.engine import Database
+from homeserver.storage.engine import Database, WriteTx
+from homeserver.storage.out_of_room import Outsider
 
 
 class _Head(msgspec.Struct, frozen=True):
@@ -34,6 +37,12 @@ class _Head(msgspec.Struct, frozen=True):
 
 
 _decode_head = msgspec.json.Decoder(_Head).decode
+
+_LARGEST = 1 << 14
+_MOST_OF_HOST = 200
+_MOST = 1000
+"""All of a user's invites come in one answer to a sync: what one server may send, and all, has to end somewhere."""
+_ENDED = 100
 
 
 class Invitations:
@@ -90,13 +99,15 @@ class Invitations:
         # Older servers send less than they should, and their rooms' ids prove nothing.
         stripped = await self._stripper.strip(version, room_id, state, is_strict=version.room_ids_are_hashes)
         await self._check_wanted(user_id)
+        if len(event.stripped_json()) > _LARGEST:
+            raise InvalidParam("The invite is too large.")
         signed = signing.sign_event(event, self._author.server_name, self._author.key)
         if room is not None and self._author.server_name in room.servers:
             # It comes again, among the events of the room, and is taken then.
             if room.membership_of(user_id) in ("join", "ban"):
                 raise Forbidden("The user is in the room, or banned from it.")
         else:
-            await self._database.write(put_outsider, outsider_of(signed, stripped, [origin]))
+            await self._database.write(_put_invite, outsider_of(signed, stripped, [origin]))
         return signed.pdu
 
     async def receive_end(self, origin: ServerName, room_id: RoomId, pdu: bytes) -> EventId | None:
@@ -126,7 +137,7 @@ class Invitations:
         # What the invite stands on came before it.
         if event.event_id in before.auth_events or await self._signatures.check_one(event, signers_of(event)):
             return None
-        await self._database.write(put_outsider, outsider_of(event, [], held.servers))
+        await self._database.write(_put_end, outsider_of(event, [], held.servers))
         return EventId(event.event_id)
 
     def _invited(self, origin: Origin, event: Event) -> UserId:
@@ -153,3 +164,19 @@ class Invitations:
             return await self._sender.room(room_id)
         except NotFound:
             return None
+
+
+def _put_invite(tx: WriteTx, invite: Outsider) -> None:
+    """Record an invite. Raises `Forbidden` if the user has too many."""
+    by_host = Counter[str]()
+    for sender, number in out_of_room.count_invites(tx, invite.user_id, besides=invite.room_id).items():
+        by_host[host_of(ServerName(domain_of(sender)))] += number
+    if by_host[host_of(ServerName(domain_of(invite.sender)))] >= _MOST_OF_HOST or by_host.total() >= _MOST:
+        raise Forbidden("The user has too many open invites.")
+    put_outsider(tx, invite)
+
+
+def _put_end(tx: WriteTx, end: Outsider) -> None:
+    """Record the end of an invite or a knock."""
+    put_outsider(tx, end)
+    out_of_room.remove_old_ended(tx, end.user_id, kept=_ENDED)

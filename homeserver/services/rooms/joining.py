@@ -1,6 +1,7 @@
 """Coming into a room: here, if this server is in it, else through one that is (client-server API, Joining rooms)."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from homeserver.errors import Forbidden, GuestForbidden, NotFound
@@ -144,7 +145,8 @@ class Joining:
 
     async def _join_by_others(self, user_id: UserId, room_id: RoomId, content: Json, servers: Sequence[str]) -> EventId:
         """Have a server let the user in which is in the room, as this one is, and knows more or may do more."""
-        event, stands_on = await self._remote.propose_join(user_id, room_id, servers, content)
+        sign = partial(self._sender.sign, room_id)
+        event, stands_on = await self._remote.propose_join(user_id, room_id, servers, content, sign)
         return await self._signed.take(room_id, event, stands_on=stands_on)
 
 

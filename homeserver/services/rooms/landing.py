@@ -17,6 +17,7 @@ from homeserver.storage import (
     events,
     introductions,
     members,
+    originals,
     partial_rooms,
     places,
     room_servers,
@@ -113,6 +114,7 @@ def land(tx: WriteTx, trees: StateTrees, landing: Landing, server_name: str, com
     own = Standing("join", UserId(event.sender), position)
     changed = write_members(tx, nid, {**landing.members, UserId(event.state_key): own}, position)
     servers = servers_by(landing.members, server_name)
+    originals.remove_of_room(tx, nid)  # What happened before is not judged again.
     if landing.partial is None:
         partial_rooms.remove(tx, nid)
     else:

@@ -25,7 +25,6 @@ from homeserver.errors import (
 from homeserver.kit.concurrency import contained
 from homeserver.kit.logs import report
 from homeserver.matrix import identifiers
-from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import EventId, RoomId, ServerName, UserId
 from homeserver.services.auth.sessions import Requester
 from homeserver.services.rooms.author import Draft, Drafts
@@ -294,19 +293,19 @@ class Members:
     ) -> EventId | None:
         """Have an invite signed by the server of whom it is for, and send it; `again` also if one is open."""
 
-        def see(drafts: Drafts) -> tuple[Event, list[bytes]] | None:
+        def build(drafts: Drafts) -> list[bytes]:
             if drafts.room.membership_of(by) != "join":
                 raise Forbidden("You are not in this room.")
             if not again and drafts.room.membership_of(target) == "invite":
-                return None
-            event = drafts.add(Draft("m.room.member", by, content, state_key=target))
-            return event, _with_inviter(drafts, stripped_state(drafts), by)
+                return []
+            drafts.add(Draft("m.room.member", by, content, state_key=target))
+            return _with_inviter(drafts, stripped_state(drafts), by)
 
-        proposed = await self._sender.look(room_id, see)
-        if proposed is None:
+        proposed, about = await self._sender.propose(room_id, build)
+        if not proposed:
             return None
         # Even a server that is in the room gets its invite again, as one of all events (SS-INV-05).
-        signed = await self._remote.invite(*proposed)
+        signed = await self._remote.invite(proposed[0], about)
         return await self._signed.take(room_id, signed, relay_to_all_but=ServerName(self._server_name))
 
     async def _set(

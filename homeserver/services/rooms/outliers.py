@@ -89,7 +89,7 @@ class Outliers:
             waiting = pending.get(EventId(one.event.event_id), ())
             redacted_by = await self._redactions.before(room, one.event, waiting)
             if redacted_by is not None:
-                new[index] = replace(one, event=one.event.redacted(), redacted_by=redacted_by)
+                new[index] = replace(one, event=one.event.redacted(), redacted_by=redacted_by, original=one.event)
         return new
 
 

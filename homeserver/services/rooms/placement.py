@@ -83,6 +83,8 @@ class NewEvent:
     placement: Placement | None = None
     redacted_by: int | None = None
     """The position of the redaction that came earlier; `event` is then the redacted form."""
+    original: Event | None = None
+    """The event as it came, if it is to be stored redacted and is not yet."""
     awaited: EventId | None = None
     """What it redacts, if that is not known."""
 

@@ -19,6 +19,7 @@ from homeserver.storage import (
     events,
     introductions,
     members,
+    originals,
     outgoing,
     places,
     relations,
@@ -291,31 +292,58 @@ class Recorder:
             if one.placement is not None and one.placement.missing:
                 missing = [EventId(event_id) for event_id in one.placement.missing]
                 event_graph.add_backward_extremities(self._tx, row.room_nid, row.position, missing)
+        self._store_redactions(placed)
         accepted = [(one, row) for one, row in placed if one.is_accepted]
-        redacted = [
-            (one.redaction.target, row.position, one.redaction.redacted.pdu)
-            for one, row in accepted
-            if one.redaction is not None
-        ]
-        # An outlier that was stored before the redaction was known is stored whole.
-        redacted += [(row.position, row.redacted_by, row.pdu) for row in outliers if row.redacted_by is not None]
-        if redacted:
-            events.redact_many(self._tx, redacted)
-            relations.remove_many(self._tx, [target for target, _, _ in redacted])
-            self._tx.wake([outgoing.FEDERATION])  # What was said is not to be sent any more, whoever redacted it.
-            of_state = [
-                (row.room_nid, row.position)
-                for one, row in accepted
-                if one.redaction and one.redaction.redacted.is_state
-            ]
-            if of_state:
-                rooms.set_redacted(self._tx, of_state)
         related = [found for one, row in accepted if (found := relation_of(one.event, row)) is not None]
         if related:
             relations.insert_many(self._tx, related)
         self.written.states.store(self._tx)
         for resolution in self._resolutions:
             resolutions.insert_one(self._tx, resolution)
+
+    def _store_redactions(self, placed: Sequence[tuple[NewEvent, StoredEvent]]) -> None:
+        """Redact what is redacted by what came, and what came redacted and was stored whole before, as an outlier."""
+        redactions = [(one.redaction, row) for one, row in placed if one.is_accepted and one.redaction is not None]
+        redacted = [(one.target, row.position, one.redacted.pdu) for one, row in redactions]
+        late = [
+            (one.original, row)
+            for one, row in placed
+            if one.original is not None and one.placement is not None and one.placement.outlier is not None
+        ]
+        redacted += [(row.position, row.redacted_by, row.pdu) for _, row in late if row.redacted_by is not None]
+        self._keep_originals(placed)
+        if not redacted:
+            return
+        events.redact_many(self._tx, redacted)
+        relations.remove_many(self._tx, [target for target, _, _ in redacted])
+        self._tx.wake([outgoing.FEDERATION])  # What was said is not to be sent any more, whoever redacted it.
+        of_state = [(row.room_nid, row.position) for one, row in redactions if one.redacted.is_state]
+        if of_state:
+            rooms.set_redacted(self._tx, of_state)
+
+    def _keep_originals(self, placed: Sequence[tuple[NewEvent, StoredEvent]]) -> None:
+        """Where it is not certain yet whether a redaction is allowed, keep what it redacts."""
+        in_part = {
+            nid: batch.now
+            for batch, nid in zip(self._group, self.written.nids, strict=True)
+            if batch.room.partial is not None
+        }
+        if not in_part:
+            return
+        new, stored = [], []
+        for one, row in placed:
+            if (now := in_part.get(row.room_nid)) is None:
+                continue
+            # A redaction of the past is not judged again.
+            if one.is_accepted and one.redaction is not None and not places.is_past(row.timeline_place):
+                stored.append((one.redaction.target, UserId(one.redaction.redacted.sender), now))
+            if one.original is not None:
+                sender = UserId(one.original.sender)
+                new.append(originals.Original(row.position, row.room_nid, sender, now, one.original.pdu))
+        if stored:
+            originals.set_aside(self._tx, stored)
+        if new:
+            originals.add_many(self._tx, new)
 
     def _store_members(self) -> None:
         changed = [member for member in self._changed.values() if member is not None]

@@ -34,6 +34,9 @@ from homeserver.storage.out_of_room import Outsider
 Json = dict[str, Any]
 T = TypeVar("T")
 
+Sign = Callable[[Event], Awaitable[Event]]
+"""Has an event signed by whoever else has to, before it is sent."""
+
 _MOST_SERVERS = 10
 _PATIENCE_S = 120.0
 """After so long no further server is asked."""
@@ -120,15 +123,15 @@ class RemoteMembers:
             return await self._ask(servers, attempt)
 
     async def propose_join(
-        self, user_id: UserId, room_id: RoomId, servers: Iterable[str], content: Json
+        self, user_id: UserId, room_id: RoomId, servers: Iterable[str], content: Json, sign: Sign
     ) -> tuple[Event, list[bytes]]:
         """Join a room that this server is in, but where only others can let the user in.
 
-        The event, signed by all, and events on which it may stand.
+        The event, signed by all, with the signature that `sign` adds, and events on which it may stand.
         """
 
         async def attempt(server: ServerName) -> tuple[Event, list[bytes]]:
-            event, joined = await self._join(server, user_id, room_id, content)
+            event, joined = await self._join(server, user_id, room_id, content, sign)
             return event, [bytes(one) for one in (*joined.auth_chain, *joined.state)]
 
         return await self._ask(servers, attempt)
@@ -188,10 +191,14 @@ class RemoteMembers:
         except RemoteFailure as failure:
             raise for_client(failure) from None
 
-    async def _join(self, server: ServerName, user_id: UserId, room_id: RoomId, content: Json) -> tuple[Event, Joined]:
+    async def _join(
+        self, server: ServerName, user_id: UserId, room_id: RoomId, content: Json, sign: Sign | None = None
+    ) -> tuple[Event, Joined]:
         """The join as it was sent, with the server's signature where it authorises it, and what the server told."""
         template = await self._client.make_join(server, room_id, user_id, list(ROOM_VERSIONS))
         event = self._complete(template, server, room_id, user_id, content)
+        if sign is not None:
+            event = await sign(event)
         event_id = EventId(event.event_id)
         joined = await self._client.send_join(server, room_id, event_id, event.pdu, omit_members=True)
         if AUTHORISED in event.content:
@@ -258,7 +265,8 @@ class RemoteMembers:
         if not isinstance(theirs, dict):
             raise BadAnswer(f"{server} did not sign the event.")
         pdu = msgspec.json.decode(event.pdu)
-        pdu["signatures"][server] = theirs
+        # It may be the policy server of the room as well, and have signed as that.
+        pdu["signatures"][server] = {**theirs, **pdu["signatures"].get(server, {})}
         try:
             signed = Event.parse(_encode(pdu), event.room_version, event.event_id)
         except (CanonicalJsonError, MalformedEvent) as error:

@@ -5,7 +5,7 @@ that nobody else sees. States are written on the way, which concerns nobody; wha
 the room, its members and its servers become what they are then in one transaction.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from homeserver.errors import BadAnswer
@@ -18,7 +18,7 @@ from homeserver.services.rooms.graph import Graph, Placed, auth_keys
 from homeserver.services.rooms.hot import HotRoom, HotRooms, NotLoaded, RoomState, parse
 from homeserver.services.rooms.landing import Standing, servers_by
 from homeserver.services.rooms.partial import COMPLETED
-from homeserver.services.rooms.placement import UNSTORED, Placement, Resolved
+from homeserver.services.rooms.placement import UNSTORED, NewEvent, Placement, Resolved
 from homeserver.services.rooms.record import relation_of
 from homeserver.services.rooms.resolution import Resolver
 from homeserver.services.rooms.state import StateTrees, StateWriter
@@ -27,6 +27,8 @@ from homeserver.storage import (
     event_graph,
     events,
     members,
+    originals,
+    outgoing,
     partial_rooms,
     places,
     relations,
@@ -78,7 +80,12 @@ class _Shadow:
     """The state that those who read along were told last."""
     changed: list[tuple[StoredEvent, StoredEvent, Event]] = field(default_factory=list)
     """What is stored of events, what is to be stored, and the events."""
-    redactions: list[tuple[int, int, bytes]] = field(default_factory=list)
+    redactions: dict[int, dict[int, bytes]] = field(default_factory=dict)
+    """By event that is redacted: its redacted form, by redaction."""
+    redacting: dict[int, bool] = field(default_factory=dict)
+    """The redactions that were judged, and whether they say what they redact."""
+    awaited: list[tuple[int, EventId, int]] = field(default_factory=list)
+    """Redactions that count by now and wait for their targets: room, target and redaction."""
     resolutions: list[Resolution] = field(default_factory=list)
 
 
@@ -199,9 +206,18 @@ class Replay:
             roots = _Roots(root, root, root, None)
         else:
             roots = await self._database.write(self._write_roots, room, row, event, new.placement, new.status)
-        if new.redaction is not None:
-            shadow.redactions.append((new.redaction.target, row.position, new.redaction.redacted.pdu))
+        if event.type == "m.room.redaction":
+            self._note_redaction(shadow, row, event, new)
         self._take_over(shadow, row, event, new.placement, roots, new.status)
+
+    @staticmethod
+    def _note_redaction(shadow: _Shadow, row: StoredEvent, event: Event, new: NewEvent) -> None:
+        shadow.redacting[row.position] = bool(event.redacts)
+        if new.redaction is not None:
+            by = shadow.redactions.setdefault(new.redaction.target, {})
+            by[row.position] = new.redaction.redacted.pdu
+        elif new.awaited is not None and row.status != events.OK:
+            shadow.awaited.append((row.room_nid, new.awaited, row.position))
 
     async def _place(self, shadow: _Shadow, graph: Graph, row: StoredEvent, event: Event) -> Placed:
         # What was soft-failed may have been so by the word of a policy server, and stays as it is.
@@ -308,12 +324,7 @@ class Replay:
         ]
         if come:
             relations.insert_many(tx, come)
-        undone = set(gone)
-        known = events.find_many(tx, [target for target, _, _ in shadow.redactions])
-        redactions = [one for one in shadow.redactions if one[1] not in undone and known[one[0]].redacted_by is None]
-        if redactions:
-            events.redact_many(tx, redactions)
-            relations.remove_many(tx, [target for target, _, _ in redactions])
+        self._settle_redactions(tx, nid, shadow, position)
         for resolution in shadow.resolutions:
             resolutions.insert_one(tx, resolution)
         rooms.set_state_roots(tx, [(nid, root)])
@@ -334,6 +345,48 @@ class Replay:
 
         tx.on_commit(settle)
         crash.point("K3")
+
+    def _settle_redactions(self, tx: WriteTx, nid: int, shadow: _Shadow, position: int) -> None:
+        """Redact what is redacted by what counts now, and let the rest be what it was."""
+        before = dict(events.list_redacted(tx, shadow.redacting))
+        known = events.find_many(tx, {*before, *shadow.redactions})
+        redacted = [
+            (target, *next(iter(by.items())))
+            for target, by in shadow.redactions.items()
+            if known[target].redacted_by is None or (target in before and before[target] not in by)
+        ]
+        # What a redaction redacted that does not say so any more stays redacted.
+        lifted = [
+            target
+            for target, by in before.items()
+            if target not in shadow.redactions and (shadow.redacting[by] or shadow.anew[by].status != events.OK)
+        ]
+        kept = originals.find_pdus(tx, [target for target in lifted if shadow.redacting[before[target]]])
+        if redacted:
+            events.redact_many(tx, redacted)
+            relations.remove_many(tx, [target for target, _, _ in redacted])
+        if lifted:
+            events.restore_many(tx, [(target, kept.get(target, known[target].pdu)) for target in lifted])
+            self._relate_again(tx, shadow, [(known[target], pdu) for target, pdu in kept.items()])
+        if redacted or lifted:
+            rooms.set_redacted(tx, [(nid, position)])
+            # Clients have to read again what they have read already.
+            rooms.set_gapped(tx, [(nid, position)])
+            tx.wake([outgoing.FEDERATION])
+        there = events.find_positions(tx, [target for _, target, _ in shadow.awaited])
+        event_graph.add_pending_redactions(tx, [one for one in shadow.awaited if one[1] not in there])
+        originals.remove_of_room(tx, nid)
+
+    def _relate_again(self, tx: WriteTx, shadow: _Shadow, restored: Sequence[tuple[StoredEvent, bytes]]) -> None:
+        version = shadow.room.version.identifier
+        found = [
+            relation
+            for row, pdu in restored
+            if (now := shadow.anew.get(row.position, row)).status == events.OK
+            and (relation := relation_of(Event.parse(pdu, version, row.event_id), now)) is not None
+        ]
+        if found:
+            relations.insert_many(tx, found)
 
 
 def _write_members(tx: WriteTx, room_nid: int, shadow: _Shadow, position: int) -> set[UserId]:

@@ -18,6 +18,7 @@ from homeserver.storage import (
     event_log,
     events,
     members,
+    originals,
     partial_rooms,
     places,
     relations,
@@ -153,7 +154,7 @@ class RoomCheck:
                         findings.MISSING, f"{_name(row)} follows {one}, which is neither there nor known to be missing."
                     )
             is_past = places.is_past(row.timeline_place)
-            self._ends.follow(row.event_id, row.position, before, page.cited, is_past=is_past)
+            self._ends.follow(row.event_id, row.position, before, page.cited, came_at=row.came_at, is_past=is_past)
         if row.status in (events.OK, events.SOFT_FAILED):
             for one in auth:
                 standing = page.cited.get(one)
@@ -316,6 +317,10 @@ class RoomCheck:
         """A room that is known in part is so since an event of it, before which something of its state was known."""
         partial = partial_rooms.find_many(self._tx, [self._room.room_nid]).get(self._room.room_nid)
         if partial is None:
+            if count := originals.count_in_room(self._tx, self._room.room_nid):
+                self._report.add(
+                    findings.NOT_REDACTED, f"Of {count} redacted events the originals are kept, which nobody needs."
+                )
             return
         standing = events.find_standings(self._tx, [partial.position]).get(partial.position)
         if standing is None or standing.room_nid != self._room.room_nid or standing.status != events.OK:

@@ -21,6 +21,7 @@ from homeserver.storage import (
     events,
     introductions,
     members,
+    originals,
     out_of_room,
     outgoing,
     partial_rooms,
@@ -110,4 +111,5 @@ _REST: tuple[Callable[..., int], ...] = (
     deliveries.remove_some,
     introductions.remove_some,
     coming_members.remove_some,
+    originals.remove_some,
 )

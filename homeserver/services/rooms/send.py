@@ -121,11 +121,24 @@ class Sender:
             await self.have_signed(drafts)
             return await self.write(drafts, transaction, also)
 
-        if self._policies.of(await self.room(room_id)) is None:
-            return await self._upon(room_id, act)
-        # While a policy server is asked the room goes on, and what was built is out of date then: one after the other.
-        async with self._signing.hold(room_id):
-            return await self._upon(room_id, act)
+        return await self._upon_in_turn(room_id, act)
+
+    async def propose(self, room_id: RoomId, build: Callable[[Drafts], T]) -> tuple[list[Event], T]:
+        """The events that `build` adds on top of the room, and what it returns; nothing is written.
+
+        They are signed by the room's policy server, for others to sign them as well.
+        """
+
+        async def act(drafts: Drafts) -> tuple[list[Event], T]:
+            built = build(drafts)
+            await self.have_signed(drafts)
+            return [new.event for new in drafts.events], built
+
+        return await self._upon_in_turn(room_id, act)
+
+    async def sign(self, room_id: RoomId, event: Event) -> Event:
+        """An event of ours with the signature of the room's policy server, if it has one. Raises as that does."""
+        return await self._policies.sign(await self.room(room_id), event)
 
     async def have_signed(self, drafts: Drafts) -> None:
         """Have the drafts signed by the room's policy server, if it has one.
@@ -150,6 +163,16 @@ class Sender:
             return see(drafts)
 
         return await self._upon(room_id, act)
+
+    async def _upon_in_turn(self, room_id: RoomId, act: Callable[[Drafts], Awaitable[T]]) -> T:
+        """Act upon the room; where it has a policy server, one after the other.
+
+        While that is asked the room goes on, and what was built would be out of date then.
+        """
+        if self._policies.of(await self.room(room_id)) is None:
+            return await self._upon(room_id, act)
+        async with self._signing.hold(room_id):
+            return await self._upon(room_id, act)
 
     async def _upon(self, room_id: RoomId, act: Callable[[Drafts], Awaitable[T]]) -> T:
         """Act upon the room while nobody has it alone and an event can follow all its ends."""

@@ -15,6 +15,8 @@ from homeserver.storage.server_keys import KeyName, ServerKey
 
 _MANY = 10
 """From so many signatures on, they are checked in a thread."""
+_MOST_KEYS = 10
+"""A server that signs has a key or two; all that an event names are looked for."""
 
 Check = tuple[Event, str, str, str]
 """An event, a signer, the id of its key, and the key."""
@@ -95,9 +97,10 @@ async def _verify(checks: Sequence[tuple[int, Check]]) -> list[str | None]:
 
 
 def _signed(event: Event, signers: Collection[str]) -> dict[str, list[str]]:
-    """Servers that must have signed the event, each with the keys by which it says it has."""
+    """Servers that must have signed the event, each with the keys by which it says it has, unless they are too many."""
     signatures = event.signatures
-    return {signer: sorted(filter(KEY_ID.fullmatch, _object(signatures.get(signer)))) for signer in signers}
+    by_signer = {signer: sorted(filter(KEY_ID.fullmatch, _object(signatures.get(signer)))) for signer in signers}
+    return {signer: key_ids if len(key_ids) <= _MOST_KEYS else [] for signer, key_ids in by_signer.items()}
 
 
 def signers_of(event: Event) -> set[str]:

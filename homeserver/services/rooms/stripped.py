@@ -4,7 +4,7 @@ Between servers it is whole events, so that whoever is told of a room can check 
 (server-server API, Inviting to a room).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -29,6 +29,8 @@ STRIPPED = (
 """The types of these events, all with an empty state key."""
 _MOST = 100
 _LARGEST = 1 << 18
+_MOST_KEPT = 1 << 15
+"""So many bytes are kept: they are in each answer to a sync from the beginning, for as long as the invite is open."""
 _PATIENCE_S = 2.0
 
 Json = dict[str, Any]
@@ -121,4 +123,15 @@ def _distinct(found: Sequence[Event | bytes]) -> list[bytes]:
     stripped = [one.stripped_json() if isinstance(one, Event) else one for one in found]
     decoded = [_decode(one) for one in stripped]
     last = {(one.type, one.state_key): index for index, one in enumerate(decoded)}
-    return [stripped[index] for index in sorted(last.values())]
+    return [stripped[index] for index in sorted(_smallest(stripped, last.values()))]
+
+
+def _smallest(stripped: Sequence[bytes], indexes: Iterable[int]) -> list[int]:
+    """Those that are kept: one long topic shall not cost the room its name."""
+    kept, size = [], 0
+    for index in sorted(indexes, key=lambda index: len(stripped[index])):
+        size += len(stripped[index])
+        if size > _MOST_KEPT:
+            break
+        kept.append(index)
+    return kept

@@ -22,6 +22,7 @@ from homeserver.matrix.identifiers import InvalidIdentifier, Origin, RoomId, Ser
 from homeserver.matrix.signing import SignatureError, verify_json
 from homeserver.outbound.federation import FederationClient
 from homeserver.outbound.transport import Transport
+from homeserver.services.auth.limits import Limits, host_of
 from homeserver.services.rooms.author import Drafts
 from homeserver.services.rooms.hot import HotRoom, parse
 from homeserver.services.rooms.members import Members
@@ -86,6 +87,7 @@ class ThirdPartyInvites:
         acls: ServerAcls,
         client: FederationClient,
         transport: Transport,
+        limits: Limits,
         server_name: str,
     ) -> None:
         self._database = database
@@ -94,6 +96,7 @@ class ThirdPartyInvites:
         self._acls = acls
         self._client = client
         self._transport = transport
+        self._limits = limits
         self._server_name = server_name
 
     async def exchange(self, origin: Origin, room_id: RoomId, sender: str, target: str, proof: Proof) -> None:
@@ -143,6 +146,8 @@ class ThirdPartyInvites:
         }
         if not identifiers.is_server_name(domain_of(sender)):
             raise InvalidParam("The sender is no user.")
+        # Whoever has an address bound, which is nobody we know, chooses who is asked.
+        self._limits.take("offers", host_of(ServerName(domain_of(sender))))
         try:
             await self._client.exchange_third_party_invite(ServerName(domain_of(sender)), room_id, invite)
         except RemoteFailure as failure:

@@ -1,10 +1,9 @@
 """Events that wait for what they follow: they are kept as bytes in the database, and come back when it has come."""
 
-from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from homeserver.matrix.events import Event
-from homeserver.matrix.identifiers import EventId, RoomId
+from homeserver.matrix.identifiers import EventId, RoomId, ServerName
 from homeserver.services.rooms.hot import HotRoom
 from homeserver.services.rooms.intake import Intake, in_order
 from homeserver.storage import event_graph
@@ -12,8 +11,13 @@ from homeserver.storage.engine import Database, WriteTx
 from homeserver.storage.event_graph import Waiting
 
 _MOST_WAITING = 10_000
-"""So many events of a room may wait for others; then those that have waited for the longest time are let go."""
-_RELEASED = 200
+_MOST_BYTES = 32 << 20
+"""So many events of a room may wait for others, with so many bytes; then those of whom there is most are let go."""
+_MOST_OF_STRANGERS = 100
+"""So many of users of servers that are not in the room, as far as is known."""
+_FEW = 500
+"""So many are not too many however large they are."""
+_RELEASED = 100
 """So many events that waited are read at a time."""
 
 
@@ -33,38 +37,38 @@ class WaitingEvents:
         self._calm.add(room_id)
 
     async def release(self, room: HotRoom, event_id: EventId, intake: Intake) -> list[Event]:
-        """The events that waited for this one, and for them, here and in the database, each behind what it follows."""
-        followers = await self._followers(room, event_id, intake)
-        pdus = {one: intake.waiting.pop(one).pdu for one in followers if one in intake.waiting}
-        wanted = followers - pdus.keys()
-        staged = await self._database.read(event_graph.find_waiting_pdus, wanted) if wanted else {}
-        intake.staged.update(staged)
-        pdus |= staged
+        """The events that waited for this one, and for them, each behind what it follows; the first of them if many."""
+        assert room.room_nid is not None
+        await self.keep(room, intake)
+        pdus = await self._database.read(event_graph.list_followers, room.room_nid, event_id, limit=_RELEASED)
+        if len(pdus) == _RELEASED and not intake.released.issuperset(pdus):
+            intake.unfinished |= {event_id, *pdus}
+        intake.released.update(pdus)
+        pdus = {one: pdu for one, pdu in pdus.items() if one not in intake.coming and not intake.is_placed(one)}
+        for one in pdus:
+            intake.waiting.pop(one, None)
+        intake.staged.update(pdus)
         intake.coming.update(pdus)
         version = room.version.identifier
         return list(in_order({one: Event.parse(pdu, version, one) for one, pdu in pdus.items()}))
 
+    async def release_more(self, room: HotRoom, intake: Intake) -> list[Event]:
+        """More of what waits for events that have been placed, which are in the database."""
+        await self.keep(room, intake)
+        placed = {one for one in intake.unfinished if intake.is_placed(one)}
+        intake.unfinished = await self._database.read(event_graph.find_missing, placed)
+        while intake.unfinished:
+            if released := await self.release(room, intake.unfinished.pop(), intake):
+                return released
+        return []
+
     async def keep(self, room: HotRoom, intake: Intake) -> None:
         """Let what has to wait do so in the database."""
-        if intake.waiting:
+        if intake.unkept:
             self._calm.discard(room.room_id)
-            await self._database.write(_keep, room, list(intake.waiting.values()), intake.hand_over_first())
-
-    async def _followers(self, room: HotRoom, event_id: EventId, intake: Intake) -> set[EventId]:
-        """Some of what waited for this event, directly or not."""
-        assert room.room_nid is not None
-        if intake.after is None:
-            intake.after = await self._database.read(event_graph.list_followers, room.room_nid)
-            for one, waiting in intake.waiting.items():
-                for missing in waiting.missing:
-                    intake.after.setdefault(missing, set()).add(one)
-        found: set[EventId] = set()
-        ways = deque([event_id])
-        while ways and len(found) < _RELEASED:
-            followers = intake.after.get(ways.popleft(), set()) - found - intake.coming
-            ways.extend(followers)
-            found |= {one for one in followers if not intake.is_placed(one)}
-        return found
+            new = [intake.waiting[event_id] for event_id in intake.waiting if event_id in intake.unkept]
+            intake.unkept.clear()
+            await self._database.write(_keep, room, new, intake.hand_over_first())
 
 
 def _keep(tx: WriteTx, room: HotRoom, waiting: Sequence[Waiting], first: Callable[[WriteTx], None] | None) -> None:
@@ -72,6 +76,31 @@ def _keep(tx: WriteTx, room: HotRoom, waiting: Sequence[Waiting], first: Callabl
     if first is not None:
         first(tx)
     event_graph.let_wait(tx, waiting)
-    too_many = event_graph.count_waiting(tx, room.room_nid) - _MOST_WAITING
-    if too_many > 0:
-        event_graph.end_waiting(tx, event_graph.list_oldest_waiting(tx, room.room_nid, limit=too_many))
+    has_strangers = any(one.server not in room.servers for one in waiting)
+    if has_strangers or event_graph.count_waiting(tx, room.room_nid) > _FEW:
+        _bound(tx, room, room.room_nid)
+
+
+def _bound(tx: WriteTx, room: HotRoom, room_nid: int) -> None:
+    """Let go what is too much, the oldest first: of strangers, then of whose events there is most."""
+    held = event_graph.measure_waiting(tx, room_nid)
+    strangers = {server: measure for server, measure in held.items() if server not in room.servers}
+    _let_go(tx, room_nid, strangers, most=_MOST_OF_STRANGERS)
+    _let_go(tx, room_nid, held | strangers, most=_MOST_WAITING)
+
+
+def _let_go(tx: WriteTx, room_nid: int, held: dict[ServerName, tuple[int, int]], *, most: int) -> None:
+    """Let go events of those servers of which most bytes wait, until there are not too many."""
+    while _is_too_much(held, most):
+        server = max(held, key=lambda one: held[one][1])
+        gone = []
+        for event_id, size in event_graph.list_oldest_of(tx, room_nid, server, limit=_RELEASED):
+            gone.append(event_id)
+            held[server] = held[server][0] - 1, held[server][1] - size
+            if not _is_too_much(held, most) or held[server][1] < max(size for _, size in held.values()):
+                break
+        event_graph.end_waiting(tx, gone)
+
+
+def _is_too_much(held: Mapping[ServerName, tuple[int, int]], most: int) -> bool:
+    return sum(count for count, _ in held.values()) > most or sum(size for _, size in held.values()) > _MOST_BYTES

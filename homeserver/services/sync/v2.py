@@ -335,13 +335,15 @@ class Sync:
     ) -> Json:
         sections: dict[str, Json] = {"join": {}, "invite": {}, "knock": {}, "leave": {}}
         all_joined = self._joined(tx, view)
-        for room, member in self._concerned(tx, view, all_joined, since, upto):
+        concerned = self._concerned(tx, view, all_joined, since, upto)
+        are_blocked = _are_blocked(tx, view, (member.membership for _, member in concerned))
+        for room, member in concerned:
             match member.membership:
                 case "join":
                     entry = room_sync.joined_room(tx, self._trees, view, room, member, since=since, upto=upto)
                     if entry is not None:
                         sections["join"][room.room_id] = entry
-                case "invite" if member.sender in view.ignored or blocks_invites(tx, view.who.user_id):
+                case "invite" if member.sender in view.ignored or are_blocked:
                     continue
                 case "invite" | "knock" as kind:
                     events = room_sync.stripped_room(tx, self._trees, room, member)
@@ -369,11 +371,12 @@ class Sync:
             found = out_of_room.list_of_user(tx, user_id, kinds)
         else:
             found = out_of_room.list_of_user_since(tx, user_id, after=since, upto=upto)
+        are_blocked = _are_blocked(tx, view, (outsider.membership for outsider in found))
         for outsider in found:
             room_id, kind = outsider.room_id, outsider.membership
             if not view.filter.admits_room(room_id):
                 continue
-            if kind == "invite" and (outsider.sender in view.ignored or blocks_invites(tx, user_id)):
+            if kind == "invite" and (outsider.sender in view.ignored or are_blocked):
                 continue
             # The user may have been in the room before, when this server was.
             sections["leave"].pop(room_id, None)
@@ -457,6 +460,11 @@ class Sync:
             for member in others
             if not member.forgotten and view.filter.admits_room(found[member.room_nid].room_id)
         ]
+
+
+def _are_blocked(tx: ReadTx, view: View, memberships: Iterable[str]) -> bool:
+    """Whether there are invites among these that the user wants none of."""
+    return "invite" in memberships and blocks_invites(tx, view.who.user_id)
 
 
 def _empty(view: View, upto: int) -> Json:

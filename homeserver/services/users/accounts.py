@@ -20,6 +20,7 @@ from homeserver.storage import (
     e2e_keys,
     key_backups,
     openid_tokens,
+    originals,
     profiles,
     push,
     registration_tokens,
@@ -171,6 +172,7 @@ class Accounts:
             if erase:
                 account_data.remove_all(tx, user_id)
                 key_backups.remove_all(tx, user_id)
+                originals.remove_of_sender(tx, user_id)
             profiles.note_change(tx, profiles.Change(stream_rows.advance(tx), user_id))
             tx.wake([CHANGES, user_id])
             return ended

@@ -3,12 +3,15 @@
 from typing import Any
 
 from msgspec import Struct
+from starlette.requests import Request
 
 from homeserver.errors import InvalidParam
+from homeserver.http.auth import address_of
 from homeserver.http.bodies import Body, Empty, identifier
 from homeserver.http.endpoint import NOBODY, SERVER, Endpoint
 from homeserver.matrix import identifiers
 from homeserver.matrix.identifiers import Origin, RoomId
+from homeserver.services.auth.limits import Limits, network_of
 from homeserver.services.rooms.third_party import MOST_INVITES, Proof, ThirdPartyInvites
 
 
@@ -48,13 +51,15 @@ async def exchange(room_id: RoomId, body: Exchange, origin: Origin, third_party:
     return Empty()
 
 
-async def on_bind(body: Binding, third_party: ThirdPartyInvites) -> Empty:
+async def on_bind(body: Binding, third_party: ThirdPartyInvites, limits: Limits, request: Request) -> Empty:
     user_id = identifier(identifiers.user_id, body.mxid)
     if len(body.invites) > MOST_INVITES:
         raise InvalidParam(f"At most {MOST_INVITES} invites come with one address.")
     invites = [
         (identifier(identifiers.room_id, one.room_id), one.sender, Proof.parse(one.signed)) for one in body.invites
     ]
+    # One was taken with the request.
+    limits.take("invite", network_of(address_of(request)), max(0, len(invites) - 1))
     await third_party.bind(user_id, invites)
     return Empty()
 
