@@ -55,6 +55,23 @@ def path(room_id: str) -> str:
     return f"{FEDERATION}/v1/exchange_third_party_invite/{quote(room_id)}"
 
 
+BAD: list[Any] = [
+    None,
+    7,
+    [],
+    "text",
+    {"room_id": "nonsense"},
+    {"room_id": 7},
+    {"room_id": []},
+    {"sender": None},
+    {"sender": "@x:p.test/"},
+    {"signed": {}},
+    {"signed": []},
+    {"signed": {"mxid": 7, "token": "t", "signatures": {}}},
+    {"signed": {"mxid": "@amy:a.test", "token": "token", "signatures": []}},
+]
+
+
 async def bind(client: Any, user_id: str, *found: tuple[str, str, Any]) -> Any:
     rows = [
         {"medium": "email", "address": "b@e.test", "mxid": user_id, "room_id": room, "sender": by, "signed": signed}
@@ -101,7 +118,25 @@ async def test_binding_is_for_users_of_this_server(network: Network) -> None:
     rows = [("!nowhere:a.test", ann.user_id, proof(amy.user_id)), (room_id, ann.user_id, proof(amy.user_id))]
     assert (await bind(a.client, amy.user_id, *rows)).status_code == 200
     assert list(await invites(amy)) == [room_id]
-    assert (await bind(a.client, amy.user_id, *rows * 26)).status_code == 400
+
+
+@pytest.mark.trust("C04")
+@pytest.mark.behaviours("SS-3PI-01")
+@pytest.mark.by_turns
+@pytest.mark.parametrize("bad", BAD)
+async def test_bad_invite_of_an_address_does_not_spoil_the_others(network: Network, bad: Any) -> None:
+    a = await network.server("a.test")
+    ann, amy = await a.user("ann"), await a.user("amy")
+    room_id = await offered(network, ann)
+    good = {"room_id": room_id, "sender": ann.user_id, "signed": proof(amy.user_id)}
+    rows = [good | bad if isinstance(bad, dict) else bad, good, *[{"room_id": "!x:a.test"}] * 60]
+    answer = await a.client.send(
+        "PUT",
+        f"{FEDERATION}/v1/3pid/onbind",
+        json={"medium": "email", "address": "b@e.test", "mxid": amy.user_id, "invites": rows},
+    )
+    assert (answer.status_code, answer.json()) == (200, {})
+    assert list(await invites(amy)) == [room_id]
 
 
 @pytest.mark.behaviours("CS-MEM-11")

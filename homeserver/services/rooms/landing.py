@@ -124,7 +124,7 @@ def land(tx: WriteTx, trees: StateTrees, landing: Landing, server_name: str, com
     room_servers.replace(tx, nid, servers, position)
     if servers:
         introductions.add_many(tx, [Introduction(position, UserId(event.state_key), nid)])
-    tx.wake([landing.room_id, *(user_id for user_id in changed if domain_of(user_id) == server_name)])
+    tx.wake([landing.room_id, members.GUESTS, *(user_id for user_id in changed if domain_of(user_id) == server_name)])
 
     def settle() -> None:
         crash.point("K4")

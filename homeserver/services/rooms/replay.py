@@ -332,7 +332,7 @@ class Replay:
         room_servers.replace(tx, nid, servers_by(shadow.members, self._server_name), position)
         partial_rooms.remove(tx, nid)
         local = [user_id for user_id in changed if domain_of(user_id) == self._server_name]
-        tx.wake([room.room_id, COMPLETED, *local])
+        tx.wake([room.room_id, COMPLETED, members.GUESTS, *local])
 
         def settle() -> None:
             crash.point("K4")

@@ -27,7 +27,7 @@ from homeserver.services.rooms.author import Drafts
 from homeserver.services.rooms.hot import HotRoom, parse
 from homeserver.services.rooms.members import Members
 from homeserver.services.rooms.power import may_act
-from homeserver.services.rooms.remote_members import for_client
+from homeserver.services.rooms.refusals import for_client
 from homeserver.services.rooms.send import Sender, is_local
 from homeserver.services.rooms.server_acl import ServerAcls
 from homeserver.storage import events, members, users
