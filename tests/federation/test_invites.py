@@ -506,15 +506,16 @@ async def test_nobody_else_withdraws_an_invite(network: Network) -> None:
     b = await network.server("b.test")
     bob = await b.user("bob")
     room, q = ForeignRoom.begin(network.peer("p.test")), network.peer("q.test")
-    invited = room.invite(bob.user_id)
+    before, invited = room.tip, room.invite(bob.user_id)
     await room.send_invite("b.test", invited)
     room.take(invited)
+    # Who is not in the room cannot cite the invite.
     for sender, peer, content in (
         ("@x:q.test", q, {"membership": "leave"}),
         (room.owner, q, {"membership": "leave"}),
         (room.owner, room.peer, {"membership": "join"}),
     ):
-        event = room.graph.build(sender, "m.room.member", content, [room.tip], state_key=bob.user_id)
+        event = room.graph.build(sender, "m.room.member", content, [before], state_key=bob.user_id)
         await peer.send("b.test", f"t{sender}{len(content)}{peer.name}", event.pdu)
         assert list(await invites(bob)) == [room.room_id]
     event = room.graph.build(room.owner, "m.room.member", {"membership": "leave"}, [room.tip], state_key=bob.user_id)
@@ -662,3 +663,20 @@ async def test_purged_room_leaves_no_invite_behind(network: Network) -> None:
     purge_id = await purge.start(RoomId(room_id), is_forced=True)
     await eventually(lambda: purge.find(purge_id), lambda job: job.ended_ts is not None)
     assert room_id not in await invites(bob)
+
+
+@pytest.mark.trust("C27", "R8")
+async def test_invite_that_our_signature_makes_too_large_is_refused(network: Network) -> None:
+    b = await network.server("b.test")
+    bob = await b.user("bob")
+    room = ForeignRoom.begin(network.peer("p.test"))
+    invite = json.loads(room.invite(bob.user_id).pdu)
+
+    def padded(size: int) -> Event:
+        return sign_pdu(json.dumps(invite | {"padding": "x" * size}).encode(), "11", "p.test", key_of("p.test"))
+
+    event = padded(65_536 - len(padded(0).pdu))
+    assert len(event.pdu) == 65_536
+    answer = await room.send_invite("b.test", event)
+    assert (answer.status_code, answer.json()["errcode"]) == (413, "M_TOO_LARGE")
+    assert await invites(bob) == {}

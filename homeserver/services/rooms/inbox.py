@@ -23,15 +23,13 @@ from homeserver.services.rooms.graph import follows_all
 from homeserver.services.rooms.hot import HotRoom, HotRooms
 from homeserver.services.rooms.intake import FirstWrite, Intake, begin, begin_calmly, presume_new
 from homeserver.services.rooms.outliers import Outliers, by_auth
-from homeserver.services.rooms.persist import AlreadyStored, Superseded
+from homeserver.services.rooms.persist import ATTEMPTS, AlreadyStored, Superseded
 from homeserver.services.rooms.receipts import Receipt, of_judged, of_stored, told, told_apart
 from homeserver.services.rooms.turns import Turns
 from homeserver.services.rooms.waiting import WaitingEvents
 from homeserver.storage import events
 from homeserver.storage.engine import Database, ReadTx
 from homeserver.storage.state import Pair
-
-_ATTEMPTS = 5
 
 
 @dataclass(slots=True)
@@ -197,7 +195,7 @@ class Inbox:
         relay_to_all_but: ServerName | None = None,
         first: FirstWrite | None = None,
     ) -> list[Receipt]:
-        for _ in range(_ATTEMPTS):
+        for _ in range(ATTEMPTS):
             checked, receipts = await self._check(room, pdus)
             intake = (await self._database.snapshot(begin, {room: checked}))[room]
             intake.first = first
