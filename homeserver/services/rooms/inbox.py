@@ -25,7 +25,7 @@ from homeserver.services.rooms.graph import follows_all
 from homeserver.services.rooms.hot import HotRoom, HotRooms
 from homeserver.services.rooms.intake import FirstWrite, Intake, begin, begin_calmly, presume_new
 from homeserver.services.rooms.outliers import Outliers, by_auth
-from homeserver.services.rooms.persist import AlreadyStored, Superseded
+from homeserver.services.rooms.persist import ATTEMPTS, AlreadyStored, Superseded
 from homeserver.services.rooms.receipts import Receipt, of_judged, of_stored, told, told_apart
 from homeserver.services.rooms.turns import Turns
 from homeserver.services.rooms.waiting import WaitingEvents
@@ -33,8 +33,6 @@ from homeserver.storage import events
 from homeserver.storage.engine import Database, ReadTx
 from homeserver.storage.server_keys import KeyName
 from homeserver.storage.state import Pair
-
-_ATTEMPTS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +230,7 @@ class Inbox:
         relay_to_all_but: ServerName | None = None,
         first: FirstWrite | None = None,
     ) -> list[Receipt]:
-        for _ in range(_ATTEMPTS):
+        for _ in range(ATTEMPTS):
             intake = (await self._database.snapshot(begin, {room: checked.events}))[room]
             intake.first = first
             if relay_to_all_but is not None:
