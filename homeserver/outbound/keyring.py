@@ -17,6 +17,7 @@ from homeserver.kit.clock import Clock
 from homeserver.kit.concurrency import FairSemaphore, SingleFlight
 from homeserver.matrix.identifiers import ServerName, is_server_name
 from homeserver.matrix.server_keys import (
+    KEY_ID,
     BadKeys,
     KeyDocument,
     PublishedKey,
@@ -248,7 +249,7 @@ class KeyRing:
             return False
         # First this: whatever becomes of the answer, it is not to be asked for again and again.
         self._asked.put(server, _Asked(self._clock.monotonic() + _AGAIN_S))
-        await self._keep([document], now)
+        await self._keep([document], now, is_first_hand=True)
         return True
 
     async def _ask_notaries(self, server: str) -> bool:
@@ -276,10 +277,12 @@ class KeyRing:
         now = self._clock.now()
         answers = await self._query_notary(notary, servers)
         vouched = [await self._vouched_for(bytes(raw), notary, servers, now) for raw in answers]
-        kept = [document for document in vouched if document is not None]
-        if kept:
-            await self._keep(kept, now)
-        return {document.server_name for document in kept}
+        documents = [document for document in vouched if document is not None]
+        # Of several, what a server said last.
+        latest = {one.server_name: one for one in sorted(documents, key=lambda one: one.valid_until_ts)}
+        if latest:
+            await self._keep(latest.values(), now, is_first_hand=False)
+        return set(latest)
 
     async def _query_notary(self, notary: ServerName, servers: Sequence[str]) -> Sequence[Raw]:
         """What a notary answers; one that is busy is asked again when it says, or soon."""
@@ -298,9 +301,9 @@ class KeyRing:
             else:
                 return answer.server_keys
 
-    async def _keep(self, documents: Collection[KeyDocument], now: int) -> None:
+    async def _keep(self, documents: Collection[KeyDocument], now: int, *, is_first_hand: bool) -> None:
         keys = [(document.server_name, key_id) for document in documents for key_id in document.keys]
-        await self._database.write(_keep, documents, now)
+        await self._database.write(_keep, documents, now, is_first_hand=is_first_hand)
         for name in keys:
             self._known.drop(name)
 
@@ -323,16 +326,27 @@ class KeyRing:
     async def _keys_of(self, signer: ServerName, raw: bytes) -> dict[KeyName, ServerKey]:
         """The keys by which the signer says it has signed, as far as they are known and good now."""
         now = self._clock.now()
-        wanted = {(str(signer), key_id): now for key_id in signers_of(raw).get(signer, {})}
+        wanted = {(str(signer), key_id): now for key_id in signers_of(raw).get(signer, {}) if KEY_ID.fullmatch(key_id)}
         return {name: key for name, key in (await self.find(wanted)).items() if key.valid_until_ts >= now}
 
 
-def _keep(tx: WriteTx, documents: Collection[KeyDocument], now: int) -> None:
-    keys = [
+def _keep(tx: WriteTx, documents: Collection[KeyDocument], now: int, *, is_first_hand: bool) -> None:
+    """Keep what servers say of their keys. A notary takes nothing back: what it tells may be older than what is known."""
+    heads = {} if is_first_hand else server_keys.find_heads(tx, [one.server_name for one in documents])
+    newer = [
+        one
+        for one in documents
+        if (head := heads.get(one.server_name)) is None or head.valid_until_ts < one.valid_until_ts
+    ]
+    server_keys.put_many(tx, _keys_in(newer))
+    server_keys.add_many(tx, _keys_in([one for one in documents if one not in newer]))
+    stored = [StoredDocument(one.server_name, now, one.valid_until_ts, one.raw) for one in newer]
+    server_keys.put_documents(tx, stored)
+
+
+def _keys_in(documents: Collection[KeyDocument]) -> list[ServerKey]:
+    return [
         ServerKey(document.server_name, key_id, key.public_key, key.valid_until_ts)
         for document in documents
         for key_id, key in document.keys.items()
     ]
-    server_keys.put_many(tx, keys)
-    stored = [StoredDocument(one.server_name, now, one.valid_until_ts, one.raw) for one in documents]
-    server_keys.put_documents(tx, stored)

@@ -150,6 +150,43 @@ async def test_who_comes_while_a_notary_is_asked_waits_for_its_answer(network: N
     assert (await late[0]).keys() == wanted.keys()
 
 
+@pytest.mark.trust("F29")
+@pytest.mark.behaviours("SS-KEY-03", "SS-KEY-05")
+async def test_a_notary_takes_back_nothing_of_what_a_server_has_said_later(network: Network) -> None:
+    notary = network.peer("n.test")
+    a = await network.server("a.test", federation=Federation(notaries=("n.test",)))
+    now = network.clock.now()
+    key, other = key_of("p.test"), key_of("other.test")
+    answer: list[Any] = []
+    notary.on("POST", "/_matrix/key/v2/query", lambda seen: {"server_keys": answer})
+
+    def tell(valid_until_ts: int, *, former_until_ts: int) -> bytes:
+        former = {"ed25519:former": PublishedKey(other.public_key, former_until_ts)}
+        return publish("p.test", key, former, valid_until_ts=valid_until_ts)
+
+    async def known_until(*key_ids: str, wanted: int = 0) -> list[int]:
+        found = await a.container.keys.find({("p.test", key_id): wanted for key_id in key_ids})
+        return [found["p.test", key_id].valid_until_ts for key_id in key_ids]
+
+    peer = network.peer("p.test")
+    told = tell(now + 5 * DAY, former_until_ts=now - 2 * DAY)
+    peer.on("GET", "/_matrix/key/v2/server", lambda seen: Reply(200, {}, told))
+    assert await known_until(key.key_id, "ed25519:former") == [now + 5 * DAY, now - 2 * DAY]
+    network.cut("p.test")
+    for valid, former, expected in (
+        (now + 2 * DAY, now - DAY, [now + 5 * DAY, now - 2 * DAY]),
+        (now + 6 * DAY, now - 3 * DAY, [now + 6 * DAY, now - 3 * DAY]),
+    ):
+        network.clock.advance(3600)
+        answer[:] = [json.loads(sign_json(tell(valid, former_until_ts=former), "n.test", key_of("n.test")))]
+        asked = len(notary.seen)
+        assert await known_until(key.key_id, wanted=now + 7 * DAY) == expected[:1]
+        assert len(notary.seen) > asked
+        assert await known_until(key.key_id, "ed25519:former") == expected
+        documents = (await a.client.get("/_matrix/key/v2/query/p.test")).json()["server_keys"]
+        assert [one["valid_until_ts"] for one in documents] == expected[:1]
+
+
 @pytest.mark.behaviours("SS-KEY-05")
 async def test_a_notary_that_does_not_tell_its_own_keys_vouches_for_nobody(network: Network) -> None:
     notary = network.peer("n.test")
