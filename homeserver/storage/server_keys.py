@@ -1,4 +1,4 @@
-"""Public keys of other servers, with the times up to which they are good."""
+"""Public keys of other servers, with the times up to which they are good; and those by which this one has signed."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -93,6 +93,7 @@ _FORGET_KEYS = delete(server_keys).where(server_keys.c.server_name.in_(bindparam
 _FIND = select(server_keys).where(
     tuple_(server_keys.c.server_name, server_keys.c.key_id).in_(bindparam("names", expanding=True))
 )
+_OF_SERVER = select(server_keys).where(server_keys.c.server_name == bindparam("server"))
 
 
 def put_many(tx: WriteTx, keys: Sequence[ServerKey]) -> None:
@@ -118,6 +119,11 @@ def find_many(tx: ReadTx, names: Iterable[KeyName]) -> dict[KeyName, ServerKey]:
         rows = tx.connection.execute(_FIND, {"names": part})
         found.update(((row.server_name, row.key_id), ServerKey(*row)) for row in rows)
     return found
+
+
+def find_of_server(tx: ReadTx, server: str) -> dict[str, ServerKey]:
+    """Those of a server that are known, by id."""
+    return {row.key_id: ServerKey(*row) for row in tx.connection.execute(_OF_SERVER, {"server": server})}
 
 
 def put_documents(tx: WriteTx, documents: Sequence[StoredDocument]) -> None:

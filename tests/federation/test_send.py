@@ -15,15 +15,16 @@ from homeserver.config.model import Config, Federation
 from homeserver.errors import Conflict
 from homeserver.matrix.canonical import canonicalize, sha256_base64
 from homeserver.matrix.events import Event
-from homeserver.matrix.identifiers import EventId, ServerName
+from homeserver.matrix.identifiers import EventId, RoomId, ServerName
 from homeserver.matrix.room_versions import ROOM_VERSIONS
 from homeserver.matrix.server_keys import publish
 from homeserver.matrix.signing import sign_json
 from homeserver.services.rooms.intake import FirstWrite
-from homeserver.storage import deliveries, events, stream_rows
+from homeserver.storage import deliveries, events, rooms, stream_rows
 from homeserver.storage.deliveries import Answered
 from homeserver.storage.engine import ReadTx, WriteTx
 from tests import room_graphs
+from tests.federation.foreign import bring_in
 from tests.federation.network import Link, Network, Peer
 from tests.processes import server
 from tests.room_graphs import Graph, key_of
@@ -793,3 +794,52 @@ async def test_deliveries_of_one_server_do_not_wait_for_those_of_another(held: H
     assert not any(one.done() for one in flood)
     held.other.awake.set()
     assert {status for status, _ in await asyncio.gather(*flood)} == {200}
+
+
+@pytest.mark.trust("C18", "F24", "R5")
+async def test_nobody_in_a_room_waits_for_keys_of_those_whom_another_server_speaks_of(held: Held) -> None:
+    graph = await held.graph()
+    dans = graph.say(DAN, "m.room.member", {"membership": "join"}, [graph.events[-1]], state_key=DAN)
+    assert await held.peer.send("a.test", "1", dans.pdu) == {dans.event_id: {}}
+    assert await held.staged() == 1
+    others = held.network.peer("d.example")
+    eve = "@eve:d.example"
+    async with asyncio.timeout(5):  # It would be waited for longer.
+        join = await bring_in(others, "a.test", held.room, eve)
+        said = (await held.graph()).say(eve, "m.room.message", {"body": "hello"}, [join])
+        assert await others.send("a.test", "1", said.pdu) == {said.event_id: {}}
+    assert await held.scene.bodies() == ["hello"]
+    assert await held.staged() == 1
+    held.other.awake.set()
+    await eventually(held.staged, lambda count: count == 0)
+    assert (await held.scene.state("m.room.member", DAN))["membership"] == "join"
+
+
+@pytest.mark.parametrize("new_database", ["sqlite"], indirect=True)  # What is tested is not the database.
+@pytest.mark.trust("C18", "F24", "R5", "K9")
+async def test_no_room_waits_for_keys_that_many_others_lack(held: Held) -> None:
+    alice, database = held.scene.alice, held.scene.world.container.database
+    staged = []
+    for _ in range(51):
+        graph = await Scene(held.scene.world, alice, await alice.create_room(preset="public_chat")).graph()
+        staged.append(graph.say(DAN, "m.room.member", {"membership": "join"}, [graph.events[-1]], state_key=DAN))
+    last = Scene(held.scene.world, alice, await alice.create_room(preset="public_chat"))
+    await last.join(BOB)
+    graph = await last.graph()
+    staged.append(graph.say(BOB, "m.room.message", {"body": "hello"}, [graph.events[-1]]))
+
+    def stage(tx: WriteTx) -> None:
+        found = rooms.find_many_by_id(tx, [RoomId(event.room_id) for event in staged])
+        rows = [(found[RoomId(event.room_id)].room_nid, event.pdu) for event in staged]
+        deliveries.stage(tx, rows, ServerName("b.example"), now=0)
+
+    await database.write(stage)  # As if the server had died over them.
+    await held.network.stop("a.test")
+    world = await held.network.server("a.test")
+    scene = Scene(world, alice, last.room_id)
+    alice.client = world.client
+    async with asyncio.timeout(5):  # It would be waited for longer.
+        await eventually(scene.bodies, lambda bodies: bodies == ["hello"])
+    held.other.awake.set()
+    again = Held(held.network, scene, held.peer, held.other)
+    await eventually(again.staged, lambda count: count == 0)

@@ -290,6 +290,38 @@ async def test_server_may_only_ask_for_its_own_users(network: Network) -> None:
     assert (answer.status_code, answer.json()["errcode"]) == (403, "M_FORBIDDEN")
 
 
+@pytest.mark.behaviours("SS-3PI-02")
+async def test_whatever_was_signed_is_kept_and_keys_may_be_in_either_alphabet(network: Network) -> None:
+    a, b = await network.server("a.test"), await network.server("b.test")
+    ann, bob = await a.user("ann"), await b.user("bob")
+    key = next(
+        key for n in range(256) if set("+/") < set((key := SigningKey.generate("0", bytes([n]) * 32)).public_key)
+    )
+    public_key = key.public_key.replace("+", "-").replace("/", "_")
+    url = f"{VALID}?public_key={quote(public_key, safe='')}"
+    network.pages[url] = Reply(200, {}, b'{"valid": true}')
+    room_id = await ann.create_room()
+    content = {"display_name": "b", "public_key": public_key, "key_validity_url": VALID}
+    await ann.set_state(room_id, "m.room.third_party_invite", content, "token")
+    signed = proof(bob.user_id, key=key, medium="email", more={"deep": [1]})
+    assert (await bind(b.client, bob.user_id, (room_id, ann.user_id, signed))).status_code == 200
+    assert list(await invites(bob)) == [room_id]
+    event = await ann.get(f"/rooms/{quote(room_id)}/state/m.room.member/{bob.user_id}")
+    assert event.json()["third_party_invite"]["signed"] == signed
+    assert (await join_by(bob, room_id)).status_code == 200
+
+
+@pytest.mark.trust("C04")
+async def test_signed_text_without_bounds_is_refused(network: Network) -> None:
+    a = await network.server("a.test")
+    ann, p = await a.user("ann"), network.peer("p.test")
+    room_id = await offered(network, ann)
+    for more in ({"more": "x" * 8192}, {"more": 1.5}, {"more": 10**30}):
+        signed = proof("@x:p.test") | more
+        answer = await p.call("a.test", "PUT", path(room_id), exchange(room_id, ann.user_id, "@x:p.test", signed))
+        assert answer.status_code == 400, answer.text
+
+
 @pytest.mark.trust("C10", "C22")
 async def test_nobody_has_us_ask_another_server_time_and_again(network: Network) -> None:
     a = await network.server("a.test", limits=Limits(rate_limits=True))

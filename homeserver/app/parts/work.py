@@ -13,6 +13,7 @@ from homeserver.app.parts.servers import Servers
 from homeserver.consumers.device_lists import Introductions, Resyncs
 from homeserver.consumers.effects import RoomEffects
 from homeserver.consumers.federation.sender import FederationSender
+from homeserver.consumers.guests import GuestAccess
 from homeserver.consumers.housekeeping import Housekeeping, Purging, Strangers
 from homeserver.consumers.loop import Work
 from homeserver.consumers.partial_rooms import RoomCompletion
@@ -36,6 +37,7 @@ def list_works(
     found: list[Work] = [
         housekeeping.run,
         RoomEffects(database, clock, notifier, rooms.members, live.presence).run,
+        GuestAccess(notifier, rooms.guests).run,
         Purging(notifier, rooms.purge).run,
         Strangers(database, clock).run,
         servers.room_lines.run,

@@ -15,23 +15,21 @@ from dataclasses import dataclass, field, replace
 from homeserver.errors import BadAnswer, Conflict, NotFound
 from homeserver.kit.clock import Clock
 from homeserver.kit.concurrency import finish
-from homeserver.matrix import event_auth
-from homeserver.matrix.event_auth import AuthError
 from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import EventId, RoomId, ServerName, UserId, domain_of
 from homeserver.matrix.room_versions import ROOM_VERSIONS, RoomVersion
 from homeserver.services.auth.limits import host_of
 from homeserver.services.rooms.checks import Checks, Unfit
-from homeserver.services.rooms.graph import auth_keys
 from homeserver.services.rooms.hot import HotRoom, HotRooms, parse
 from homeserver.services.rooms.inbox import Inbox
-from homeserver.services.rooms.landing import Landing, Standing, land
+from homeserver.services.rooms.landing import Landing, Membership, land
 from homeserver.services.rooms.outliers import Outliers, by_auth
-from homeserver.services.rooms.persist import EventWriter, Superseded
+from homeserver.services.rooms.persist import ATTEMPTS, EventWriter, Superseded
 from homeserver.services.rooms.placement import Batch, NewEvent, Placement
 from homeserver.services.rooms.receipts import Outcome
 from homeserver.services.rooms.state import StateTrees
 from homeserver.services.rooms.state_requests import MOST_CHAIN, MOST_STATE
+from homeserver.services.rooms.verdicts import auth_keys, refusal
 from homeserver.storage import events
 from homeserver.storage.engine import Database, ReadTx
 from homeserver.storage.events import StoredEvent
@@ -54,7 +52,6 @@ _PATIENCE_S = 1.0
 _INSISTENCE_S = 60.0
 """So long they may take where that is no choice."""
 _MOST_INSISTED = 200
-_ATTEMPTS = 5
 _PART = 1000
 _MOST_SERVERS = 10_000
 _MOST_OF_HOST = 3
@@ -79,7 +76,7 @@ class _Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class _Ground:
+class _Footing:
     """What the database has of that upon which a join is written."""
 
     own: events.Standing | None
@@ -187,7 +184,7 @@ class Arrivals:
                 return event_id
             raise BadAnswer(f"The join is not allowed in the room as it is known here: {receipt.reason}")
         async with self._inbox.turn(room_id):
-            for _ in range(_ATTEMPTS):
+            for _ in range(ATTEMPTS):
                 try:
                     room = await self._room(room_id, facts, answer)
                     await self._take(room, answer)
@@ -246,10 +243,8 @@ class Arrivals:
             return room
         if await self._database.read(events.find_positions, [EventId(answer.create.event_id)]):
             raise BadAnswer("The room begins with an event of another room.")
-        try:
-            event_auth.check_auth(answer.create, [])
-        except AuthError as error:
-            raise BadAnswer(f"The room cannot begin like this: {error}") from None
+        if reason := refusal(answer.create, []):
+            raise BadAnswer(f"The room cannot begin like this: {reason}")
         room = HotRoom(room_id, version)
         # Whoever does not wait for the end of it must not leave a room behind that has no beginning.
         await finish(self._found(room, answer.create))
@@ -273,13 +268,13 @@ class Arrivals:
         async with room.alone():
             if room.is_stale or self._hot.peek(room.room_nid or 0) is not room:
                 return False
-            ground = await self._database.snapshot(_look, room, answer.join)
-            if ground.own is not None:
-                if ground.own.room_nid == room.room_nid and ground.own.status == events.OK:
+            footing = await self._database.snapshot(_look, room, answer.join)
+            if footing.own is not None:
+                if footing.own.room_nid == room.room_nid and footing.own.status == events.OK:
                     return True
                 raise BadAnswer("The join event is known already, and was not accepted.")
-            _judge(room, answer, ground, given, fill_in=partial is not None)
-            landing = self._landing(room, answer, ground, given, partial, via)
+            _judge(room, answer, footing, given, fill_in=partial is not None)
+            landing = self._landing(room, answer, footing, given, partial, via)
             try:
                 await self._database.write(land, self._trees, landing, self._server_name, lambda: self._hot.drop(room))
             except BaseException:
@@ -305,7 +300,7 @@ class Arrivals:
         self,
         room: HotRoom,
         answer: _Answer,
-        ground: _Ground,
+        footing: _Footing,
         given: Mapping[Pair, _Given],
         partial: Collection[ServerName] | None,
         via: str,
@@ -317,14 +312,14 @@ class Arrivals:
             root=room.root,
             tips=room.tips,
             event=answer.join,
-            auth=[row.position for row in ground.auth],
+            auth=[row.position for row in footing.auth],
             state={one.pair_id: one.position for one in given.values()},
             members={
-                UserId(pair[1]): Standing(*one.member, one.position)
+                UserId(pair[1]): Membership(*one.member, one.position)
                 for pair, one in given.items()
                 if one.member is not None
             },
-            missing=ground.missing,
+            missing=footing.missing,
             partial=partial,
             left_out=_left_out(answer, given),
             via=via,
@@ -421,20 +416,20 @@ def _servers_in(state: Iterable[Event | Unfit]) -> set[ServerName]:
     }
 
 
-def _look(tx: ReadTx, room: HotRoom, join: Event) -> _Ground:
+def _look(tx: ReadTx, room: HotRoom, join: Event) -> _Footing:
     own_id, before = EventId(join.event_id), [EventId(one) for one in dict.fromkeys(join.prev_events)]
     auth_ids = [EventId(one) for one in dict.fromkeys(join.auth_events)]
     found = events.find_many_by_id(tx, auth_ids)
     assert room.room_nid is not None
     known = events.find_in_graph(tx, room.room_nid, before)
-    return _Ground(
+    return _Footing(
         own=events.find_standings_by_id(tx, [own_id]).get(own_id),
         auth=[row for one in auth_ids if (row := found.get(one)) is not None and row.room_nid == room.room_nid],
         missing=[one for one in before if one not in known],
     )
 
 
-def _judge(room: HotRoom, answer: _Answer, ground: _Ground, given: dict[Pair, _Given], *, fill_in: bool) -> None:
+def _judge(room: HotRoom, answer: _Answer, footing: _Footing, given: dict[Pair, _Given], *, fill_in: bool) -> None:
     """Check the join by its auth events and by the state before it. Raises `BadAnswer`.
 
     With `fill_in`, members that were left out of the state are taken from the auth events, into the state as well.
@@ -442,19 +437,16 @@ def _judge(room: HotRoom, answer: _Answer, ground: _Ground, given: dict[Pair, _G
     if _CREATE not in given:
         raise BadAnswer("The event that created the room is not allowed.")
     join = answer.join
-    cited = {row.position: parse(row, room.version.identifier) for row in ground.auth}
+    cited = {row.position: parse(row, room.version.identifier) for row in footing.auth}
     if len(cited) < len(set(join.auth_events)):
         raise BadAnswer("Events by which the join is allowed are missing.")
-    rejected = {row.event_id for row in ground.auth if row.status == events.REJECTED}
+    rejected = {row.event_id for row in footing.auth if row.status == events.REJECTED}
     state = {pair: answer.events[answer.state[pair]] for pair in auth_keys(join) if pair in given}
-    for row in ground.auth:
+    for row in footing.auth:
         event = cited[row.position]
         pair = (event.type, event.state_key or "")
         if fill_in and event.type == _MEMBER and pair not in given and row.pair_id is not None:
             state[pair] = event
             given[pair] = _Given(row.position, row.pair_id, (event.membership or "leave", UserId(event.sender)))
-    try:
-        event_auth.check_auth(join, list(cited.values()), create=answer.create, rejected=rejected)
-        event_auth.check_state_auth(join, list(state.values()), create=answer.create)
-    except AuthError as error:
-        raise BadAnswer(f"The join is not allowed by what the server says of the room: {error}") from None
+    if reason := refusal(join, cited.values(), state.values(), answer.create, rejected):
+        raise BadAnswer(f"The join is not allowed by what the server says of the room: {reason}")

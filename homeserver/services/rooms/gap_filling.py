@@ -26,6 +26,7 @@ _AT_ONCE = 100
 _MOST_EVENTS = 1000
 _MOST_BYTES = 32 << 20
 _STUCK = 100
+_STUCK_OF_STRANGERS = 30
 _LATEST = 20
 _JUMPS = 20
 _ROUNDS = 3
@@ -166,7 +167,11 @@ def _look(tx: ReadTx, room: HotRoom, event_ids: Collection[EventId] | None) -> l
     """Behind what these events wait, or all events of the room."""
     assert room.room_nid is not None
     if event_ids is None:
-        waiting = event_graph.list_stuck(tx, room.room_nid, limit=_STUCK)
+        strangers = event_graph.measure_waiting(tx, room.room_nid).keys() - room.servers
+        waiting = event_graph.list_stuck(tx, room.room_nid, but=strangers, limit=_STUCK)
+        if strangers:
+            # Anybody can have events wait. Of theirs a few are looked for: behind one that joins, others may wait.
+            waiting |= event_graph.list_stuck(tx, room.room_nid, only=strangers, limit=_STUCK_OF_STRANGERS)
     else:
         waiting = event_graph.list_stuck_behind(tx, room.room_nid, event_ids, limit=_STUCK)
     missing = {event_id for _, ids in waiting.values() for event_id in ids}

@@ -152,8 +152,12 @@ class Gaps:
     async def _fill(self, room_id: RoomId, server: ServerName, wanted: Wanted) -> bool:
         """Ask one server after the other, this one first; whether none of the events waits any more."""
         room = await self._hot.find(room_id)
+        if server != self._server_name and server not in room.servers:
+            # Who is not in the room is no reason to ask anybody. It may come to be, by an event of others.
+            return False
         # Then those who delivered what waits, the last one first.
-        candidates = self._askable.servers(room, [server, *reversed(self._wanted_in(room_id))])
+        deliverers = [one for one in reversed(self._wanted_in(room_id)) if one in room.servers]
+        candidates = self._askable.servers(room, [server, *deliverers])
         # What cannot be verified now may be later; but nobody can keep an event waiting for ever.
         is_whole = self._searches.failures((room_id, server)) < _PATIENCE
         for one in candidates:

@@ -10,18 +10,17 @@ from dataclasses import dataclass, field, replace
 
 from homeserver.errors import BadAnswer
 from homeserver.kit import crash
-from homeserver.matrix import event_auth
-from homeserver.matrix.event_auth import AuthError
 from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import EventId, UserId, domain_of
-from homeserver.services.rooms.graph import Graph, Placed, auth_keys
+from homeserver.services.rooms.graph import Graph, Placed
 from homeserver.services.rooms.hot import HotRoom, HotRooms, NotLoaded, RoomState, parse
-from homeserver.services.rooms.landing import Standing, servers_by
+from homeserver.services.rooms.landing import Membership, servers_by
 from homeserver.services.rooms.partial import COMPLETED
 from homeserver.services.rooms.placement import UNSTORED, NewEvent, Placement, Resolved
 from homeserver.services.rooms.record import relation_of
 from homeserver.services.rooms.resolution import Resolver
 from homeserver.services.rooms.state import StateTrees, StateWriter
+from homeserver.services.rooms.verdicts import auth_keys, refusal
 from homeserver.storage import (
     coming_members,
     event_graph,
@@ -67,8 +66,8 @@ class _Shadow:
     """The room as it would be, had everything been known from the beginning."""
 
     room: HotRoom
-    members: dict[UserId, Standing]
-    prepared: Mapping[UserId, Standing]
+    members: dict[UserId, Membership]
+    prepared: Mapping[UserId, Membership]
     """The members that were written down beforehand."""
     anew: dict[int, StoredEvent]
     """The events as they will be, by position."""
@@ -101,7 +100,7 @@ class Replay:
         self._resolver = resolver
         self._server_name = server_name
 
-    async def prepare(self, room_nid: int, members: Mapping[UserId, Standing]) -> None:
+    async def prepare(self, room_nid: int, members: Mapping[UserId, Membership]) -> None:
         """Write the members down, some at a time, so that little is left to be written when the room becomes whole."""
         await self.unprepare(room_nid)
         for part in chunks(members.items(), _STEP):
@@ -114,7 +113,7 @@ class Replay:
             pass
 
     async def run(
-        self, partial: PartialRoom, whole: int, members: Mapping[UserId, Standing], others: Collection[Pair]
+        self, partial: PartialRoom, whole: int, members: Mapping[UserId, Membership], others: Collection[Pair]
     ) -> int:
         """Make a room whole: `whole` is the state before the join event, with these members. How much was replayed.
 
@@ -141,7 +140,7 @@ class Replay:
             return len(shadow.anew)
 
     async def _begin(
-        self, partial: PartialRoom, whole: int, members: Mapping[UserId, Standing], others: Collection[Pair]
+        self, partial: PartialRoom, whole: int, members: Mapping[UserId, Membership], others: Collection[Pair]
     ) -> _Shadow:
         room = await self._hot.get(partial.room_nid)
         row, event, gapped = await self._database.snapshot(_find_join, room, partial)
@@ -158,11 +157,8 @@ class Replay:
         cited = await self._database.snapshot(_cited, room, event)
         rejected = {one.event_id for one, is_rejected in cited if is_rejected}
         needed = [state[pair] for pair in auth_keys(event) if pair in state]
-        try:
-            event_auth.check_auth(event, [one for one, _ in cited], create=shadow.create, rejected=rejected)
-            event_auth.check_state_auth(event, needed, create=shadow.create)
-        except AuthError as error:
-            raise BadAnswer(f"Upon this state nobody of this server could have joined: {error}") from None
+        if reason := refusal(event, [one for one, _ in cited], needed, shadow.create, rejected):
+            raise BadAnswer(f"Upon this state nobody of this server could have joined: {reason}")
         roots = await self._database.write(self._write_roots, shadow, row, event, None, events.OK)
         begun = _Shadow(shadow, dict(members), members, {}, gapped, row.timeline_place, row.room_root)
         self._take_over(begun, row, event, None, roots, events.OK)
@@ -299,7 +295,7 @@ class Replay:
                 changes.append((change.pair, change.event, at))
         for pair, changed, at in changes:
             if pair[0] == _MEMBER and changed is not None:
-                shadow.members[UserId(pair[1])] = Standing(changed.membership or "leave", UserId(changed.sender), at)
+                shadow.members[UserId(pair[1])] = Membership(changed.membership or "leave", UserId(changed.sender), at)
             elif pair[0] == _MEMBER:
                 shadow.members.pop(UserId(pair[1]), None)
 
@@ -336,7 +332,7 @@ class Replay:
         room_servers.replace(tx, nid, servers_by(shadow.members, self._server_name), position)
         partial_rooms.remove(tx, nid)
         local = [user_id for user_id in changed if domain_of(user_id) == self._server_name]
-        tx.wake([room.room_id, COMPLETED, *local])
+        tx.wake([room.room_id, COMPLETED, members.GUESTS, *local])
 
         def settle() -> None:
             crash.point("K4")

@@ -44,6 +44,9 @@ _MOST_CHANGES = 200
 """So many of a user's memberships are looked through for one that came of the same offer."""
 _TIMEOUT_S = 10.0
 _LARGEST = 1 << 14
+_LARGEST_SIGNED = 1 << 13
+_STANDARD_ALPHABET = str.maketrans("-_", "+/")
+"""The public keys of an offer may be in either alphabet of base64."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +59,12 @@ class Proof:
 
     @classmethod
     def parse(cls, value: Any) -> "Proof":
-        """The proof, of the fields that it may have. Raises `InvalidParam`; nothing is verified."""
+        """The proof. Raises `InvalidParam`; nothing is verified."""
         if not isinstance(value, dict):
             raise InvalidParam("`signed` is an object.")
-        signed = {key: value[key] for key in ("mxid", "token", "sender", "signatures") if key in value}
+        signed = value  # All of it was signed, whatever it is.
+        if len(msgspec.json.encode(signed)) > _LARGEST_SIGNED:
+            raise InvalidParam("`signed` is too large.")
         texts = [signed.get("mxid"), signed.get("token"), signed.get("sender", "")]
         if not all(isinstance(text, str) and "\0" not in text for text in texts):
             raise InvalidParam("`signed` has a `mxid` and a `token`, which are texts.")
@@ -192,7 +197,11 @@ class _Validity(msgspec.Struct, frozen=True):
 
 
 def _offer(drafts: Drafts, sender: UserId, proof: Proof) -> Event:
-    """The offer, if who made it may still make good on it. Raises `Forbidden`."""
+    """The offer, if who made it may still make good on it. Raises `Forbidden`.
+
+    The rules of the room would allow more: the offer stands though who made it has left, or lost the power to invite.
+    This server does not speak for such users.
+    """
     offer = drafts.state(_OFFER, proof.token)
     if offer is None or offer.sender != sender:
         raise Forbidden("The room has no such offer.")
@@ -212,7 +221,7 @@ def _signing_key(offer: Event, proof: Proof) -> _Key:
         for signer, signatures in list(proof.signed["signatures"].items())[:_MOST_KEYS]:
             for key_id in list(signatures)[:_MOST_KEYS]:
                 try:
-                    verify_json(signed, signer, key_id, key.public_key)
+                    verify_json(signed, signer, key_id, key.public_key.translate(_STANDARD_ALPHABET))
                 except (SignatureError, CanonicalJsonError):
                     continue
                 return key

@@ -15,13 +15,12 @@ from homeserver.services.rooms.create import RoomCreation, with_tombstone_level
 from homeserver.services.rooms.directory import named_aliases, without_aliases
 from homeserver.services.rooms.hot import HotRoom, NotLoaded
 from homeserver.services.rooms.members import Members
-from homeserver.services.rooms.persist import Superseded
+from homeserver.services.rooms.persist import ATTEMPTS, Superseded
 from homeserver.services.rooms.send import Sender
 from homeserver.services.rooms.succession import inherit
 from homeserver.storage import aliases, rooms
 from homeserver.storage.engine import Database, ReadTx, WriteTx
 
-_ATTEMPTS = 5
 _ADMINISTRATOR = 100
 _MOST = 2**53 - 1
 _CANONICAL = "m.room.canonical_alias"
@@ -74,7 +73,7 @@ class RoomUpgrade:
         creators = _parse_creators(additional_creators) if version.creators_have_infinite_power else []
         member = await self._members.own_content(who.user_id, "join")
         room_nid = await self._sender.nid_of(room_id)
-        for _ in range(_ATTEMPTS):
+        for _ in range(ATTEMPTS):
             moving, is_public = await self._database.snapshot(_read_names, room_nid)
             given = _Given(version, creators, member, moving, is_public)
             room = await self._sender.free(room_nid)
