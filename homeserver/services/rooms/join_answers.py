@@ -1,7 +1,7 @@
 """What a server tells of a room to whoever joins it: the first checks on it, and what it comes to.
 
-Servers that do not tell their keys are not waited for long: what they signed is left out, but that without which the room
-cannot be used, or would be used otherwise than it wants.
+Servers that do not tell their keys are not waited for long: what they signed is left out. But for that without which
+the room cannot be used, or would be used otherwise than it wants, they are.
 """
 
 import asyncio
