@@ -12,7 +12,7 @@ from homeserver.services.auth.interactive import AuthData, Check
 from homeserver.services.auth.limits import Limits
 from homeserver.services.auth.passwords import Passwords
 from homeserver.services.auth.sessions import Requester, Sessions, Tokens, hash_token
-from homeserver.services.users.devices import Devices
+from homeserver.services.users.devices import Devices, check_name
 from homeserver.services.users.profiles import CHANGES, set_in
 from homeserver.storage import (
     account_data,
@@ -254,6 +254,7 @@ class Accounts:
 
     def _login(self, tx: WriteTx, user_id: UserId, device: NewDevice) -> tuple[NewSession, list[bytes]]:
         device_id = self._device_id(device)
+        check_name(device.display_name)
         users.lock(tx, user_id)
         if any(key.public_key == device_id for key in e2e_keys.find_cross_signing(tx, [user_id]).values()):
             raise Forbidden("A device cannot be named like a cross-signing key.")
