@@ -310,6 +310,25 @@ async def test_much_for_one_server_is_sent_in_parts(network: Network, world: Wor
     assert together == devices
 
 
+@pytest.mark.behaviours("SS-TXN-01", "SS-EDU-07")
+async def test_message_is_taken_with_all_that_another_server_may_send_together(network: Network, world: World) -> None:
+    alice = await world.user("alice")
+    large = {"edu_type": "org.example.large", "content": {"text": "x" * 100_000}}
+    await send(network, *[large] * 99, message(alice.user_id, "*"))
+    assert len(await received(alice)) == 1
+
+
+@pytest.mark.behaviours("SS-TXN-01", "SS-EDU-07")
+async def test_a_hundred_large_messages_are_not_sent_at_once(network: Network, world: World, taker: Taker) -> None:
+    alice = await world.user("alice")
+    contents = [json.dumps({"n": number, "text": "x" * 60_000}).encode() for number in range(100)]
+    large = [OutgoingEdu(B, TO_DEVICE, content, UserId(alice.user_id)) for content in contents]
+    await world.container.database.write(outgoing_edus.add_many, large)
+    await until(lambda: len(told(taker)) == 100)
+    assert [content["n"] for content in told(taker)] == list(range(100))
+    assert max(len(json.dumps(body)) for _, body in taker.offered) < 5_000_000
+
+
 B = ServerName("b.example")
 DAY = 24 * 3600.0
 

@@ -13,9 +13,10 @@ from homeserver.services.auth.sessions import Requester
 from homeserver.services.rooms.author import Author, Draft, Drafts
 from homeserver.services.rooms.create import RoomCreation, with_tombstone_level
 from homeserver.services.rooms.directory import named_aliases, without_aliases
-from homeserver.services.rooms.hot import HotRoom, NotLoaded
+from homeserver.services.rooms.hot import HotRoom
 from homeserver.services.rooms.members import Members
 from homeserver.services.rooms.persist import ATTEMPTS, Superseded
+from homeserver.services.rooms.room_state import NotLoaded
 from homeserver.services.rooms.send import Sender
 from homeserver.services.rooms.succession import inherit
 from homeserver.storage import aliases, rooms
