@@ -14,7 +14,7 @@ from functools import partial
 from homeserver.errors import Refused, RemoteFailure
 from homeserver.kit.caching import Lru
 from homeserver.kit.clock import Clock
-from homeserver.kit.concurrency import SingleFlight
+from homeserver.kit.concurrency import FairSemaphore, SingleFlight
 from homeserver.matrix.identifiers import ServerName, is_server_name
 from homeserver.matrix.server_keys import (
     KEY_ID,
@@ -29,7 +29,7 @@ from homeserver.matrix.server_keys import (
 from homeserver.matrix.signing import SigningKey
 from homeserver.outbound.federation import FederationClient
 from homeserver.outbound.operations.servers import Raw
-from homeserver.storage import server_keys
+from homeserver.storage import room_servers, server_keys
 from homeserver.storage.engine import Database, WriteTx
 from homeserver.storage.server_keys import KeyName, ServerKey, StoredDocument
 
@@ -66,12 +66,20 @@ class _Asked:
 
 @dataclass(slots=True)
 class _Query:
-    """Servers that the notaries are asked about together, and those that one of them has vouched for."""
+    """Servers that a notary is asked about together, and those that it has vouched for."""
 
     servers: list[str] = field(default_factory=list)
     answered: set[str] = field(default_factory=set)
     is_begun: bool = False
     is_done: bool = False
+
+
+@dataclass(slots=True)
+class _Notary:
+    """A notary, which is asked one thing at a time: the next ones gather meanwhile."""
+
+    query: _Query = field(default_factory=_Query)
+    asking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class KeyRing:
@@ -97,29 +105,29 @@ class KeyRing:
             key_id: ServerKey(server_name, key_id, one.public_key, one.valid_until_ts) for key_id, one in old.items()
         }
         self._own[key.key_id] = ServerKey(server_name, key.key_id, key.public_key, _FOR_EVER)
-        self._notaries = [ServerName(one) for one in notaries]
+        self._notaries = {ServerName(one): _Notary() for one in notaries}
         self._known: Lru[KeyName, ServerKey] = Lru(_IN_MEMORY)
         self._asked: Lru[str, _Asked] = Lru(_REMEMBERED)
         # What a notary wants to know of us must not wait for what we want to know of it: so there are two.
         self._finding: SingleFlight[str, bool] = SingleFlight()
         self._asking: SingleFlight[str, bool] = SingleFlight()
-        self._turns = asyncio.Semaphore(_AT_ONCE)
-        # Anybody can have this server ask for these, and is not to keep it from checking events.
-        self._urgent_turns = asyncio.Semaphore(_AT_ONCE_FOR_REQUESTS)
-        self._turns_for_others = asyncio.Semaphore(_AT_ONCE)
+        self._turns = FairSemaphore(_AT_ONCE)
+        # Anybody can have this server ask for these, and is to keep it neither from checking events, nor from knowing
+        # the servers that it shares rooms with.
+        self._turns_for_strangers = FairSemaphore(_AT_ONCE_FOR_REQUESTS)
+        self._turns_for_neighbours = FairSemaphore(_AT_ONCE_FOR_REQUESTS)
+        self._turns_for_others = FairSemaphore(_AT_ONCE)
         self._wanted: dict[str, dict[str, int]] = {}
         """Of servers that are being asked about: the keys that are wanted of them, and until when they must be good."""
-        self._query = _Query()
-        self._querying = asyncio.Lock()
 
     async def find(
-        self, wanted: Mapping[KeyName, int], *, patience_s: float | None = None, is_urgent: bool = False
+        self, wanted: Mapping[KeyName, int], *, patience_s: float | None = None, asker: str | None = None
     ) -> dict[KeyName, ServerKey]:
         """Those of the keys that can be had, by what they have to be good for: a time, 0 for any.
 
         A key whose validity ends earlier is looked for anew, and given all the same if nothing newer is known. With
         `patience_s`, servers that take longer to answer are not waited for: their answers are for those who ask later.
-        What is urgent does not wait for its turn behind what is not.
+        With an `asker`, who is known by a network, it is for a request, which does not wait behind events.
         """
         ours = [name for name in wanted if name[0] == self._server_name]
         found = {name: own for name in ours if (own := self._own.get(name[1])) is not None}
@@ -139,7 +147,7 @@ class KeyRing:
         if lacking:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(patience_s):
-                    await self.refresh(lacking, is_urgent=is_urgent)
+                    await self.refresh(lacking, asker=asker)
             # Whoever was asked, and by whom: others may have brought keys in the meantime.
             found |= await self._read(others)
         return found
@@ -165,7 +173,7 @@ class KeyRing:
         return found
 
     async def refresh(
-        self, wanted: Mapping[str, Mapping[str, int]], *, is_urgent: bool = False, is_for_others: bool = False
+        self, wanted: Mapping[str, Mapping[str, int]], *, asker: str | None = None, is_for_others: bool = False
     ) -> bool:
         """Ask for the keys of servers, unless that was done a short while ago; whether there was any answer.
 
@@ -175,11 +183,14 @@ class KeyRing:
         little at a time.
         """
         notaries = not is_for_others
-        turns = self._turns_for_others if is_for_others else self._urgent_turns if is_urgent else self._turns
+        turns = self._turns_for_others if is_for_others else self._turns
+        if asker is not None:
+            known = await self._database.read(room_servers.find_known, map(ServerName, wanted))
+            turns = self._turns_for_neighbours if len(known) == len(wanted) else self._turns_for_strangers
         left = iter([one for one in wanted if is_server_name(one)])
 
         async def go_on() -> bool:
-            answers = [await self._refresh(one, wanted[one], notaries, turns) for one in left]
+            answers = [await self._refresh(one, wanted[one], notaries, turns, asker or "") for one in left]
             return any(answers)
 
         return any(await asyncio.gather(*(go_on() for _ in range(min(_AT_ONCE, len(wanted))))))
@@ -198,12 +209,14 @@ class KeyRing:
         asked = self._asked.get(server)
         return self.may_ask(server) or (notaries and asked is not None and asked.is_left_to_notaries)
 
-    async def _refresh(self, server: str, wanted: Mapping[str, int], notaries: bool, turns: asyncio.Semaphore) -> bool:
+    async def _refresh(
+        self, server: str, wanted: Mapping[str, int], notaries: bool, turns: FairSemaphore, asker: str
+    ) -> bool:
         """Ask about a server when it is its turn, or wait with those who have asked."""
         flights = self._finding if notaries else self._asking
         begin = partial(self._find_out if notaries else self._ask_in_turn, server, turns)
         if not flights.is_under_way(server) and self._is_due(server, notaries):
-            await turns.acquire()  # Who is cancelled here has left no work behind.
+            await turns.acquire(asker)  # Who is cancelled here has left no work behind.
             if not flights.is_under_way(server) and self._is_due(server, notaries):
                 self._note_wanted(server, wanted, notaries)
                 return await flights.run(server, begin)  # It gives the turn back.
@@ -223,14 +236,14 @@ class KeyRing:
             if key_id in noted or len(noted) < _MOST_WANTED:
                 noted[key_id] = max(noted.get(key_id, 0), min(ts, latest))
 
-    async def _find_out(self, server: str, turns: asyncio.Semaphore) -> bool:
+    async def _find_out(self, server: str, turns: FairSemaphore) -> bool:
         """Ask a server for its keys, or else the notaries; whether anybody gave any."""
         try:
             return await self._ask_it_or_notaries(server, turns)
         finally:
             self._wanted.pop(server, None)
 
-    async def _ask_it_or_notaries(self, server: str, turns: asyncio.Semaphore) -> bool:
+    async def _ask_it_or_notaries(self, server: str, turns: FairSemaphore) -> bool:
         """The same; the server itself is asked for as long as the turn lasts."""
         try:
             if (self.may_ask(server) or self._asking.is_under_way(server)) and await self._asking.run(
@@ -245,7 +258,7 @@ class KeyRing:
         self._asked.put(server, replace(asked, is_left_to_notaries=False))
         return await self._ask_notaries(server)
 
-    async def _ask_in_turn(self, server: str, turns: asyncio.Semaphore) -> bool:
+    async def _ask_in_turn(self, server: str, turns: FairSemaphore) -> bool:
         """Ask a server for its keys, and nobody else; whether it gave any."""
         try:
             return await self._ask(server)
@@ -271,26 +284,24 @@ class KeyRing:
         return True
 
     async def _ask_notaries(self, server: str) -> bool:
-        """Ask the notaries about a server that does not answer itself, and with it about others that wait for that."""
-        query = self._query
+        """Ask the notaries about a server that does not answer itself, in turn; those that are free come first."""
+        for name, notary in sorted(self._notaries.items(), key=lambda one: one[1].asking.locked()):
+            if await self._ask_with_others(name, notary, server):
+                return True
+        return False
+
+    async def _ask_with_others(self, name: ServerName, notary: _Notary, server: str) -> bool:
+        """Ask a notary about a server, and with it about others that wait for that."""
+        query = notary.query
         if query.is_begun or len(query.servers) >= _IN_A_QUERY:
-            query = self._query = _Query()
+            query = notary.query = _Query()
         query.servers.append(server)
-        async with self._querying:
+        async with notary.asking:
             if not query.is_done:
                 query.is_begun = True
-                query.answered = await self._ask_notaries_for(query.servers)
+                query.answered = await self._ask_notary(name, query.servers)
                 query.is_done = True
         return server in query.answered
-
-    async def _ask_notaries_for(self, servers: Sequence[str]) -> set[str]:
-        """Ask each notary about those servers of which the ones before had nothing; which were answered for."""
-        answered: set[str] = set()
-        for notary in self._notaries:
-            left = [server for server in servers if server not in answered]
-            if left:
-                answered |= await self._ask_notary(notary, left)
-        return answered
 
     async def _ask_notary(self, notary: ServerName, servers: Sequence[str]) -> set[str]:
         """Keep what a notary says of servers; of which it has something to say."""
@@ -353,7 +364,7 @@ class KeyRing:
 
 
 def _keep(tx: WriteTx, documents: Collection[KeyDocument], now: int, *, is_first_hand: bool) -> None:
-    """Keep what servers say of their keys. A notary takes nothing back: it may tell what is older than that."""
+    """Keep what servers say of their keys. Notaries take nothing back: they may tell what is older."""
     heads = {} if is_first_hand else server_keys.find_heads(tx, [one.server_name for one in documents])
     newer = [
         one

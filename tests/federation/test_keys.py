@@ -28,7 +28,7 @@ from tests.federation.foreign import ForeignRoom
 from tests.federation.network import Network, Peer, Seen
 from tests.matrix.authorization_grammar import NotInGrammar, read
 from tests.room_graphs import key_of
-from tests.world import eventually
+from tests.world import eventually, until
 
 pytestmark = pytest.mark.anyio
 
@@ -342,6 +342,70 @@ async def test_a_notary_that_is_busy_is_asked_again_when_it_says(network: Networ
     answers += [Reply(429, {"retry-after": "0"}, b"{}")] * 9
     assert await a.container.keys.find({("away.test", "ed25519:1"): now}) == {}
     assert len(answers) == 6
+
+
+@pytest.mark.behaviours("SS-KEY-05")
+@pytest.mark.trust("F24", "F29")
+async def test_a_notary_that_is_busy_keeps_nobody_from_another(network: Network) -> None:
+    busy, free = network.peer("busy.test"), network.peer("free.test")
+    a = await network.server("a.test", federation=Federation(notaries=("busy.test", "free.test")))
+    now = network.clock.now()
+    busy.on("POST", "/_matrix/key/v2/query", lambda seen: Reply(429, {"retry-after": "10"}, b"{}"))
+    told = {"server_keys": [vouched_for("gone.test", "free.test", now)]}
+    free.on("POST", "/_matrix/key/v2/query", lambda seen: told)
+    first = asyncio.create_task(a.container.keys.find({("away.test", "ed25519:1"): now}))
+    await until(lambda: bool(busy.seen))
+    wanted = {("gone.test", key_of("gone.test").key_id): now}
+    async with asyncio.timeout(5):
+        assert (await a.container.keys.find(wanted)).keys() == wanted.keys()
+    assert not first.done()
+    while not first.done():
+        network.clock.advance(10)
+        await asyncio.sleep(0)
+    assert await first == {}
+
+
+@pytest.mark.trust("C10", "F24", "S8")
+async def test_who_has_this_server_ask_for_many_keys_waits_behind_those_who_want_few(network: Network) -> None:
+    a = await network.server("a.test")
+    ann = await a.user("ann")
+    room = ForeignRoom.begin(network.peer("p.test"))
+    network.peer("q.test")
+    room.say("m.room.member", {"membership": "join"}, sender="@cat:q.test", state_key="@cat:q.test")
+    room.host()
+    assert (await ann.post(f"/join/{quote(room.room_id)}?server_name=p.test&via=p.test")).status_code == 200
+    asked: list[str] = []
+    going = asyncio.Semaphore(0)
+
+    async def silence(call: Call, go: Callable[[], Awaitable[Reply]]) -> Reply:
+        asked.append(call.destination)
+        if "evil" in call.destination:
+            await going.acquire()
+        return await go()
+
+    network.weather = silence
+    find = a.container.keys.find
+    many = [find({(f"s{number}.evil.test", "ed25519:1"): 0}, asker="198.51.100.1") for number in range(300)]
+    tasks = [asyncio.create_task(one) for one in many]
+    await until(lambda: len(asked) == 256)
+    # A server in a room with this one does not wait at all when its keys have to be fetched again.
+    network.clock.advance(2 * 3600)
+    key_id = key_of("q.test").key_id
+    async with asyncio.timeout(5):
+        found = await find({("q.test", key_id): network.clock.now()}, asker="192.0.2.7")
+    assert found["q.test", key_id].valid_until_ts > network.clock.now()
+    # One that is not comes next but one, though 44 others wait.
+    network.peer("r.test")
+    other = asyncio.create_task(find({("r.test", key_of("r.test").key_id): 0}, asker="203.0.113.9"))
+    await asyncio.wait({other}, timeout=0.5)
+    assert not other.done()
+    going.release()
+    going.release()
+    async with asyncio.timeout(5):
+        assert await other
+    for _ in tasks:
+        going.release()
+    await asyncio.gather(*tasks)
 
 
 @pytest.mark.behaviours("SS-KEY-06")

@@ -103,7 +103,7 @@ class Admission:
     ) -> bool:
         """Place an event, or let it wait; whether it was placed."""
         for _ in range(ATTEMPTS):
-            if given is None and is_recommended:
+            if given is None and is_recommended and event.event_id not in intake.outliers:
                 try:
                     placed = self._graph.follow(room, event)
                 except NotLoaded as missing:

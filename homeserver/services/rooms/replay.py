@@ -83,8 +83,6 @@ class _Shadow:
     """By event that is redacted: its redacted form, by redaction."""
     redacting: dict[int, bool] = field(default_factory=dict)
     """The redactions that were judged, and whether they say what they redact."""
-    awaited: list[tuple[int, EventId, int]] = field(default_factory=list)
-    """Redactions that count by now and wait for their targets: room, target and redaction."""
     resolutions: list[Resolution] = field(default_factory=list)
 
 
@@ -212,8 +210,6 @@ class Replay:
         if new.redaction is not None:
             by = shadow.redactions.setdefault(new.redaction.target, {})
             by[row.position] = new.redaction.redacted.pdu
-        elif new.awaited is not None and row.status != events.OK:
-            shadow.awaited.append((row.room_nid, new.awaited, row.position))
 
     async def _place(self, shadow: _Shadow, graph: Graph, row: StoredEvent, event: Event) -> Placed:
         # What was soft-failed may have been so by the word of a policy server, and stays as it is.
@@ -369,8 +365,6 @@ class Replay:
             # Clients have to read again what they have read already.
             rooms.set_gapped(tx, [(nid, position)])
             tx.wake([outgoing.FEDERATION])
-        there = events.find_positions(tx, [target for _, target, _ in shadow.awaited])
-        event_graph.add_pending_redactions(tx, [one for one in shadow.awaited if one[1] not in there])
         originals.remove_of_room(tx, nid)
 
     def _relate_again(self, tx: WriteTx, shadow: _Shadow, restored: Sequence[tuple[StoredEvent, bytes]]) -> None:
