@@ -364,7 +364,7 @@ class KeyRing:
 
 
 def _keep(tx: WriteTx, documents: Collection[KeyDocument], now: int, *, is_first_hand: bool) -> None:
-    """Keep what servers say of their keys. Notaries take nothing back: they may tell what is older."""
+    """Keep what servers say of their keys. A notary takes nothing back, as what it tells may be older than that."""
     heads = {} if is_first_hand else server_keys.find_heads(tx, [one.server_name for one in documents])
     newer = [
         one
