@@ -197,7 +197,7 @@ class HotRooms:
         return room
 
     async def load(self, room: HotRoom, pairs: Iterable[Pair]) -> None:
-        """Bring member events of a large room into memory."""
+        """Bring member events of a large room, or others with keys, into memory."""
         missing = room.state.not_loaded(pairs)
         if missing:
             # What is not in memory is not among what is being written either, so the committed state has it.
@@ -258,6 +258,10 @@ class HotRooms:
         joined_servers = {domain_of(user_id) for user_id, kind in memberships.items() if kind == "join"}
         if len(memberships) > FEW:
             positions = {pair: position for pair, position in positions.items() if pair[0] != "m.room.member"}
+        keyed = [pair for pair in positions if pair[1] and pair[0] != "m.room.member"]
+        elsewhere = keyed if len(keyed) > FEW else []
+        for pair in elsewhere:
+            del positions[pair]
         stored = events.find_many(tx, {*positions.values(), *tips})
         parsed = {position: parse(event, room.version) for position, event in stored.items()}
         return HotRoom(
@@ -270,6 +274,7 @@ class HotRooms:
                 {pair: parsed[position] for pair, position in positions.items()},
                 memberships,
                 unseen=room_servers.list_open(tx, room_nid) - joined_servers,
+                elsewhere=elsewhere,
             ),
             tips=[(position, parsed[position]) for position in sorted(tips)],
             arrived_at=room.arrived_at,
@@ -289,7 +294,7 @@ class HotRooms:
         if self._size <= self._budget:
             return
         if not room.pending and not room.is_held:
-            room.state.forget_members()
+            room.state.forget()
             self._note_size(room.room_nid, room.size)
         # A room that is ahead of the database, or that somebody has alone, must not be read from there.
         idle = [nid for nid, one in self._rooms.items() if one is not room and not one.pending and not one.is_held]

@@ -180,7 +180,7 @@ class Replay:
                 if row.state_before is not None and not places.is_past(row.timeline_place):
                     await self._judge(shadow, graph, row)
                 shadow.place = row.timeline_place
-            shadow.room.state.forget_members()
+            shadow.room.state.forget()
 
     async def _judge(self, shadow: _Shadow, graph: Graph, row: StoredEvent) -> None:
         room = shadow.room
