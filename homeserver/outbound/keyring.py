@@ -18,6 +18,7 @@ from homeserver.kit.concurrency import FairSemaphore, SingleFlight
 from homeserver.matrix.identifiers import ServerName, is_server_name
 from homeserver.matrix.server_keys import (
     KEY_ID,
+    LONGEST_VALIDITY_MS,
     BadKeys,
     KeyDocument,
     PublishedKey,
@@ -44,6 +45,8 @@ _AGAIN_BUSY_MS = 1_000
 _LONGEST_BUSY_MS = 10_000
 _IN_A_QUERY = 100
 """So many servers a notary is asked about at once: it need not answer for more."""
+_MOST_WANTED = 20
+"""So many keys of a server a notary is asked for by their ids."""
 _AGAIN_S = 60.0
 _MOST_PATIENT_S = 60 * 60.0
 _REMEMBERED = 20_000
@@ -114,6 +117,8 @@ class KeyRing:
         self._turns_for_strangers = FairSemaphore(_AT_ONCE_FOR_REQUESTS)
         self._turns_for_neighbours = FairSemaphore(_AT_ONCE_FOR_REQUESTS)
         self._turns_for_others = FairSemaphore(_AT_ONCE)
+        self._wanted: dict[str, dict[str, int]] = {}
+        """Of servers that are being asked about: the keys that are wanted of them, and until when they must be good."""
 
     async def find(
         self, wanted: Mapping[KeyName, int], *, patience_s: float | None = None, asker: str | None = None
@@ -134,11 +139,11 @@ class KeyRing:
         if not others:
             return found
         found |= await self._read(others)
-        lacking = {
-            server
-            for server, key_id in others
-            if (key := found.get((server, key_id))) is None or key.valid_until_ts < wanted[server, key_id]
-        }
+        lacking: dict[str, dict[str, int]] = {}
+        for server, key_id in others:
+            ts = wanted[server, key_id]
+            if (key := found.get((server, key_id))) is None or key.valid_until_ts < ts:
+                lacking.setdefault(server, {})[key_id] = ts
         if lacking:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(patience_s):
@@ -167,9 +172,12 @@ class KeyRing:
             self._known.put(name, key)
         return found
 
-    async def refresh(self, servers: Collection[str], *, asker: str | None = None, is_for_others: bool = False) -> bool:
+    async def refresh(
+        self, wanted: Mapping[str, Mapping[str, int]], *, asker: str | None = None, is_for_others: bool = False
+    ) -> bool:
         """Ask for the keys of servers, unless that was done a short while ago; whether there was any answer.
 
+        With each server are the ids of keys that are wanted above all, and the times at which they have to be good.
         Notaries are asked about servers that do not answer, unless it is for others, whose notary this server is. Who
         comes while it is being done waits for the end of it; who stops waiting leaves only what has begun, which is
         little at a time.
@@ -177,15 +185,15 @@ class KeyRing:
         notaries = not is_for_others
         turns = self._turns_for_others if is_for_others else self._turns
         if asker is not None:
-            known = await self._database.read(room_servers.find_known, map(ServerName, servers))
-            turns = self._turns_for_neighbours if len(known) == len(servers) else self._turns_for_strangers
-        left = iter([one for one in servers if is_server_name(one)])
+            known = await self._database.read(room_servers.find_known, map(ServerName, wanted))
+            turns = self._turns_for_neighbours if len(known) == len(wanted) else self._turns_for_strangers
+        left = iter([one for one in wanted if is_server_name(one)])
 
         async def go_on() -> bool:
-            answers = [await self._refresh(one, notaries, turns, asker or "") for one in left]
+            answers = [await self._refresh(one, wanted[one], notaries, turns, asker or "") for one in left]
             return any(answers)
 
-        return any(await asyncio.gather(*(go_on() for _ in range(min(_AT_ONCE, len(servers))))))
+        return any(await asyncio.gather(*(go_on() for _ in range(min(_AT_ONCE, len(wanted))))))
 
     async def close(self) -> None:
         """Ask nobody any more."""
@@ -201,19 +209,42 @@ class KeyRing:
         asked = self._asked.get(server)
         return self.may_ask(server) or (notaries and asked is not None and asked.is_left_to_notaries)
 
-    async def _refresh(self, server: str, notaries: bool, turns: FairSemaphore, asker: str) -> bool:
+    async def _refresh(
+        self, server: str, wanted: Mapping[str, int], notaries: bool, turns: FairSemaphore, asker: str
+    ) -> bool:
         """Ask about a server when it is its turn, or wait with those who have asked."""
         flights = self._finding if notaries else self._asking
         begin = partial(self._find_out if notaries else self._ask_in_turn, server, turns)
         if not flights.is_under_way(server) and self._is_due(server, notaries):
             await turns.acquire(asker)  # Who is cancelled here has left no work behind.
             if not flights.is_under_way(server) and self._is_due(server, notaries):
+                self._note_wanted(server, wanted, notaries)
                 return await flights.run(server, begin)  # It gives the turn back.
             turns.release()  # Somebody else was faster.
-        return flights.is_under_way(server) and await flights.run(server, begin)
+        if not flights.is_under_way(server):
+            return False
+        self._note_wanted(server, wanted, notaries)
+        return await flights.run(server, begin)
+
+    def _note_wanted(self, server: str, wanted: Mapping[str, int], notaries: bool) -> None:
+        """What notaries are to be asked for, should it come to that before the asking has ended."""
+        if not notaries:
+            return
+        noted = self._wanted.setdefault(server, {})
+        latest = self._clock.now() + LONGEST_VALIDITY_MS
+        for key_id, ts in wanted.items():
+            if key_id in noted or len(noted) < _MOST_WANTED:
+                noted[key_id] = max(noted.get(key_id, 0), min(ts, latest))
 
     async def _find_out(self, server: str, turns: FairSemaphore) -> bool:
         """Ask a server for its keys, or else the notaries; whether anybody gave any."""
+        try:
+            return await self._ask_it_or_notaries(server, turns)
+        finally:
+            self._wanted.pop(server, None)
+
+    async def _ask_it_or_notaries(self, server: str, turns: FairSemaphore) -> bool:
+        """The same; the server itself is asked for as long as the turn lasts."""
         try:
             if (self.may_ask(server) or self._asking.is_under_way(server)) and await self._asking.run(
                 server, partial(self._ask, server)
@@ -290,7 +321,9 @@ class KeyRing:
         while True:
             tries -= 1
             try:
-                answer = await self._client.query_server_keys(notary, {server: {} for server in servers})
+                answer = await self._client.query_server_keys(
+                    notary, {server: self._wanted.get(server, {}) for server in servers}
+                )
             except Refused as refused:
                 if refused.status != _BUSY or not tries:
                     return []

@@ -187,6 +187,33 @@ async def test_a_notary_takes_back_nothing_of_what_a_server_has_said_later(netwo
         assert [one["valid_until_ts"] for one in documents] == expected[:1]
 
 
+@pytest.mark.behaviours("SS-KEY-03", "SS-KEY-05")
+async def test_a_notary_is_told_until_when_keys_must_be_good(network: Network) -> None:
+    notary = network.peer("n.test")
+    a = await network.server("a.test", federation=Federation(notaries=("n.test",)))
+    ann = await a.user("ann")
+    room = ForeignRoom.begin(network.peer("p.test"))
+    room.host()
+    assert (await ann.post(f"/join/{quote(room.room_id)}?server_name=p.test&via=p.test")).status_code == 200
+    notary.on("POST", "/_matrix/key/v2/query", lambda seen: {"server_keys": []})
+    now = network.clock.now()
+    events = []
+    for number, ts in enumerate((now + 2 * DAY, now + DAY, now + 1000 * DAY)):
+        user = f"@{number}:{'r' if number == 2 else 'q'}.test"
+        room.graph.clock = ts - 1000
+        events.append(room.graph.build(user, "m.room.member", {"membership": "join"}, [room.tip], state_key=user))
+    await room.peer.send("a.test", "1", *(event.pdu for event in events))
+    asked: dict[str, Any] = {}
+    for seen in notary.seen:
+        if seen.method == "POST":
+            asked |= seen.content["server_keys"]
+    assert asked == {
+        "q.test": {key_of("q.test").key_id: {"minimum_valid_until_ts": now + 2 * DAY}},
+        # No key is believed for longer than that.
+        "r.test": {key_of("r.test").key_id: {"minimum_valid_until_ts": now + 7 * DAY}},
+    }
+
+
 @pytest.mark.behaviours("SS-KEY-05")
 async def test_a_notary_that_does_not_tell_its_own_keys_vouches_for_nobody(network: Network) -> None:
     notary = network.peer("n.test")
@@ -232,7 +259,7 @@ async def test_a_notary_tells_all_that_it_knows_and_asks_few(network: Network) -
     a = await network.server("a.test", limits=Limits(rate_limits=True))
     known = [f"s{number}.test" for number in range(300)]
     peers = [network.peer(name) for name in known]
-    await a.container.keys.refresh(known)
+    await a.container.keys.refresh({name: {} for name in known})
 
     async def told(*names: str) -> int:
         body: dict[str, Any] = {"server_keys": {name: {} for name in names}}
