@@ -222,3 +222,24 @@ async def test_join_that_our_signature_makes_too_large_is_refused(network: Netwo
     answer = await hand_over(p, "a.test", "join", room_id, event)
     assert (answer.status_code, answer.json()["errcode"]) == (413, "M_TOO_LARGE")
     assert await members_of(ann, room_id) == {ann.user_id: "join"}
+
+
+@pytest.mark.trust("S4")
+@pytest.mark.behaviours("SS-JOIN-06")
+async def test_nobody_comes_in_by_a_room_that_this_server_has_left(network: Network) -> None:
+    a = await network.server("a.test")
+    ann = await a.user("ann")
+    p = network.peer("p.test")
+    other = await ann.create_room(preset="public_chat")
+    await bring_in(p, "a.test", other, "@x:p.test")
+    room_id = await restricted_room(ann, other)
+    made = await make(p, "a.test", "join", room_id, "@x:p.test", *ROOM_VERSIONS)
+    assert made.status_code == 200, made.text
+    await ann.leave(other)
+    # By what is known here the user is still in it, but nobody would have told if it were not so.
+    for answer in (
+        await make(p, "a.test", "join", room_id, "@x:p.test", *ROOM_VERSIONS),
+        await hand_over(p, "a.test", "join", room_id, complete(p, made.json())),
+    ):
+        assert (answer.status_code, answer.json()["errcode"]) == (400, "M_UNABLE_TO_AUTHORISE_JOIN")
+    assert await members_of(ann, room_id) == {ann.user_id: "join"}

@@ -201,6 +201,22 @@ def with_signed(event: dict[str, Any], signed: Any) -> dict[str, Any]:
     return event | {"content": event["content"] | {"third_party_invite": third}}
 
 
+def among(count: int, signed: dict[str, Any]) -> dict[str, Any]:
+    """The proof with so many signatures of no value before the good one."""
+    bad = {f"i{number}.test": {"ed25519:0": "AAAA"} for number in range(count)}
+    return signed | {"signatures": bad | signed["signatures"]}
+
+
+@pytest.mark.trust("C04", "C22")
+async def test_only_so_many_signatures_are_tried(network: Network) -> None:
+    a = await network.server("a.test")
+    ann, amy = await a.user("ann"), await a.user("amy")
+    room_id = await offered(network, ann)
+    for count, expected in ((10, []), (9, [room_id])):
+        await bind(a.client, amy.user_id, (room_id, ann.user_id, among(count, proof(amy.user_id))))
+        assert list(await invites(amy)) == expected
+
+
 async def is_exchanged(network: Network, sender: str, room_id: str, user_id: str = "@x:p.test") -> bool:
     """Whether the inviter's server goes on to invite the user."""
     p = network.peers["p.test"]

@@ -75,7 +75,7 @@ def build_rooms(foundation: Foundation, outside: Outside, graph: RoomGraph) -> R
         members=members,
         room_creation=creation,
         room_reader=reader,
-        nearest_events=NearestEvents(database, reader, graph.backfill, client),
+        nearest_events=NearestEvents(database, graph.hot, graph.inbox, reader, graph.backfill, client),
         relations=Relations(database, reader),
         room_upgrade=RoomUpgrade(database, sender, members, creation, author),
         directory=directory,

@@ -13,12 +13,13 @@ from homeserver.kit import crash
 from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import EventId, UserId, domain_of
 from homeserver.services.rooms.graph import Graph, Placed
-from homeserver.services.rooms.hot import HotRoom, HotRooms, NotLoaded, RoomState, parse
+from homeserver.services.rooms.hot import HotRoom, HotRooms, parse
 from homeserver.services.rooms.landing import Membership, servers_by
 from homeserver.services.rooms.partial import COMPLETED
 from homeserver.services.rooms.placement import UNSTORED, NewEvent, Placement, Resolved
 from homeserver.services.rooms.record import relation_of
 from homeserver.services.rooms.resolution import Resolver
+from homeserver.services.rooms.room_state import NotLoaded, RoomState
 from homeserver.services.rooms.state import StateTrees, StateWriter
 from homeserver.services.rooms.verdicts import auth_keys, refusal
 from homeserver.storage import (
@@ -179,7 +180,7 @@ class Replay:
                 if row.state_before is not None and not places.is_past(row.timeline_place):
                     await self._judge(shadow, graph, row)
                 shadow.place = row.timeline_place
-            shadow.room.state.forget_members()
+            shadow.room.state.forget()
 
     async def _judge(self, shadow: _Shadow, graph: Graph, row: StoredEvent) -> None:
         room = shadow.room

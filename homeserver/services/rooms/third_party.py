@@ -8,6 +8,7 @@ lest they should come to different rooms.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 from urllib.parse import quote
 
@@ -40,6 +41,8 @@ Json = dict[str, Any]
 MOST_INVITES = 50
 _OFFER = "m.room.third_party_invite"
 _MOST_KEYS = 20
+_MOST_SIGNATURES = 10
+"""More are not tried, each with every key of the offer: who asks chooses their number."""
 _MOST_CHANGES = 200
 """So many of a user's memberships are looked through for one that came of the same offer."""
 _TIMEOUT_S = 10.0
@@ -217,14 +220,15 @@ def _offer(drafts: Drafts, sender: UserId, proof: Proof) -> Event:
 def _signing_key(offer: Event, proof: Proof) -> _Key:
     """The key of the offer by which the proof is signed. Raises `Forbidden`."""
     signed = _canonical(proof.signed)
+    named = ((signer, key_id) for signer, signatures in proof.signed["signatures"].items() for key_id in signatures)
+    tried = list(islice(named, _MOST_SIGNATURES))
     for key in _keys(offer.content):
-        for signer, signatures in list(proof.signed["signatures"].items())[:_MOST_KEYS]:
-            for key_id in list(signatures)[:_MOST_KEYS]:
-                try:
-                    verify_json(signed, signer, key_id, key.public_key.translate(_STANDARD_ALPHABET))
-                except (SignatureError, CanonicalJsonError):
-                    continue
-                return key
+        for signer, key_id in tried:
+            try:
+                verify_json(signed, signer, key_id, key.public_key.translate(_STANDARD_ALPHABET))
+            except (SignatureError, CanonicalJsonError):
+                continue
+            return key
     raise Forbidden("What was signed is signed by no key of the offer.")
 
 
