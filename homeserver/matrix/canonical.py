@@ -13,13 +13,34 @@
     and keeps its text, but that ``-0`` becomes ``0`` and ``1e10`` becomes ``10000000000``, as in the examples of
     the specification. Of duplicate keys the last one wins.
 
+``count_values(raw) -> int``
+    How many values are in JSON text, without making any: they take many times the memory of the text.
+
+``items(raw, most) -> list[bytes] | None``
+    The texts of the items of a JSON array, None if there are more than that.
+
 ``sha256_base64(data) -> str``
     SHA-256 in unpadded base64.
 
-All of them raise :class:`CanonicalJsonError`, a ValueError that says what is wrong and where.
+All of them but the counting raise :class:`CanonicalJsonError`, a ValueError that says what is wrong and where.
 """
 
-from homeserver._rust.canonical import canonical_json, canonicalize, check_canonical, sha256_base64
+from homeserver._rust.canonical import (
+    canonical_json,
+    canonicalize,
+    check_canonical,
+    count_values,
+    items,
+    sha256_base64,
+)
 from homeserver._rust.errors import CanonicalJsonError
 
-__all__ = ["CanonicalJsonError", "canonical_json", "canonicalize", "check_canonical", "sha256_base64"]
+__all__ = [
+    "CanonicalJsonError",
+    "canonical_json",
+    "canonicalize",
+    "check_canonical",
+    "count_values",
+    "items",
+    "sha256_base64",
+]

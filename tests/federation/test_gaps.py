@@ -297,6 +297,40 @@ async def test_a_chain_that_never_ends_is_given_up_and_stops_nobody(stage: Stage
     assert asked() > 10
 
 
+@pytest.mark.trust("C23", "R5", "R6")
+async def test_branches_that_grow_by_twenty_with_each_answer_are_given_up(stage: Stage) -> None:
+    graph = await stage.graph()
+    auth = cited(graph)
+    asked: list[int] = []
+
+    def invented(number: int) -> list[Event]:
+        """Twenty events that nobody has seen; they follow others."""
+        hidden = graph.build(BOB, "m.room.message", {"n": number}, [graph.events[-1]])
+        return [forged(graph, f"{number} {one}", [hidden], auth) for one in range(20)]
+
+    wide = forged(graph, "wide", invented(0), auth)
+
+    def more(seen: Seen) -> Any:
+        """Each of the events that are asked for, or five of them, behind twenty others."""
+        asked.append(len(seen.content["latest_events"]))
+        latest = [graph.by_id[event_id] for event_id in seen.content["latest_events"]]
+        before = [
+            graph.by_id[event_id] for event in latest for event_id in event.prev_events if event_id in graph.by_id
+        ]
+        fresh = [forged(graph, "more", invented(len(asked) * 100 + number), auth) for number in range(5)]
+        return {"events": _json([*before, *fresh][: seen.content["limit"]])}
+
+    stage.peer.on("POST", f"{V1}/get_missing_events", more)
+    assert await stage.peer.send("a.test", "1", wide.pdu) == {wide.event_id: {}}
+    await eventually(lambda: searches(stage, "left"), lambda count: count == 1)
+    assert 0 < len(asked) <= 10
+    assert max(asked) <= 20
+    assert await waiting(stage) <= 1001
+    here = graph.build(BOB, "m.room.message", {"body": "here"}, [graph.events[-1]])
+    assert await stage.peer.send("a.test", "2", here.pdu) == {here.event_id: {}}
+    assert await stage.scene.bodies() == ["here"]
+
+
 @pytest.mark.trust("C23", "F30", "R4")
 async def test_what_one_server_makes_wait_keeps_nobody_else_waiting(stage: Stage) -> None:
     others = stage.network.peer("c.example")

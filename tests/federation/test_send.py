@@ -100,11 +100,20 @@ async def test_delivery_over_the_limits_is_refused(stage: Stage) -> None:
     edu = {"edu_type": "org.example.nothing", "content": {}}
     assert (await stage.put("1", stage.body(*[said.pdu] * 51)))[0] == 413
     assert (await stage.put("2", stage.body(edus=[edu] * 101)))[0] == 413
-    assert (await stage.put("3", stage.body(said.pdu, edus=[{**edu, "content": {"a": "b" * (10 << 20)}}])))[0] == 413
+    assert (await stage.put("3", stage.body(said.pdu, edus=[{**edu, "content": {"a": "b" * (17 << 20)}}])))[0] == 413
     assert await stage.scene.bodies() == []
     status, answer = await stage.put("4", stage.body(*[said.pdu] * 50, edus=[edu] * 100))
     assert (status, answer) == (200, {"pdus": {said.event_id: {}}})
     assert await stage.scene.bodies() == ["hello"]
+
+
+@pytest.mark.behaviours("SS-TXN-01")
+@pytest.mark.trust("C18", "R6")
+async def test_delivery_of_many_small_things_is_refused(stage: Stage) -> None:
+    for pdus, edus in (([1] * 1000, []), ([], [{}] * 1000), ([1] * 2_000_000, [])):
+        body = {"origin": "b.example", "origin_server_ts": 1, "pdus": pdus, "edus": edus}
+        status, answer = await stage.put("1", body)
+        assert (status, answer["errcode"]) == (413, "M_TOO_LARGE")
 
 
 @pytest.mark.trust("C18", "C27")
@@ -164,6 +173,32 @@ async def test_repeated_delivery_is_answered_alike_and_does_nothing(stage: Stage
     # Names are each server's own.
     other = stage.network.peer("c.example")
     assert await stage.put("1", stage.body(origin="c.example"), peer=other) == (200, {"pdus": {}})
+
+
+@pytest.mark.behaviours("SS-TXN-04", "SS-PDU-04")
+@pytest.mark.trust("C03", "R2")
+async def test_event_that_was_refused_stays_refused_though_it_follows_all_there_is(stage: Stage) -> None:
+    graph = await stage.graph()
+    first = graph.say(BOB, "m.room.message", {"body": "first"}, [graph.events[-1]])
+    assert await stage.peer.send("a.test", "1", first.pdu) == {first.event_id: {}}
+    refused = graph.build("@nobody:b.example", "m.room.message", {"body": "refused"}, [first])
+    for txn_id in ("2", "3", "4"):
+        results = await stage.peer.send("a.test", txn_id, refused.pdu)
+        assert "error" in results[refused.event_id]
+    second = graph.say(BOB, "m.room.message", {"body": "second"}, [first])
+    assert await stage.peer.send("a.test", "5", second.pdu) == {second.event_id: {}}
+    assert await stage.scene.bodies() == ["first", "second"]
+
+
+@pytest.mark.behaviours("SS-PDU-04")
+async def test_event_that_was_known_because_others_cite_it_comes_into_the_timeline(stage: Stage) -> None:
+    graph = await stage.graph()
+    said = [graph.say(BOB, "m.room.message", {"body": f"{number}"}, [graph.events[-1]]) for number in range(3)]
+    await stage.peer.send("a.test", "1", said[0].pdu)
+    await stage.scene.world.container.inbox.receive_outliers(RoomId(stage.room), [one.pdu for one in said[1:]])
+    for number, event in enumerate(said[1:]):
+        assert await stage.peer.send("a.test", f"later{number}", event.pdu) == {event.event_id: {}}
+    assert await stage.scene.bodies() == ["0", "1", "2"]
 
 
 @pytest.mark.behaviours("SS-TXN-04")

@@ -17,6 +17,7 @@ from tests.federation.network import Network
 from tests.federation.test_edus import TXN_IDS
 from tests.federation.test_outbound import Taker
 from tests.services.rooms.test_branches import Scene
+from tests.statements import counted
 from tests.world import User, World, eventually, until
 
 pytestmark = pytest.mark.anyio
@@ -259,6 +260,28 @@ async def test_messages_to_remote_users_are_sent_once_to_each_server(
     assert [event["content"] for event in await received(dora)] == [{"n": 5}]
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.trust("C19", "R6")
+async def test_messages_to_ten_thousand_users_are_sent_at_once_and_no_more(
+    network: Network, world: World, taker: Taker
+) -> None:
+    alice = await world.user("alice")
+    messages: Json = {f"@u{number}:b.example": {"*": {"n": number}} for number in range(10_000)}
+    with counted() as sent:
+        await put(alice, "many", messages)
+    assert len(sent) < 30
+    await until(lambda: sum(len(content["messages"]) for content in told(taker)) == 10_000)
+    assert all(len(json.dumps(content)) < 100_000 for content in told(taker))
+    here: Json = {f"@u{number}:a.test": {"*": {}} for number in range(10_000)}
+    with counted() as sent:
+        await put(alice, "nobody", here)
+    assert len(sent) < 30
+    one_more = {"messages": messages | {alice.user_id: {"*": {}}}}
+    answer = await alice.put("/sendToDevice/m.test/too_many", one_more)
+    assert (answer.status_code, answer.json()["errcode"]) == (400, "M_INVALID_PARAM")
+    assert await received(alice) == []
+
+
 @pytest.mark.behaviours("SS-EDU-07")
 @pytest.mark.trust("K10")
 async def test_messages_to_a_server_that_is_down_are_sent_when_it_is_back(
@@ -285,6 +308,25 @@ async def test_much_for_one_server_is_sent_in_parts(network: Network, world: Wor
     for content in told(taker):
         together |= content["messages"][BOB]
     assert together == devices
+
+
+@pytest.mark.behaviours("SS-TXN-01", "SS-EDU-07")
+async def test_message_is_taken_with_all_that_another_server_may_send_together(network: Network, world: World) -> None:
+    alice = await world.user("alice")
+    large = {"edu_type": "org.example.large", "content": {"text": "x" * 100_000}}
+    await send(network, *[large] * 99, message(alice.user_id, "*"))
+    assert len(await received(alice)) == 1
+
+
+@pytest.mark.behaviours("SS-TXN-01", "SS-EDU-07")
+async def test_a_hundred_large_messages_are_not_sent_at_once(network: Network, world: World, taker: Taker) -> None:
+    alice = await world.user("alice")
+    contents = [json.dumps({"n": number, "text": "x" * 60_000}).encode() for number in range(100)]
+    large = [OutgoingEdu(B, TO_DEVICE, content, UserId(alice.user_id)) for content in contents]
+    await world.container.database.write(outgoing_edus.add_many, large)
+    await until(lambda: len(told(taker)) == 100)
+    assert [content["n"] for content in told(taker)] == list(range(100))
+    assert max(len(json.dumps(body)) for _, body in taker.offered) < 5_000_000
 
 
 B = ServerName("b.example")

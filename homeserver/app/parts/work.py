@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 
 from homeserver.app.parts.foundation import Foundation
 from homeserver.app.parts.graph import RoomGraph
@@ -17,6 +18,8 @@ from homeserver.consumers.guests import GuestAccess
 from homeserver.consumers.housekeeping import Housekeeping, Purging, Strangers
 from homeserver.consumers.loop import Work
 from homeserver.consumers.partial_rooms import RoomCompletion
+from homeserver.kit.concurrency import contained
+from homeserver.kit.logs import report
 
 
 def list_works(
@@ -32,7 +35,8 @@ def list_works(
     """All consumers of this process, each a function that runs until it is cancelled."""
     config, database, clock, notifier = foundation.config, foundation.database, foundation.clock, foundation.notifier
     housekeeping = Housekeeping(database, clock, live.presence, people.sessions)
-    stack.push_async_callback(housekeeping.tidy)
+    # The database may be away when the server ends: what is left to tidy then is left for the next start.
+    stack.push_async_callback(lambda: contained(housekeeping.tidy(), report))
     stack.callback(notifier.wake_all)
     found: list[Work] = [
         housekeeping.run,
@@ -45,6 +49,8 @@ def list_works(
         Introductions(database, notifier).run,
         Resyncs(clock, notifier, servers.device_lists).run,
     ]
+    if database.is_postgres:
+        found.append(partial(foundation.occupancy.watch, database))
     if config.federation.enabled:
         sender = FederationSender(
             database,

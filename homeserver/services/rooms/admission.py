@@ -13,7 +13,7 @@ from homeserver.kit.clock import Clock
 from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import EventId, ServerName, domain_of
 from homeserver.services.rooms.graph import Graph, Placed
-from homeserver.services.rooms.hot import HotRoom, HotRooms, NotLoaded
+from homeserver.services.rooms.hot import HotRoom, HotRooms
 from homeserver.services.rooms.intake import Intake, in_order
 from homeserver.services.rooms.loose_ends import settle
 from homeserver.services.rooms.merge import Merger
@@ -21,6 +21,7 @@ from homeserver.services.rooms.persist import ATTEMPTS, EventWriter, Superseded
 from homeserver.services.rooms.placement import Batch
 from homeserver.services.rooms.policy import PolicyServers
 from homeserver.services.rooms.receipts import Outcome, Receipt, of_placed
+from homeserver.services.rooms.room_state import NotLoaded
 from homeserver.services.rooms.waiting import WaitingEvents
 from homeserver.storage.engine import WriteTx
 from homeserver.storage.event_graph import Waiting
@@ -103,7 +104,7 @@ class Admission:
     ) -> bool:
         """Place an event, or let it wait; whether it was placed."""
         for _ in range(ATTEMPTS):
-            if given is None and is_recommended:
+            if given is None and is_recommended and event.event_id not in intake.outliers:
                 try:
                     placed = self._graph.follow(room, event)
                 except NotLoaded as missing:

@@ -10,7 +10,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from homeserver.errors import BadAnswer, Conflict, NotFound
 from homeserver.kit.clock import Clock
@@ -19,9 +19,10 @@ from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import EventId, RoomId, ServerName, UserId, domain_of
 from homeserver.matrix.room_versions import ROOM_VERSIONS, RoomVersion
 from homeserver.services.auth.limits import host_of
-from homeserver.services.rooms.checks import Checks, Unfit
+from homeserver.services.rooms.checks import Checks
 from homeserver.services.rooms.hot import HotRoom, HotRooms, parse
 from homeserver.services.rooms.inbox import Inbox
+from homeserver.services.rooms.join_answers import CREATE, MEMBER, JoinAnswer, JoinAnswers
 from homeserver.services.rooms.landing import Landing, Membership, land
 from homeserver.services.rooms.outliers import Outliers, by_auth
 from homeserver.services.rooms.persist import ATTEMPTS, EventWriter, Superseded
@@ -36,43 +37,11 @@ from homeserver.storage.events import StoredEvent
 from homeserver.storage.state import Pair
 from homeserver.storage.tables import chunks
 
-_CREATE: Pair = ("m.room.create", "")
-_MEMBER = "m.room.member"
-_NEEDED = {
-    "m.room.create",  # Since room version 12 no event cites it.
-    "m.room.encryption",
-    "m.room.history_visibility",
-    "m.room.policy",
-    "m.room.server_acl",
-}
-"""State without which there is no room, or people of this server would say what they do not want to, or hear whom they
-should not."""
-_PATIENCE_S = 1.0
-"""So long servers may take to tell their keys before the room is used without what they have signed."""
-_INSISTENCE_S = 60.0
-"""So long they may take where that is no choice."""
-_MOST_INSISTED = 200
 _PART = 1000
 _MOST_SERVERS = 10_000
 _MOST_OF_HOST = 3
 """So many servers are believed to be in a room, and so many of one host, because somebody says so: what our users say
 there is sent to all of them."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """What a server said about a room, as far as it passes the first checks."""
-
-    join: Event
-    create: Event
-    state: Mapping[Pair, EventId]
-    members: Mapping[EventId, tuple[str, UserId]]
-    """Of the member events of the state: what they make of the user, and their sender."""
-    events: Mapping[EventId, Event]
-    unproven: Collection[EventId]
-    """What was named as state besides members, and left out because its signers did not tell their keys in time."""
-    servers: Collection[ServerName] | None
-    """The servers in the room, where anything was left out for that reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +97,7 @@ class Arrivals:
         self._trees = trees
         self._writer = writer
         self._inbox = inbox
-        self._checks = checks
+        self._answers = JoinAnswers(checks)
         self._outliers = outliers
         self._server_name = server_name
         self._expected: dict[RoomId, _Expected] = {}
@@ -171,7 +140,7 @@ class Arrivals:
         facts = ROOM_VERSIONS[version]
         if len(state) > MOST_STATE or len(auth_chain) > MOST_CHAIN:
             raise BadAnswer("The room is too large.")
-        answer = await self._verify(room_id, facts, pdu, state, auth_chain)
+        answer = await self._answers.verify(room_id, facts, pdu, state, auth_chain)
         if partial is None:
             partial = answer.servers
         if partial is not None:
@@ -202,36 +171,7 @@ class Arrivals:
             return False
         return any(domain_of(user_id) == self._server_name for user_id in room.joined)
 
-    async def _verify(
-        self,
-        room_id: RoomId,
-        version: RoomVersion,
-        pdu: bytes,
-        state: Sequence[bytes],
-        auth_chain: Sequence[bytes],
-    ) -> _Answer:
-        """The first checks on everything, and that it is about the room that is asked for."""
-        distinct = list(dict.fromkeys([pdu, *state, *auth_chain]))
-        checked = await self._checks.check(room_id, version, distinct, is_old=True, patience_s=_PATIENCE_S)
-        outcomes = dict(zip(distinct, checked, strict=True))
-        try:
-            async with asyncio.timeout(_INSISTENCE_S):
-                while insisted := _unproven_but_needed(pdu, state, outcomes):
-                    # Without these one cannot come in, or would not do as the room wants: they are worth some time.
-                    if len(insisted) > _MOST_INSISTED:
-                        raise BadAnswer("Too much of what the join rests on is signed by keys that cannot be had.")
-                    checked = await self._checks.check(room_id, version, insisted, is_old=True)
-                    outcomes |= zip(insisted, map(_final, checked), strict=True)
-        except TimeoutError:
-            raise BadAnswer("What the join rests on is signed by keys that were not to be had in time.") from None
-        join = outcomes[pdu]
-        if isinstance(join, Unfit):
-            raise BadAnswer(f"The join event cannot be used: {join.reason}")
-        if join.type != _MEMBER or join.membership != "join" or join.state_key != join.sender:
-            raise BadAnswer("The event is not that of somebody who joins.")
-        return await asyncio.to_thread(_sort, version, join, [outcomes[one] for one in state], outcomes.values())
-
-    async def _room(self, room_id: RoomId, version: RoomVersion, answer: _Answer) -> HotRoom:
+    async def _room(self, room_id: RoomId, version: RoomVersion, answer: JoinAnswer) -> HotRoom:
         """The room as far as it is known; one that is not begins with its create event."""
         try:
             room = await self._hot.find(room_id)
@@ -255,14 +195,14 @@ class Arrivals:
         await self._writer.write(Batch(room, [begin], now=self._clock.now()))
         self._hot.drop(room)  # Nobody has seen it yet; it is read with the state that it has by now.
 
-    async def _take(self, room: HotRoom, answer: _Answer) -> None:
+    async def _take(self, room: HotRoom, answer: JoinAnswer) -> None:
         """Store what is not known yet, but for the join event."""
         known = await self._database.read(events.find_positions, answer.events)
         new = {event_id: event for event_id, event in answer.events.items() if event_id not in known}
         if new:
             await self._outliers.take(room, await asyncio.to_thread(by_auth, new))
 
-    async def _land(self, room: HotRoom, answer: _Answer, partial: Collection[ServerName] | None, via: str) -> bool:
+    async def _land(self, room: HotRoom, answer: JoinAnswer, partial: Collection[ServerName] | None, via: str) -> bool:
         """Write the join event; False if the room has become another meanwhile."""
         given = await self._given(room, answer)
         async with room.alone():
@@ -282,7 +222,7 @@ class Arrivals:
                 raise
         return True
 
-    async def _given(self, room: HotRoom, answer: _Answer) -> dict[Pair, _Given]:
+    async def _given(self, room: HotRoom, answer: JoinAnswer) -> dict[Pair, _Given]:
         """What can be used of the state: what was found to be allowed by its own auth events."""
         found: dict[EventId, events.Standing] = {}
         for part in chunks(answer.state.values(), _PART):
@@ -299,7 +239,7 @@ class Arrivals:
     def _landing(
         self,
         room: HotRoom,
-        answer: _Answer,
+        answer: JoinAnswer,
         footing: _Footing,
         given: Mapping[Pair, _Given],
         partial: Collection[ServerName] | None,
@@ -327,64 +267,6 @@ class Arrivals:
         )
 
 
-def _unproven_but_needed(join: bytes, state: Sequence[bytes], outcomes: Mapping[bytes, Event | Unfit]) -> list[bytes]:
-    """Those events whose keys were not to be had yet without which the room cannot be used."""
-    found: dict[str, tuple[bytes, Event, bool]] = {}
-    for pdu, one in outcomes.items():
-        event = one.unproven if isinstance(one, Unfit) else one
-        if event is not None:
-            found[event.event_id] = pdu, event, isinstance(one, Unfit)
-    # An old one in the auth chain protects nobody, nor does one with a state key that means nothing.
-    current = set(state)
-    rest = [
-        event_id
-        for event_id, (pdu, event, _) in found.items()
-        if pdu == join or (pdu in current and event.type in _NEEDED and event.state_key == "")
-    ]
-    needed = set(rest)
-    while rest:
-        cited = {one for one in found[rest.pop()][1].auth_events if one in found} - needed
-        rest.extend(cited)
-        needed |= cited
-    return [pdu for event_id, (pdu, _, is_unproven) in found.items() if is_unproven and event_id in needed]
-
-
-def _final(one: Event | Unfit) -> Event | Unfit:
-    return replace(one, unproven=None) if isinstance(one, Unfit) else one
-
-
-def _sort(
-    version: RoomVersion, join: Event, state: Collection[Event | Unfit], everything: Collection[Event | Unfit]
-) -> _Answer:
-    """The answer by what its events are. Raises `BadAnswer`."""
-    pairs: dict[Pair, EventId] = {}
-    members: dict[EventId, tuple[str, UserId]] = {}
-    found = {EventId(one.event_id): one for one in everything if not isinstance(one, Unfit)}
-    found.pop(EventId(join.event_id))
-    for event in state:
-        if isinstance(event, Unfit) or event.event_id == join.event_id:
-            continue
-        if event.state_key is None:
-            raise BadAnswer("The state of the room has an event that is not state.")
-        event_id = EventId(event.event_id)
-        if pairs.setdefault((event.type, event.state_key), event_id) != event_id:
-            raise BadAnswer("The state of the room has two events in one place.")
-        if event.type == _MEMBER:
-            members[event_id] = (event.membership or "leave", UserId(event.sender))
-    create = found.get(pairs.get(_CREATE, EventId("")))
-    if create is None:
-        raise BadAnswer("The state of the room has no event that created it.")
-    if create.content.get("room_version", "1") != version.identifier:
-        raise BadAnswer("The room is of another version than it was said to be.")
-    is_lacking = any(isinstance(one, Unfit) and one.unproven is not None for one in everything)
-    unproven = [
-        EventId(one.unproven.event_id)
-        for one in state
-        if isinstance(one, Unfit) and one.unproven is not None and _is_more_than_a_member(one.unproven)
-    ]
-    return _Answer(join, create, pairs, members, found, unproven, _servers_in(state) if is_lacking else None)
-
-
 def _believable(servers: Iterable[ServerName]) -> list[ServerName]:
     """Those that may well be in one room together, and are no harm if they are not."""
     hosts = Counter[str]()
@@ -396,24 +278,10 @@ def _believable(servers: Iterable[ServerName]) -> list[ServerName]:
     return found
 
 
-def _is_more_than_a_member(event: Event) -> bool:
-    return event.state_key is not None and event.type != _MEMBER
-
-
-def _left_out(answer: _Answer, given: Collection[Pair]) -> list[EventId]:
+def _left_out(answer: JoinAnswer, given: Collection[Pair]) -> list[EventId]:
     """What was named as state besides members, and cannot be used: it, or what it rests on, is not proven."""
-    unusable = [event_id for pair, event_id in answer.state.items() if pair not in given and pair[0] != _MEMBER]
+    unusable = [event_id for pair, event_id in answer.state.items() if pair not in given and pair[0] != MEMBER]
     return [*unusable, *answer.unproven]
-
-
-def _servers_in(state: Iterable[Event | Unfit]) -> set[ServerName]:
-    """The servers of those who are in the room by this state, proven or not."""
-    found = (one.unproven if isinstance(one, Unfit) else one for one in state)
-    return {
-        ServerName(domain_of(one.state_key))
-        for one in found
-        if one is not None and one.type == _MEMBER and one.membership == "join" and one.state_key
-    }
 
 
 def _look(tx: ReadTx, room: HotRoom, join: Event) -> _Footing:
@@ -429,12 +297,12 @@ def _look(tx: ReadTx, room: HotRoom, join: Event) -> _Footing:
     )
 
 
-def _judge(room: HotRoom, answer: _Answer, footing: _Footing, given: dict[Pair, _Given], *, fill_in: bool) -> None:
+def _judge(room: HotRoom, answer: JoinAnswer, footing: _Footing, given: dict[Pair, _Given], *, fill_in: bool) -> None:
     """Check the join by its auth events and by the state before it. Raises `BadAnswer`.
 
     With `fill_in`, members that were left out of the state are taken from the auth events, into the state as well.
     """
-    if _CREATE not in given:
+    if CREATE not in given:
         raise BadAnswer("The event that created the room is not allowed.")
     join = answer.join
     cited = {row.position: parse(row, room.version.identifier) for row in footing.auth}
@@ -445,7 +313,7 @@ def _judge(room: HotRoom, answer: _Answer, footing: _Footing, given: dict[Pair, 
     for row in footing.auth:
         event = cited[row.position]
         pair = (event.type, event.state_key or "")
-        if fill_in and event.type == _MEMBER and pair not in given and row.pair_id is not None:
+        if fill_in and event.type == MEMBER and pair not in given and row.pair_id is not None:
             state[pair] = event
             given[pair] = _Given(row.position, row.pair_id, (event.membership or "leave", UserId(event.sender)))
     if reason := refusal(join, cited.values(), state.values(), answer.create, rejected):

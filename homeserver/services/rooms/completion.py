@@ -102,7 +102,9 @@ class Completion:
 
     def is_due(self, room: PartialRoom) -> bool:
         """Whether the rest of the room should be asked for now."""
-        return room.retry_ts <= self._clock.now()
+        now = self._clock.now()
+        # No pause ends so far ahead: the clock was wrong when that was written down.
+        return not now < room.retry_ts <= now + _LONGEST_PAUSE_MS
 
     async def tidy(self) -> None:
         """Remove what was prepared for rooms that have become whole otherwise, or have gone."""

@@ -97,7 +97,7 @@ class Gaps:
             if self._server_name not in by_server:
                 if by_server and not self._searches.is_resting((room_id, self._server_name)):
                     # What was delivered lately is looked for first.
-                    self._searches.rest((room_id, self._server_name), _LATER_MS)
+                    self._searches.rest((room_id, self._server_name), _LATER_MS / 1000)
                 by_server[self._server_name] = Wanted(None)
             for server in list(by_server):
                 if self._searches.count < _SEARCHES_AGAIN and not self._searches.is_resting((room_id, server)):
@@ -163,7 +163,7 @@ class Gaps:
         for one in candidates:
             pause_ms = await self._filling.ask(room, one, wanted, is_whole=is_whole)
             if pause_ms is not None:
-                self._searches.rest((room_id, server), pause_ms)
+                self._searches.rest((room_id, server), pause_ms / 1000)
                 return True
         log.info("what is missing in a room could not be had", room_id=room_id, asked=candidates)
         return False

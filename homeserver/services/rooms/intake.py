@@ -59,6 +59,8 @@ class Intake:
     """What had waited, and was given a chance to be placed."""
     unfinished: set[EventId] = field(default_factory=set)
     """What has come, or is about to, and perhaps not everything that waits for it."""
+    outliers: set[EventId] = field(default_factory=set)
+    """What is stored already, because others cite it; it has no place yet."""
     staged: set[EventId] = field(default_factory=set)
     """What waits in the database."""
     waiting: dict[EventId, Waiting] = field(default_factory=dict)
@@ -116,6 +118,7 @@ def begin(tx: ReadTx, coming: Mapping[HotRoom, Mapping[EventId, Event]]) -> dict
             _settled(room, checked, standings),
             is_calm=_nid(room) not in restless,
             wanted=missing & checked.keys(),
+            outliers=_outliers(checked, standings),
             staged=waiting & checked.keys(),
         )
         for room, checked in coming.items()
@@ -125,7 +128,10 @@ def begin(tx: ReadTx, coming: Mapping[HotRoom, Mapping[EventId, Event]]) -> dict
 def begin_calmly(tx: ReadTx, coming: Mapping[HotRoom, Mapping[EventId, Event]]) -> dict[HotRoom, Intake]:
     """The same for rooms of which no event waits."""
     standings = events.find_standings_by_id(tx, [one for checked in coming.values() for one in checked])
-    return {room: Intake(checked, _settled(room, checked, standings)) for room, checked in coming.items()}
+    return {
+        room: Intake(checked, _settled(room, checked, standings), outliers=_outliers(checked, standings))
+        for room, checked in coming.items()
+    }
 
 
 def presume_new(checked: Mapping[EventId, Event]) -> Intake:
@@ -158,6 +164,10 @@ def _settled(
         # The create event comes before all others, whether or not what followed it is known (any more).
         if receipt.outcome != Outcome.OUTLIER or not checked[event_id].prev_events
     }
+
+
+def _outliers(checked: Mapping[EventId, Event], standings: Mapping[EventId, Standing]) -> set[EventId]:
+    return {one for one in checked if one in standings and standings[one].status == events.OUTLIER}
 
 
 def _nid(room: HotRoom) -> int:

@@ -13,12 +13,13 @@ from homeserver.kit import crash
 from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import EventId, UserId, domain_of
 from homeserver.services.rooms.graph import Graph, Placed
-from homeserver.services.rooms.hot import HotRoom, HotRooms, NotLoaded, RoomState, parse
+from homeserver.services.rooms.hot import HotRoom, HotRooms, parse
 from homeserver.services.rooms.landing import Membership, servers_by
 from homeserver.services.rooms.partial import COMPLETED
 from homeserver.services.rooms.placement import UNSTORED, NewEvent, Placement, Resolved
 from homeserver.services.rooms.record import relation_of
 from homeserver.services.rooms.resolution import Resolver
+from homeserver.services.rooms.room_state import NotLoaded, RoomState
 from homeserver.services.rooms.state import StateTrees, StateWriter
 from homeserver.services.rooms.verdicts import auth_keys, refusal
 from homeserver.storage import (
@@ -83,8 +84,6 @@ class _Shadow:
     """By event that is redacted: its redacted form, by redaction."""
     redacting: dict[int, bool] = field(default_factory=dict)
     """The redactions that were judged, and whether they say what they redact."""
-    awaited: list[tuple[int, EventId, int]] = field(default_factory=list)
-    """Redactions that count by now and wait for their targets: room, target and redaction."""
     resolutions: list[Resolution] = field(default_factory=list)
 
 
@@ -181,7 +180,7 @@ class Replay:
                 if row.state_before is not None and not places.is_past(row.timeline_place):
                     await self._judge(shadow, graph, row)
                 shadow.place = row.timeline_place
-            shadow.room.state.forget_members()
+            shadow.room.state.forget()
 
     async def _judge(self, shadow: _Shadow, graph: Graph, row: StoredEvent) -> None:
         room = shadow.room
@@ -212,8 +211,6 @@ class Replay:
         if new.redaction is not None:
             by = shadow.redactions.setdefault(new.redaction.target, {})
             by[row.position] = new.redaction.redacted.pdu
-        elif new.awaited is not None and row.status != events.OK:
-            shadow.awaited.append((row.room_nid, new.awaited, row.position))
 
     async def _place(self, shadow: _Shadow, graph: Graph, row: StoredEvent, event: Event) -> Placed:
         # What was soft-failed may have been so by the word of a policy server, and stays as it is.
@@ -369,8 +366,6 @@ class Replay:
             # Clients have to read again what they have read already.
             rooms.set_gapped(tx, [(nid, position)])
             tx.wake([outgoing.FEDERATION])
-        there = events.find_positions(tx, [target for _, target, _ in shadow.awaited])
-        event_graph.add_pending_redactions(tx, [one for one in shadow.awaited if one[1] not in there])
         originals.remove_of_room(tx, nid)
 
     def _relate_again(self, tx: WriteTx, shadow: _Shadow, restored: Sequence[tuple[StoredEvent, bytes]]) -> None:

@@ -21,16 +21,16 @@ log = structlog.get_logger()
 K = TypeVar("K", bound=Hashable)
 
 _LONGEST_S = 180.0
-_PAUSE_MS = 30_000
-_LONGEST_PAUSE_MS = 60 * 60 * 1000
+_PAUSE_S = 30.0
+_LONGEST_PAUSE_S = 3600.0
 _REMEMBERED = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class _Pause:
-    """Until when a thing is left alone, and how often nothing came of it."""
+    """Until when a thing is left alone, by the monotonic clock, and how often nothing came of it."""
 
-    until: int
+    until: float
     failures: int
 
 
@@ -59,16 +59,16 @@ class Searches(Generic[K]):
     def is_resting(self, key: K) -> bool:
         """Whether it is to be left alone now."""
         pause = self._pauses.get(key)
-        return pause is not None and pause.until > self._clock.now()
+        return pause is not None and pause.until > self._clock.monotonic()
 
     def failures(self, key: K) -> int:
         """How often nothing came of it, since something did."""
         pause = self._pauses.get(key)
         return 0 if pause is None else pause.failures
 
-    def rest(self, key: K, pause_ms: int) -> None:
-        """Leave it alone for a while; there was no failure."""
-        self._pauses.put(key, _Pause(self._clock.now() + pause_ms, 0))
+    def rest(self, key: K, seconds: float) -> None:
+        """Leave it alone for so long; there was no failure."""
+        self._pauses.put(key, _Pause(self._clock.monotonic() + seconds, 0))
 
     def wake(self, key: K) -> None:
         """Forget that it should be left alone."""
@@ -106,6 +106,6 @@ class Searches(Generic[K]):
             del self._under_way[key]
         if not has_found:
             failures = self.failures(key)
-            pause_ms = min(_PAUSE_MS << min(failures, 20), _LONGEST_PAUSE_MS)
-            self._pauses.put(key, _Pause(self._clock.now() + pause_ms, failures + 1))
+            pause_s = min(_PAUSE_S * 2 ** min(failures, 20), _LONGEST_PAUSE_S)
+            self._pauses.put(key, _Pause(self._clock.monotonic() + pause_s, failures + 1))
         return has_found

@@ -18,12 +18,13 @@ from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import EventId, RoomId, UserId, domain_of
 from homeserver.services.auth.sessions import Requester
 from homeserver.services.rooms.author import Author, Draft, Drafts
-from homeserver.services.rooms.hot import HotRoom, HotRooms, NotLoaded, Transaction, parse
+from homeserver.services.rooms.hot import HotRoom, HotRooms, Transaction, parse
 from homeserver.services.rooms.merge import Merger
 from homeserver.services.rooms.persist import ATTEMPTS, EventWriter, Superseded
 from homeserver.services.rooms.placement import Batch, Redaction
 from homeserver.services.rooms.policy import PolicyServers
 from homeserver.services.rooms.power import may_act
+from homeserver.services.rooms.room_state import NotLoaded
 from homeserver.storage import events, transactions, users
 from homeserver.storage.engine import Database, ReadTx, WriteTx
 from homeserver.storage.events import StoredEvent

@@ -13,7 +13,7 @@ from homeserver.services.auth.limits import Limits
 from homeserver.services.auth.passwords import Passwords
 from homeserver.services.auth.sessions import Requester, Sessions, Tokens, hash_token
 from homeserver.services.users import device_lists
-from homeserver.services.users.devices import Devices
+from homeserver.services.users.devices import Devices, check_name
 from homeserver.services.users.profiles import CHANGES, set_in
 from homeserver.storage import (
     account_data,
@@ -259,6 +259,7 @@ class Accounts:
     ) -> tuple[NewSession, list[bytes]]:
         """Begin a session, and end those that the device had; others are told of a new device."""
         device_id = self._device_id(device)
+        check_name(device.display_name)
         users.lock(tx, user_id)
         if any(key.public_key == device_id for key in e2e_keys.find_cross_signing(tx, [user_id]).values()):
             raise Forbidden("A device cannot be named like a cross-signing key.")

@@ -5,6 +5,7 @@ mod error;
 mod event;
 pub mod hash;
 pub mod identifiers;
+pub mod outline;
 mod parse;
 pub mod redaction;
 mod room_version;

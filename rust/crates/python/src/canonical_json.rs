@@ -1,10 +1,13 @@
 //! `homeserver._rust.canonical`
 
-use ::canonical::{Numbers, base64, hash, parse};
+use ::canonical::{Numbers, base64, hash, outline, parse};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use crate::{convert, errors};
+
+/// Text of so many bytes is gone through without the interpreter lock.
+const LARGE: usize = 100_000;
 
 const fn numbers(strict: bool) -> Numbers {
     if strict { Numbers::Strict } else { Numbers::Lenient }
@@ -25,8 +28,22 @@ fn check_canonical(raw: &[u8]) -> PyResult<()> {
 #[pyfunction]
 #[pyo3(signature = (raw, /, *, strict=true))]
 fn canonicalize<'py>(py: Python<'py>, raw: &[u8], strict: bool) -> PyResult<Bound<'py, PyBytes>> {
-    let value = parse(raw, numbers(strict)).map_err(errors::json)?;
-    Ok(PyBytes::new(py, &value.to_bytes()))
+    let make = || parse(raw, numbers(strict)).map(|value| value.to_bytes());
+    let made = if raw.len() < LARGE { make() } else { py.detach(make) };
+    Ok(PyBytes::new(py, &made.map_err(errors::json)?))
+}
+
+#[pyfunction]
+#[pyo3(signature = (raw, /))]
+fn count_values(raw: &[u8]) -> usize {
+    outline::count_values(raw)
+}
+
+#[pyfunction]
+#[pyo3(signature = (raw, most, /))]
+fn items<'py>(py: Python<'py>, raw: &[u8], most: usize) -> PyResult<Option<Vec<Bound<'py, PyBytes>>>> {
+    let found = outline::items(raw, most).map_err(errors::json)?;
+    Ok(found.map(|items| items.into_iter().map(|item| PyBytes::new(py, item)).collect()))
 }
 
 #[pyfunction]
@@ -39,5 +56,7 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(canonical_json, module)?)?;
     module.add_function(wrap_pyfunction!(check_canonical, module)?)?;
     module.add_function(wrap_pyfunction!(canonicalize, module)?)?;
+    module.add_function(wrap_pyfunction!(count_values, module)?)?;
+    module.add_function(wrap_pyfunction!(items, module)?)?;
     module.add_function(wrap_pyfunction!(sha256_base64, module)?)
 }
