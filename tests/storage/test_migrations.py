@@ -63,6 +63,7 @@ async def test_data_from_before_is_said_to_be_its_users(database_url: str) -> No
     engine = create_async_engine(database_url, poolclass=pool.NullPool)
     async with engine.begin() as connection:
         await connection.execute(text("ALTER TABLE waiting_events DROP COLUMN server_name"))
+        await connection.execute(text("DROP TABLE originals"))
         await connection.execute(text("DROP TABLE left_out"))
         await connection.execute(text("ALTER TABLE partial_rooms DROP COLUMN lacking"))
         await connection.execute(text("UPDATE alembic_version SET version_num = '0090'"))
