@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine, event, text
 
 from homeserver.config.model import Federation
 from homeserver.errors import AnswerTooLarge
@@ -18,7 +18,7 @@ from homeserver.matrix.events import Event, build_event
 from homeserver.matrix.identifiers import RoomId
 from homeserver.outbound.transport import Call, Reply
 from homeserver.storage import event_graph, rooms
-from homeserver.storage.engine import ReadTx
+from homeserver.storage.engine import ReadTx, WriteTx
 from tests.federation.network import Network, Peer, Seen
 from tests.federation.test_send import Stage
 from tests.room_graphs import Graph, key_of
@@ -607,3 +607,37 @@ async def test_a_state_is_read_as_far_as_it_is_plausible_for_the_room(stage: Sta
     await eventually(lambda: searches(stage, "left"), lambda count: count == 1)
     # Two people, and 10,000 that we do not know of.
     assert set(largest) == {10_002 * 4096 // 16}
+
+
+@pytest.mark.parametrize("new_database", ["sqlite"], indirect=True)  # The fault is written in its language.
+@pytest.mark.parametrize("faulty", [0, 1])
+@pytest.mark.trust("C23", "R5")
+async def test_an_event_that_cannot_be_stored_keeps_no_other_from_it_and_is_left_alone(
+    stage: Stage, faulty: int
+) -> None:
+    graph = await stage.graph()
+    lost = [graph.say(BOB, "m.room.message", {"body": f"lost {n}"}, [graph.events[-1]]) for n in range(2)]
+    after = [graph.say(BOB, "m.room.message", {"body": f"after {n}"}, [lost[n]]) for n in range(2)]
+    source = Source(stage.peer, graph)
+    stage.peer.on("POST", f"{V1}/get_missing_events", lambda seen: {"events": []})
+
+    def break_it(tx: WriteTx) -> None:
+        fault = f"WHEN NEW.event_id = '{after[faulty].event_id}' BEGIN SELECT RAISE(ABORT, 'It is broken.'); END"
+        tx.connection.execute(text(f"CREATE TRIGGER fault BEFORE INSERT ON events {fault}"))
+
+    def mend_it(tx: WriteTx) -> None:
+        tx.connection.execute(text("DROP TRIGGER fault"))
+
+    database = stage.scene.world.container.database
+    await database.write(break_it)
+    await stage.peer.send("a.test", "1", *(event.pdu for event in after))
+    await eventually(stage.scene.bodies, lambda bodies: bodies == [f"after {1 - faulty}"])
+    await eventually(lambda: searches(stage, "left"), lambda count: count == 1)
+    asked = source.asked("state_ids")
+    await stage.peer.send("a.test", "2", after[faulty].pdu)
+    assert await stage.scene.bodies() == [f"after {1 - faulty}"]
+    assert source.asked("state_ids") == asked
+    await database.write(mend_it)
+    stage.network.clock.advance(31)
+    await stage.peer.send("a.test", "3", after[faulty].pdu)
+    await eventually(stage.scene.bodies, lambda bodies: len(bodies) == 2)

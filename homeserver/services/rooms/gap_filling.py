@@ -10,6 +10,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from homeserver.errors import NotFound, RemoteFailure
+from homeserver.kit.concurrency import contained
+from homeserver.kit.logs import report
 from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import EventId, ServerName
 from homeserver.outbound.federation import FederationClient
@@ -95,10 +97,8 @@ class GapFilling:
         for _ in range(_ROUNDS):
             before = {one.event_id for one in stuck}
             for one in stuck[:_JUMPS]:
-                try:
-                    await self._jump(room, server, one, is_whole=is_whole)
-                except (RemoteFailure, NotFound):
-                    continue  # Something else may be had.
+                # Whatever becomes of it, something else may be had.
+                await contained(self._jump(room, server, one, is_whole=is_whole), _tell)
             stuck = await self._stuck(room, wanted)
             if not stuck:
                 # It took more than going back: whoever wants to can make that happen with every event.
@@ -161,6 +161,12 @@ class GapFilling:
             if not ended:
                 return [one for one in stuck if one.prev or one.auth]
             await self._database.write(event_graph.end_waiting, ended)
+
+
+def _tell(error: BaseException) -> None:
+    """Report what is neither another server's fault, nor a sign that the room is gone."""
+    if not isinstance(error, (RemoteFailure, NotFound)):
+        report(error)
 
 
 def _look(tx: ReadTx, room: HotRoom, event_ids: Collection[EventId] | None) -> list[_Stuck]:

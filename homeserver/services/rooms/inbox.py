@@ -11,7 +11,7 @@ does so (`waiting.py`). What became of each is told by receipts (`receipts.py`).
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from homeserver.errors import NotFound, Unavailable
@@ -157,14 +157,12 @@ class Inbox:
         """Take events that others cite in `auth_events`, or that are part of a state; they are in no timeline."""
         ahead = await self._check_ahead(room_id, pdus, is_old=True)
         async with self._turns.hold(room_id):
-            room = await self._hot.find(room_id)
-            checked = await self._still(ahead, room, pdus, is_old=True)
-            standings = await self._database.read(events.find_standings_by_id, checked.events)
-            became = of_stored(room, checked.events, standings)
-            new = by_auth({one: event for one, event in checked.events.items() if one not in became})
-            for event_id, judged in (await self._outliers.take(room, new)).items():
-                became[event_id] = of_judged(event_id, judged)
-            return told(checked.receipts, became)
+            for _ in range(ATTEMPTS):
+                room = await self._hot.find(room_id)
+                checked = await self._still(ahead, room, pdus, is_old=True)
+                with suppress(Superseded):
+                    return await self._receive_outliers(room, checked)
+        raise Unavailable("The room changes too quickly.")
 
     @asynccontextmanager
     async def turn(self, room_id: RoomId) -> AsyncIterator[None]:
@@ -243,6 +241,14 @@ class Inbox:
             else:
                 return told(checked.receipts, intake.receipts)
         raise Unavailable("The room changes too quickly.")
+
+    async def _receive_outliers(self, room: HotRoom, checked: Checked) -> list[Receipt]:
+        standings = await self._database.read(events.find_standings_by_id, checked.events)
+        became = of_stored(room, checked.events, standings)
+        new = by_auth({one: event for one, event in checked.events.items() if one not in became})
+        for event_id, judged in (await self._outliers.take(room, new)).items():
+            became[event_id] = of_judged(event_id, judged)
+        return told(checked.receipts, became)
 
     async def _check_ahead(
         self, room_id: RoomId, pdus: Sequence[bytes], *, is_old: bool = False, patience_s: float | None = None

@@ -15,6 +15,7 @@ from homeserver.errors import NotFound, Unavailable
 from homeserver.kit.caching import Lru
 from homeserver.kit.clock import Clock
 from homeserver.kit.concurrency import Background
+from homeserver.kit.logs import report
 
 log = structlog.get_logger()
 
@@ -95,9 +96,11 @@ class Searches(Generic[K]):
 
     async def _run(self, key: K, search: Callable[[], Coroutine[Any, Any, bool]]) -> bool:
         has_found = False
+        outcome: bool | BaseException
         try:
             async with asyncio.timeout(_LONGEST_S):
-                has_found = await search()
+                [outcome] = await asyncio.gather(search(), return_exceptions=True)
+            has_found = _has_found(outcome)
         except TimeoutError:
             log.info("a search for what a room lacks took too long", key=key)
         except (NotFound, Unavailable):
@@ -109,3 +112,13 @@ class Searches(Generic[K]):
             pause_s = min(_PAUSE_S * 2 ** min(failures, 20), _LONGEST_PAUSE_S)
             self._pauses.put(key, _Pause(self._clock.monotonic() + pause_s, failures + 1))
         return has_found
+
+
+def _has_found(outcome: bool | BaseException) -> bool:
+    """Whether a search has found what it was for; one that failed by a fault of ours is as one in vain."""
+    if isinstance(outcome, (NotFound, Unavailable)):
+        raise outcome
+    if isinstance(outcome, BaseException):
+        report(outcome)
+        return False
+    return outcome
