@@ -146,6 +146,9 @@ def _run(work: Callable[[Container], Awaitable[T]]) -> T:
     except RequestError as error:
         print(error.message, file=sys.stderr)
         raise typer.Exit(1) from None
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(2) from None
 
 
 @tokens.command(name="create")

@@ -42,7 +42,7 @@ async def build(
     """
     async with AsyncExitStack() as stack:
         crash.arm(config.crash_point)
-        foundation = await open_foundation(config, clock, randomness, metrics, stack)
+        foundation = await open_foundation(config, clock, randomness, metrics, stack, is_server=is_server)
         people = build_people(foundation, stack)
         outside = await open_outside(foundation, transport, stack)
         graph = build_graph(foundation, outside, stack)

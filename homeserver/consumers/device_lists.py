@@ -10,7 +10,7 @@ from homeserver.streams.notifier import Notifier
 _BATCH = 50
 _LOOK_AGAIN_S = 60.0
 _SHORTEST_S = 1.0
-_TIDY_MS = 60 * 60 * 1000
+_TIDY_S = 3600.0
 
 
 class Introductions:
@@ -36,17 +36,17 @@ class Resyncs:
         self._clock = clock
         self._notifier = notifier
         self._lists = lists
-        self._tidied_ts = clock.now()
+        self._tidied_at = clock.monotonic()
 
     async def run(self) -> None:
         """Work until cancelled."""
         while True:
             with self._notifier.waiting_for([RESYNC]) as waiter:
                 due = await self._lists.resync()
-                now = self._clock.now()
-                if now - self._tidied_ts >= _TIDY_MS:
-                    self._tidied_ts = now
+                if self._clock.monotonic() - self._tidied_at >= _TIDY_S:
+                    self._tidied_at = self._clock.monotonic()
                     await self._lists.tidy()
+                now = self._clock.now()
                 await waiter.wait(
                     _LOOK_AGAIN_S if due is None else min(max((due - now) / 1000, _SHORTEST_S), _LOOK_AGAIN_S)
                 )

@@ -137,6 +137,42 @@ class FairTurns:
         return turn
 
 
+class FairSemaphore:
+    """Lets so many go on at once; where more want to, groups are served by turns, whoever wants how much of it."""
+
+    def __init__(self, at_once: int) -> None:
+        self._free = at_once
+        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
+
+    async def acquire(self, group: str = "") -> None:
+        """Wait for a turn, to be given back."""
+        if self._free:
+            self._free -= 1
+            return
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(group, deque()).append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if not turn.cancelled():
+                self.release()  # It was given just now.
+            raise
+
+    def release(self) -> None:
+        """Give the turn to whoever is next."""
+        while self._waiting:
+            group, turns = next(iter(self._waiting.items()))
+            turn = turns.popleft()
+            # Whoever had a turn is last.
+            del self._waiting[group]
+            if turns:
+                self._waiting[group] = turns
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._free += 1
+
+
 class SingleFlight(Generic[K, V]):
     """Concurrent requests for one key share one computation; no waiter's cancellation reaches the others."""
 

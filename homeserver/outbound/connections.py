@@ -14,9 +14,9 @@ import httpcore2
 
 from homeserver.errors import AnswerTooLarge, Unreachable
 from homeserver.kit.metrics import Metrics
-from homeserver.outbound.connecting import Wire
 from homeserver.outbound.discovery import Route
 from homeserver.outbound.transport import Call, Reply
+from homeserver.outbound.wire import Wire
 
 _MOST_STREAMS = 100
 _GATHERED = 65_536

@@ -14,9 +14,11 @@ from functools import partial
 from homeserver.errors import Refused, RemoteFailure
 from homeserver.kit.caching import Lru
 from homeserver.kit.clock import Clock
-from homeserver.kit.concurrency import SingleFlight
+from homeserver.kit.concurrency import FairSemaphore, SingleFlight
 from homeserver.matrix.identifiers import ServerName, is_server_name
 from homeserver.matrix.server_keys import (
+    KEY_ID,
+    LONGEST_VALIDITY_MS,
     BadKeys,
     KeyDocument,
     PublishedKey,
@@ -27,7 +29,7 @@ from homeserver.matrix.server_keys import (
 from homeserver.matrix.signing import SigningKey
 from homeserver.outbound.federation import FederationClient
 from homeserver.outbound.operations.servers import Raw
-from homeserver.storage import server_keys
+from homeserver.storage import room_servers, server_keys
 from homeserver.storage.engine import Database, WriteTx
 from homeserver.storage.server_keys import KeyName, ServerKey, StoredDocument
 
@@ -43,6 +45,8 @@ _AGAIN_BUSY_MS = 1_000
 _LONGEST_BUSY_MS = 10_000
 _IN_A_QUERY = 100
 """So many servers a notary is asked about at once: it need not answer for more."""
+_MOST_WANTED = 20
+"""So many keys of a server a notary is asked for by their ids."""
 _AGAIN_S = 60.0
 _MOST_PATIENT_S = 60 * 60.0
 _REMEMBERED = 20_000
@@ -62,12 +66,20 @@ class _Asked:
 
 @dataclass(slots=True)
 class _Query:
-    """Servers that the notaries are asked about together, and those that one of them has vouched for."""
+    """Servers that a notary is asked about together, and those that it has vouched for."""
 
     servers: list[str] = field(default_factory=list)
     answered: set[str] = field(default_factory=set)
     is_begun: bool = False
     is_done: bool = False
+
+
+@dataclass(slots=True)
+class _Notary:
+    """A notary, which is asked one thing at a time: the next ones gather meanwhile."""
+
+    query: _Query = field(default_factory=_Query)
+    asking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class KeyRing:
@@ -93,27 +105,29 @@ class KeyRing:
             key_id: ServerKey(server_name, key_id, one.public_key, one.valid_until_ts) for key_id, one in old.items()
         }
         self._own[key.key_id] = ServerKey(server_name, key.key_id, key.public_key, _FOR_EVER)
-        self._notaries = [ServerName(one) for one in notaries]
+        self._notaries = {ServerName(one): _Notary() for one in notaries}
         self._known: Lru[KeyName, ServerKey] = Lru(_IN_MEMORY)
         self._asked: Lru[str, _Asked] = Lru(_REMEMBERED)
         # What a notary wants to know of us must not wait for what we want to know of it: so there are two.
         self._finding: SingleFlight[str, bool] = SingleFlight()
         self._asking: SingleFlight[str, bool] = SingleFlight()
-        self._turns = asyncio.Semaphore(_AT_ONCE)
-        # Anybody can have this server ask for these, and is not to keep it from checking events.
-        self._urgent_turns = asyncio.Semaphore(_AT_ONCE_FOR_REQUESTS)
-        self._turns_for_others = asyncio.Semaphore(_AT_ONCE)
-        self._query = _Query()
-        self._querying = asyncio.Lock()
+        self._turns = FairSemaphore(_AT_ONCE)
+        # Anybody can have this server ask for these, and is to keep it neither from checking events, nor from knowing
+        # the servers that it shares rooms with.
+        self._turns_for_strangers = FairSemaphore(_AT_ONCE_FOR_REQUESTS)
+        self._turns_for_neighbours = FairSemaphore(_AT_ONCE_FOR_REQUESTS)
+        self._turns_for_others = FairSemaphore(_AT_ONCE)
+        self._wanted: dict[str, dict[str, int]] = {}
+        """Of servers that are being asked about: the keys that are wanted of them, and until when they must be good."""
 
     async def find(
-        self, wanted: Mapping[KeyName, int], *, patience_s: float | None = None, is_urgent: bool = False
+        self, wanted: Mapping[KeyName, int], *, patience_s: float | None = None, asker: str | None = None
     ) -> dict[KeyName, ServerKey]:
         """Those of the keys that can be had, by what they have to be good for: a time, 0 for any.
 
         A key whose validity ends earlier is looked for anew, and given all the same if nothing newer is known. With
         `patience_s`, servers that take longer to answer are not waited for: their answers are for those who ask later.
-        What is urgent does not wait for its turn behind what is not.
+        With an `asker`, who is known by a network, it is for a request, which does not wait behind events.
         """
         ours = [name for name in wanted if name[0] == self._server_name]
         found = {name: own for name in ours if (own := self._own.get(name[1])) is not None}
@@ -125,15 +139,15 @@ class KeyRing:
         if not others:
             return found
         found |= await self._read(others)
-        lacking = {
-            server
-            for server, key_id in others
-            if (key := found.get((server, key_id))) is None or key.valid_until_ts < wanted[server, key_id]
-        }
+        lacking: dict[str, dict[str, int]] = {}
+        for server, key_id in others:
+            ts = wanted[server, key_id]
+            if (key := found.get((server, key_id))) is None or key.valid_until_ts < ts:
+                lacking.setdefault(server, {})[key_id] = ts
         if lacking:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(patience_s):
-                    await self.refresh(lacking, is_urgent=is_urgent)
+                    await self.refresh(lacking, asker=asker)
             # Whoever was asked, and by whom: others may have brought keys in the meantime.
             found |= await self._read(others)
         return found
@@ -158,22 +172,28 @@ class KeyRing:
             self._known.put(name, key)
         return found
 
-    async def refresh(self, servers: Collection[str], *, is_urgent: bool = False, is_for_others: bool = False) -> bool:
+    async def refresh(
+        self, wanted: Mapping[str, Mapping[str, int]], *, asker: str | None = None, is_for_others: bool = False
+    ) -> bool:
         """Ask for the keys of servers, unless that was done a short while ago; whether there was any answer.
 
+        With each server are the ids of keys that are wanted above all, and the times at which they have to be good.
         Notaries are asked about servers that do not answer, unless it is for others, whose notary this server is. Who
         comes while it is being done waits for the end of it; who stops waiting leaves only what has begun, which is
         little at a time.
         """
         notaries = not is_for_others
-        turns = self._turns_for_others if is_for_others else self._urgent_turns if is_urgent else self._turns
-        left = iter([one for one in servers if is_server_name(one)])
+        turns = self._turns_for_others if is_for_others else self._turns
+        if asker is not None:
+            known = await self._database.read(room_servers.find_known, map(ServerName, wanted))
+            turns = self._turns_for_neighbours if len(known) == len(wanted) else self._turns_for_strangers
+        left = iter([one for one in wanted if is_server_name(one)])
 
         async def go_on() -> bool:
-            answers = [await self._refresh(one, notaries, turns) for one in left]
+            answers = [await self._refresh(one, wanted[one], notaries, turns, asker or "") for one in left]
             return any(answers)
 
-        return any(await asyncio.gather(*(go_on() for _ in range(min(_AT_ONCE, len(servers))))))
+        return any(await asyncio.gather(*(go_on() for _ in range(min(_AT_ONCE, len(wanted))))))
 
     async def close(self) -> None:
         """Ask nobody any more."""
@@ -189,19 +209,42 @@ class KeyRing:
         asked = self._asked.get(server)
         return self.may_ask(server) or (notaries and asked is not None and asked.is_left_to_notaries)
 
-    async def _refresh(self, server: str, notaries: bool, turns: asyncio.Semaphore) -> bool:
+    async def _refresh(
+        self, server: str, wanted: Mapping[str, int], notaries: bool, turns: FairSemaphore, asker: str
+    ) -> bool:
         """Ask about a server when it is its turn, or wait with those who have asked."""
         flights = self._finding if notaries else self._asking
         begin = partial(self._find_out if notaries else self._ask_in_turn, server, turns)
         if not flights.is_under_way(server) and self._is_due(server, notaries):
-            await turns.acquire()  # Who is cancelled here has left no work behind.
+            await turns.acquire(asker)  # Who is cancelled here has left no work behind.
             if not flights.is_under_way(server) and self._is_due(server, notaries):
+                self._note_wanted(server, wanted, notaries)
                 return await flights.run(server, begin)  # It gives the turn back.
             turns.release()  # Somebody else was faster.
-        return flights.is_under_way(server) and await flights.run(server, begin)
+        if not flights.is_under_way(server):
+            return False
+        self._note_wanted(server, wanted, notaries)
+        return await flights.run(server, begin)
 
-    async def _find_out(self, server: str, turns: asyncio.Semaphore) -> bool:
+    def _note_wanted(self, server: str, wanted: Mapping[str, int], notaries: bool) -> None:
+        """What notaries are to be asked for, should it come to that before the asking has ended."""
+        if not notaries:
+            return
+        noted = self._wanted.setdefault(server, {})
+        latest = self._clock.now() + LONGEST_VALIDITY_MS
+        for key_id, ts in wanted.items():
+            if key_id in noted or len(noted) < _MOST_WANTED:
+                noted[key_id] = max(noted.get(key_id, 0), min(ts, latest))
+
+    async def _find_out(self, server: str, turns: FairSemaphore) -> bool:
         """Ask a server for its keys, or else the notaries; whether anybody gave any."""
+        try:
+            return await self._ask_it_or_notaries(server, turns)
+        finally:
+            self._wanted.pop(server, None)
+
+    async def _ask_it_or_notaries(self, server: str, turns: FairSemaphore) -> bool:
+        """The same; the server itself is asked for as long as the turn lasts."""
         try:
             if (self.may_ask(server) or self._asking.is_under_way(server)) and await self._asking.run(
                 server, partial(self._ask, server)
@@ -215,7 +258,7 @@ class KeyRing:
         self._asked.put(server, replace(asked, is_left_to_notaries=False))
         return await self._ask_notaries(server)
 
-    async def _ask_in_turn(self, server: str, turns: asyncio.Semaphore) -> bool:
+    async def _ask_in_turn(self, server: str, turns: FairSemaphore) -> bool:
         """Ask a server for its keys, and nobody else; whether it gave any."""
         try:
             return await self._ask(server)
@@ -237,40 +280,40 @@ class KeyRing:
             return False
         # First this: whatever becomes of the answer, it is not to be asked for again and again.
         self._asked.put(server, _Asked(self._clock.monotonic() + _AGAIN_S))
-        await self._keep([document], now)
+        await self._keep([document], now, is_first_hand=True)
         return True
 
     async def _ask_notaries(self, server: str) -> bool:
-        """Ask the notaries about a server that does not answer itself, and with it about others that wait for that."""
-        query = self._query
+        """Ask the notaries about a server that does not answer itself, in turn; those that are free come first."""
+        for name, notary in sorted(self._notaries.items(), key=lambda one: one[1].asking.locked()):
+            if await self._ask_with_others(name, notary, server):
+                return True
+        return False
+
+    async def _ask_with_others(self, name: ServerName, notary: _Notary, server: str) -> bool:
+        """Ask a notary about a server, and with it about others that wait for that."""
+        query = notary.query
         if query.is_begun or len(query.servers) >= _IN_A_QUERY:
-            query = self._query = _Query()
+            query = notary.query = _Query()
         query.servers.append(server)
-        async with self._querying:
+        async with notary.asking:
             if not query.is_done:
                 query.is_begun = True
-                query.answered = await self._ask_notaries_for(query.servers)
+                query.answered = await self._ask_notary(name, query.servers)
                 query.is_done = True
         return server in query.answered
-
-    async def _ask_notaries_for(self, servers: Sequence[str]) -> set[str]:
-        """Ask each notary about those servers of which the ones before had nothing; which were answered for."""
-        answered: set[str] = set()
-        for notary in self._notaries:
-            left = [server for server in servers if server not in answered]
-            if left:
-                answered |= await self._ask_notary(notary, left)
-        return answered
 
     async def _ask_notary(self, notary: ServerName, servers: Sequence[str]) -> set[str]:
         """Keep what a notary says of servers; of which it has something to say."""
         now = self._clock.now()
         answers = await self._query_notary(notary, servers)
         vouched = [await self._vouched_for(bytes(raw), notary, servers, now) for raw in answers]
-        kept = [document for document in vouched if document is not None]
-        if kept:
-            await self._keep(kept, now)
-        return {document.server_name for document in kept}
+        documents = [document for document in vouched if document is not None]
+        # Of several, what a server said last.
+        latest = {one.server_name: one for one in sorted(documents, key=lambda one: one.valid_until_ts)}
+        if latest:
+            await self._keep(latest.values(), now, is_first_hand=False)
+        return set(latest)
 
     async def _query_notary(self, notary: ServerName, servers: Sequence[str]) -> Sequence[Raw]:
         """What a notary answers; one that is busy is asked again when it says, or soon."""
@@ -278,7 +321,9 @@ class KeyRing:
         while True:
             tries -= 1
             try:
-                answer = await self._client.query_server_keys(notary, {server: {} for server in servers})
+                answer = await self._client.query_server_keys(
+                    notary, {server: self._wanted.get(server, {}) for server in servers}
+                )
             except Refused as refused:
                 if refused.status != _BUSY or not tries:
                     return []
@@ -289,9 +334,9 @@ class KeyRing:
             else:
                 return answer.server_keys
 
-    async def _keep(self, documents: Collection[KeyDocument], now: int) -> None:
+    async def _keep(self, documents: Collection[KeyDocument], now: int, *, is_first_hand: bool) -> None:
         keys = [(document.server_name, key_id) for document in documents for key_id in document.keys]
-        await self._database.write(_keep, documents, now)
+        await self._database.write(_keep, documents, now, is_first_hand=is_first_hand)
         for name in keys:
             self._known.drop(name)
 
@@ -314,16 +359,27 @@ class KeyRing:
     async def _keys_of(self, signer: ServerName, raw: bytes) -> dict[KeyName, ServerKey]:
         """The keys by which the signer says it has signed, as far as they are known and good now."""
         now = self._clock.now()
-        wanted = {(str(signer), key_id): now for key_id in signers_of(raw).get(signer, {})}
+        wanted = {(str(signer), key_id): now for key_id in signers_of(raw).get(signer, {}) if KEY_ID.fullmatch(key_id)}
         return {name: key for name, key in (await self.find(wanted)).items() if key.valid_until_ts >= now}
 
 
-def _keep(tx: WriteTx, documents: Collection[KeyDocument], now: int) -> None:
-    keys = [
+def _keep(tx: WriteTx, documents: Collection[KeyDocument], now: int, *, is_first_hand: bool) -> None:
+    """Keep what servers say of their keys. A notary takes nothing back, as what it tells may be older than that."""
+    heads = {} if is_first_hand else server_keys.find_heads(tx, [one.server_name for one in documents])
+    newer = [
+        one
+        for one in documents
+        if (head := heads.get(one.server_name)) is None or head.valid_until_ts < one.valid_until_ts
+    ]
+    server_keys.put_many(tx, _keys_in(newer))
+    server_keys.add_many(tx, _keys_in([one for one in documents if one not in newer]))
+    stored = [StoredDocument(one.server_name, now, one.valid_until_ts, one.raw) for one in newer]
+    server_keys.put_documents(tx, stored)
+
+
+def _keys_in(documents: Collection[KeyDocument]) -> list[ServerKey]:
+    return [
         ServerKey(document.server_name, key_id, key.public_key, key.valid_until_ts)
         for document in documents
         for key_id, key in document.keys.items()
     ]
-    server_keys.put_many(tx, keys)
-    stored = [StoredDocument(one.server_name, now, one.valid_until_ts, one.raw) for one in documents]
-    server_keys.put_documents(tx, stored)

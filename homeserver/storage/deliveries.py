@@ -1,7 +1,7 @@
 """What other servers delivered: events that were acknowledged and not yet taken in, and what was answered.
 
-A staged event is of a room that is known. Its number is a position, so that the events of a room are taken in the
-order in which they were acknowledged. Of the answers to a server, the last few are kept: a server repeats a delivery
+A staged event is of a room that is known. Its number is a position, so that what a server says in a room is taken in
+the order in which it was acknowledged. Of the answers to a server, the last few are kept: a server repeats a delivery
 until it is answered, and then it makes the next. So they are a ring, and the table does not grow.
 """
 
@@ -51,7 +51,6 @@ class Staged:
     """An event that was acknowledged."""
 
     number: int
-    origin: ServerName
     pdu: bytes
 
 
@@ -69,14 +68,19 @@ class Answered:
 
 
 _STAGE = insert(staged_pdus)
-_OF_ROOM = (
-    select(staged_pdus.c.number, staged_pdus.c.origin, staged_pdus.c.pdu)
-    .where(staged_pdus.c.room_nid == bindparam("room_nid"), staged_pdus.c.number > bindparam("after"))
+_OF_LINE = (
+    select(staged_pdus.c.number, staged_pdus.c.pdu)
+    .where(staged_pdus.c.room_nid == bindparam("room_nid"), staged_pdus.c.origin == bindparam("origin"))
     .order_by(staged_pdus.c.number)
     .limit(bindparam("limit"))
 )
 _UNSTAGE = delete(staged_pdus).where(staged_pdus.c.number.in_(bindparam("numbers", expanding=True)))
-_ROOMS = select(rooms.c.room_id).where(rooms.c.room_nid.in_(select(staged_pdus.c.room_nid))).order_by(rooms.c.room_nid)
+_LINES = (
+    select(rooms.c.room_id, staged_pdus.c.origin)
+    .join(staged_pdus, staged_pdus.c.room_nid == rooms.c.room_nid)
+    .group_by(rooms.c.room_id, staged_pdus.c.origin)
+    .order_by(func.min(staged_pdus.c.number))
+)
 _COUNTS = select(staged_pdus.c.origin, func.count().label("how_many")).group_by(staged_pdus.c.origin)
 _REMOVE_SOME = some_of_room(staged_pdus)
 _ANSWERS = (
@@ -111,10 +115,10 @@ def stage(tx: WriteTx, new: Sequence[tuple[int, bytes]], origin: ServerName, *, 
     return numbers
 
 
-def list_staged(tx: ReadTx, room_nid: int, *, after: int = 0, limit: int) -> list[Staged]:
-    """The room's events that were acknowledged and not taken in, in order."""
-    rows = tx.connection.execute(_OF_ROOM, {"room_nid": room_nid, "after": after, "limit": limit})
-    return [Staged(row.number, ServerName(row.origin), row.pdu) for row in rows]
+def list_staged(tx: ReadTx, room_nid: int, origin: ServerName, *, limit: int) -> list[Staged]:
+    """What a server delivered for a room that was acknowledged and not taken in, in order."""
+    rows = tx.connection.execute(_OF_LINE, {"room_nid": room_nid, "origin": origin, "limit": limit})
+    return [Staged(row.number, row.pdu) for row in rows]
 
 
 def unstage(tx: WriteTx, numbers: Iterable[int]) -> None:
@@ -123,9 +127,9 @@ def unstage(tx: WriteTx, numbers: Iterable[int]) -> None:
         tx.connection.execute(_UNSTAGE, {"numbers": part})
 
 
-def list_rooms(tx: ReadTx) -> list[RoomId]:
-    """The rooms of which events are staged."""
-    return [RoomId(room_id) for room_id in tx.connection.execute(_ROOMS).scalars()]
+def list_lines(tx: ReadTx) -> list[tuple[RoomId, ServerName]]:
+    """The rooms of which events are staged, each with a server that delivered some; the first in line first."""
+    return [(RoomId(row.room_id), ServerName(row.origin)) for row in tx.connection.execute(_LINES)]
 
 
 def count_staged(tx: ReadTx) -> dict[ServerName, int]:

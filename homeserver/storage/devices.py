@@ -56,11 +56,13 @@ class Device:
     last_seen_ip: str | None
 
 
-def ensure(tx: WriteTx, user_id: UserId, device_id: DeviceId, *, display_name: str | None, now: int) -> None:
-    """Make the device if it is new; the name of a known one stays as it is."""
-    if tx.connection.execute(_FIND, {"user_id": user_id, "device_id": device_id}).one_or_none() is None:
-        values = {"user_id": user_id, "device_id": device_id, "display_name": display_name, "created_ts": now}
-        tx.connection.execute(_INSERT, values)
+def ensure(tx: WriteTx, user_id: UserId, device_id: DeviceId, *, display_name: str | None, now: int) -> bool:
+    """Make the device if it is new; the name of a known one stays as it is. Whether it is new."""
+    if exists(tx, user_id, device_id):
+        return False
+    values = {"user_id": user_id, "device_id": device_id, "display_name": display_name, "created_ts": now}
+    tx.connection.execute(_INSERT, values)
+    return True
 
 
 def exists(tx: ReadTx, user_id: UserId, device_id: DeviceId) -> bool:

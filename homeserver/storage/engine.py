@@ -117,6 +117,8 @@ class Database:
         self.url = url
         self._run = run
         self._on_commit = on_commit
+        self.is_lost = False
+        """Another process has taken the database: nothing may be written any more."""
         self.unsettled: set[int] = set()
         """The first positions of transactions that have not ended, or were not announced yet."""
 
@@ -155,6 +157,8 @@ class Database:
         return await self._finish(self._write(lambda tx: unit(tx, *args, **kwargs)))
 
     async def _write(self, unit: Callable[[WriteTx], T]) -> T:
+        if self.is_lost:
+            raise Unavailable(_AWAY)
         attempts: list[WriteTx] = []
 
         def run(connection: Connection) -> T:

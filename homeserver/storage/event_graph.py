@@ -5,7 +5,7 @@ event that is missing although an event that follows it was accepted, because th
 A redaction that came before its target waits for it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,6 +87,7 @@ _FOLLOWERS = (
     .where(waiting_events.c.room_nid == bindparam("room_nid"))
     .limit(bindparam("limit"))
 )
+_IS_OF = waiting_events.c.server_name.in_(bindparam("servers", expanding=True))
 _OTHER = waiting_events.alias("other")
 _STUCK = (
     select(waiting_events.c.event_id, waiting_events.c.pdu, waiting_for.c.missing_id)
@@ -106,6 +107,8 @@ _BEHIND_WAITING = (
 _BEHIND_WAITING = _BEHIND_WAITING.union(
     select(waiting_for.c.missing_id).join(_BEHIND_WAITING, waiting_for.c.event_id == _BEHIND_WAITING.c.event_id)
 )
+_STUCK_OF = _STUCK.where(_IS_OF)
+_STUCK_BUT_OF = _STUCK.where(~_IS_OF)
 _STUCK_BEHIND = _STUCK.where(waiting_events.c.event_id.in_(select(_BEHIND_WAITING.c.event_id)))
 _MISSING = (
     select(waiting_for.c.missing_id).distinct().where(waiting_for.c.missing_id.in_(bindparam("ids", expanding=True)))
@@ -224,12 +227,22 @@ def find_rooms_waiting(tx: ReadTx, room_nids: Iterable[int]) -> set[int]:
     return found
 
 
-def list_stuck(tx: ReadTx, room_nid: int, *, limit: int) -> dict[EventId, tuple[bytes, set[EventId]]]:
+def list_stuck(
+    tx: ReadTx,
+    room_nid: int,
+    *,
+    but: Collection[ServerName] = (),
+    only: Collection[ServerName] | None = None,
+    limit: int,
+) -> dict[EventId, tuple[bytes, set[EventId]]]:
     """The room's events that wait for what does not wait itself, with their bytes and what that is.
 
-    At most `limit` such pairs; what one event waits for may not be complete.
+    At most `limit` such pairs; what one event waits for may not be complete. Events of the users of these servers
+    alone, or not these.
     """
-    return _stuck(tx.connection.execute(_STUCK, {"room_nid": room_nid, "limit": limit}))
+    statement, servers = (_STUCK_BUT_OF, but) if only is None else (_STUCK_OF, only)
+    values = {"room_nid": room_nid, "limit": limit, "servers": list(servers)}
+    return _stuck(tx.connection.execute(statement, values))
 
 
 def list_stuck_behind(

@@ -115,6 +115,11 @@ class StoredEvent:
     pdu: bytes
 
     @property
+    def has_state(self) -> bool:
+        """Whether the state at the event is known; before a create event there is none, and after it there is."""
+        return self.state_before is not None or self.state_after is not None
+
+    @property
     def room_root(self) -> int | None:
         """The state of the room when this event had come."""
         return self.state_after if self.room_state is None else self.room_state

@@ -10,6 +10,10 @@ from homeserver.matrix.identifiers import RoomId, UserId
 from homeserver.storage.engine import ReadTx, WriteTx
 from homeserver.storage.rooms import rooms
 from homeserver.storage.tables import Text, among, chunks, domain, metadata, some_of_room
+from homeserver.storage.users import users
+
+GUESTS = "guests"
+"""The notifier's key of rooms that may not let guests in any longer."""
 
 memberships = Table(
     "memberships",
@@ -134,6 +138,14 @@ _ROOMS_OF_SERVER = select(rooms.c.room_nid).where(
         domain(memberships.c.user_id) == bindparam("server_name"),
     )
     .exists(),
+)
+_ROOMS_OF_GUESTS = (
+    select(memberships.c.room_nid)
+    .join(users, users.c.user_id == memberships.c.user_id)
+    .where(users.c.is_guest, memberships.c.membership == "join", memberships.c.room_nid > bindparam("after"))
+    .distinct()
+    .order_by(memberships.c.room_nid)
+    .limit(bindparam("limit"))
 )
 _LOCAL_USERS = select(memberships.c.user_id).where(memberships.c.room_nid == bindparam("room_nid"), OF_SERVER)
 _REMOVE_LOCAL = delete(memberships).where(memberships.c.room_nid == bindparam("room_nid"), OF_SERVER)
@@ -331,6 +343,11 @@ def find_rooms_of_server(tx: ReadTx, room_nids: Iterable[int], server_name: str,
     """Those of the rooms in which a user of this server has one of these memberships."""
     values = {"room_nids": list(room_nids), "server_name": server_name, "kinds": list(kinds)}
     return set(tx.connection.execute(_ROOMS_OF_SERVER, values).scalars())
+
+
+def list_rooms_of_guests(tx: ReadTx, *, after: int, limit: int) -> list[int]:
+    """Some of the rooms that guests of this server are in, behind a number."""
+    return list(tx.connection.execute(_ROOMS_OF_GUESTS, {"after": after, "limit": limit}).scalars())
 
 
 def list_of_server(tx: ReadTx, room_nid: int, server_name: str) -> list[Member]:

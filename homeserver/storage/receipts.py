@@ -73,7 +73,22 @@ _REMOVE_POINTING = delete(receipts).where(
     receipts.c.event_position <= bindparam("upto"),
     receipts.c.event_position.not_in(bindparam("but", expanding=True)),
 )
+_REMOVE = delete(receipts).where(
+    receipts.c.room_nid == bindparam("nid"),
+    receipts.c.user_id == bindparam("who"),
+    receipts.c.type == bindparam("of_type"),
+    receipts.c.thread_id == bindparam("in_thread"),
+)
 _REMOVE_SOME = some_of_room(receipts)
+
+
+def remove_many(tx: WriteTx, gone: Iterable[Receipt]) -> None:
+    """Remove receipts."""
+    values = [
+        {"nid": one.room_nid, "who": one.user_id, "of_type": one.type, "in_thread": one.thread_id} for one in gone
+    ]
+    if values:
+        tx.connection.execute(_REMOVE, values)
 
 
 def remove_pointing(tx: WriteTx, room_nid: int, *, after: int, upto: int, but: Iterable[int]) -> None:

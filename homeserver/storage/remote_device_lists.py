@@ -78,6 +78,11 @@ _DUE = (
     .limit(bindparam("limit"))
 )
 _NEXT = select(remote_device_lists.c.retry_ts).where(text("is_stale")).order_by(remote_device_lists.c.retry_ts).limit(1)
+_BRING_FORWARD = (
+    update(remote_device_lists)
+    .where(text("is_stale"), remote_device_lists.c.retry_ts > bindparam("latest"))
+    .values(retry_ts=bindparam("at"))
+)
 _PUT_OFF = (
     update(remote_device_lists)
     .where(
@@ -159,6 +164,11 @@ def list_due(tx: ReadTx, *, now: int, limit: int) -> list[RemoteDeviceList]:
 def next_due(tx: ReadTx) -> int | None:
     """When the next stale list is to be fetched."""
     return tx.connection.execute(_NEXT).scalar_one_or_none()
+
+
+def bring_forward(tx: WriteTx, *, latest: int, now: int) -> None:
+    """Stale lists that would be fetched later than that are due now: the clock was wrong when that was written down."""
+    tx.connection.execute(_BRING_FORWARD, {"latest": latest, "at": now})
 
 
 def put_off(tx: WriteTx, server_name: ServerName, *, failures: int, until: int) -> None:

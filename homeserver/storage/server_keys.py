@@ -1,7 +1,7 @@
-"""Public keys of other servers, with the times up to which they are good."""
+"""Public keys of other servers, with the times up to which they are good; and those by which this one has signed."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from sqlalchemy import BigInteger, Column, LargeBinary, Table, bindparam, delete, func, select, tuple_
 from sqlalchemy.dialects.postgresql import insert
@@ -68,6 +68,7 @@ _UPSERT = _INSERT.on_conflict_do_update(
     index_elements=["server_name", "key_id"],
     set_={"public_key": _INSERT.excluded.public_key, "valid_until_ts": _INSERT.excluded.valid_until_ts},
 )
+_ADD = _INSERT.on_conflict_do_nothing()
 _INSERT_DOCUMENT = insert(server_key_documents)
 _UPSERT_DOCUMENT = _INSERT_DOCUMENT.on_conflict_do_update(
     index_elements=["server_name"],
@@ -93,22 +94,19 @@ _FORGET_KEYS = delete(server_keys).where(server_keys.c.server_name.in_(bindparam
 _FIND = select(server_keys).where(
     tuple_(server_keys.c.server_name, server_keys.c.key_id).in_(bindparam("names", expanding=True))
 )
+_OF_SERVER = select(server_keys).where(server_keys.c.server_name == bindparam("server"))
 
 
 def put_many(tx: WriteTx, keys: Sequence[ServerKey]) -> None:
     """Keep keys, in the place of what was known of them."""
-    tx.connection.execute(
-        _UPSERT,
-        [
-            {
-                "server_name": key.server_name,
-                "key_id": key.key_id,
-                "public_key": key.public_key,
-                "valid_until_ts": key.valid_until_ts,
-            }
-            for key in keys
-        ],
-    )
+    if keys:
+        tx.connection.execute(_UPSERT, [asdict(key) for key in keys])
+
+
+def add_many(tx: WriteTx, keys: Sequence[ServerKey]) -> None:
+    """Keep those of the keys that are not known."""
+    if keys:
+        tx.connection.execute(_ADD, [asdict(key) for key in keys])
 
 
 def find_many(tx: ReadTx, names: Iterable[KeyName]) -> dict[KeyName, ServerKey]:
@@ -120,20 +118,15 @@ def find_many(tx: ReadTx, names: Iterable[KeyName]) -> dict[KeyName, ServerKey]:
     return found
 
 
+def find_of_server(tx: ReadTx, server: str) -> dict[str, ServerKey]:
+    """Those of a server that are known, by id."""
+    return {row.key_id: ServerKey(*row) for row in tx.connection.execute(_OF_SERVER, {"server": server})}
+
+
 def put_documents(tx: WriteTx, documents: Sequence[StoredDocument]) -> None:
     """Keep what servers published, in the place of what they published before."""
-    tx.connection.execute(
-        _UPSERT_DOCUMENT,
-        [
-            {
-                "server_name": one.server_name,
-                "fetched_ts": one.fetched_ts,
-                "valid_until_ts": one.valid_until_ts,
-                "document": one.document,
-            }
-            for one in documents
-        ],
-    )
+    if documents:
+        tx.connection.execute(_UPSERT_DOCUMENT, [asdict(one) for one in documents])
 
 
 def find_heads(tx: ReadTx, servers: Iterable[str]) -> dict[str, DocumentHead]:

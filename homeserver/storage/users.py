@@ -51,6 +51,7 @@ _ERASED = select(users.c.user_id).where(
 )
 _FIND = select(*users.c).where(users.c.user_id == bindparam("user_id"))
 _LOCK = _FIND.with_for_update(key_share=True)
+_ANY = select(users.c.user_id).limit(1)
 _FIND_MANY = select(*users.c).where(users.c.user_id.in_(bindparam("user_ids", expanding=True)))
 
 
@@ -58,6 +59,11 @@ def find(tx: ReadTx, user_id: UserId) -> User | None:
     """The account, or None if there never was one; a deactivated one is still found."""
     row = tx.connection.execute(_FIND, {"user_id": user_id}).one_or_none()
     return User(*row) if row else None
+
+
+def find_any(tx: ReadTx) -> UserId | None:
+    """Somebody who has an account, if anybody has."""
+    return tx.connection.execute(_ANY).scalar_one_or_none()
 
 
 def lock(tx: WriteTx, user_id: UserId) -> User | None:

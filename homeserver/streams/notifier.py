@@ -6,7 +6,11 @@ registers first and then looks at the database, and a change is announced after 
 """
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Iterable
+
+_REMEMBERED = 100_000
+"""Of so many keys it is known when they changed last."""
 
 
 class Waiter:
@@ -59,9 +63,12 @@ def _end(wait: "asyncio.Future[None]") -> None:
 class Notifier:
     """Who waits for which keys (a user id, or a room id)."""
 
-    def __init__(self) -> None:
+    def __init__(self, remembered: int = _REMEMBERED) -> None:
+        """Of so many keys it keeps when they changed last."""
+        self._remembered = remembered
         self._waiters: dict[str, set[Waiter]] = {}
-        self._changed: dict[str, int] = {}
+        self._changed: OrderedDict[str, int] = OrderedDict()
+        """The position of each key's last change; what changed last is at the end."""
         self._known_since: int | None = None
         self.latest = 0
         """The last position that was announced."""
@@ -92,6 +99,11 @@ class Notifier:
         self.latest = max(self.latest, position)
         for key in keys:
             self._changed[key] = max(position, self._changed.get(key, 0))
+            self._changed.move_to_end(key)
+        while len(self._changed) > self._remembered:
+            _, forgotten = self._changed.popitem(last=False)
+            # Of what was before this, nothing is certain any more.
+            self._known_since = max(self._known_since or 0, forgotten)
         self.wake(keys)
 
     def wake(self, keys: Iterable[str]) -> None:

@@ -13,6 +13,22 @@ from tests.federation.network import Network
 OF_ROOMS = [(one.method, one.path) for one in ENDPOINTS if one.path.startswith(FEDERATION) and "{room_id}" in one.path]
 
 
+@pytest.mark.trust("S3")
+@pytest.mark.behaviours("SS-ACL-01")
+async def test_a_list_that_was_redacted_lets_nobody_in_at_once(network: Network) -> None:
+    a = await network.server("a.test")
+    ann = await a.user("ann")
+    p = network.peer("p.test")
+    room_id = await ann.create_room(preset="public_chat", room_version="11")
+    await bring_in(p, "a.test", room_id, "@in:p.test")
+    event_id = await ann.set_state(room_id, "m.room.server_acl", {"allow": ["*"], "deny": ["q.test"]})
+    target = f"{FEDERATION}/v1/event_auth/{quote(room_id)}/{quote(event_id)}"
+    assert (await p.call("a.test", "GET", target)).status_code == 200
+    answer = await ann.put(f"/rooms/{quote(room_id)}/redact/{quote(event_id)}/1")
+    assert answer.status_code == 200, answer.text
+    assert (await p.call("a.test", "GET", target)).status_code == 403
+
+
 @pytest.mark.trust("S3", "S4")
 @pytest.mark.behaviours("SS-ACL-01")
 async def test_every_operation_on_a_room_is_closed_to_a_server_that_it_keeps_out(network: Network) -> None:

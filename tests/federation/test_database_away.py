@@ -1,6 +1,7 @@
 """The database is away for a while, or ends connections: everything goes on by itself afterwards."""
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import quote
@@ -11,7 +12,9 @@ import pytest
 from homeserver.outbound.transport import Call, Reply
 from tests.federation.network import Network
 from tests.federation.scenarios import Window, join
+from tests.federation.test_in_part import joined_in_part
 from tests.federation.test_outbound import BOB, B, C, Stage, stage
+from tests.federation.test_silent_servers import becomes_whole
 from tests.processes.postgres import Postgres
 from tests.world import User, World, until
 
@@ -183,3 +186,26 @@ async def test_what_was_about_to_be_sent_without_a_database_is_sent_later(stage:
     # The servers did nothing wrong, and are as they were.
     report = await stage.destination(B)
     assert report.failures == 0
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.behaviours("SS-JOIN-05")
+@pytest.mark.trust("F05", "R1", "R7")
+async def test_what_others_deliver_meanwhile_is_not_acknowledged_and_rooms_become_whole_later(
+    network: Network, postgres: Postgres
+) -> None:
+    world, bob, room = await joined_in_part(network)
+    said = room.say("m.room.message", {"msgtype": "m.text", "body": "Hello."})
+    body = {"origin": "p.test", "origin_server_ts": 1, "pdus": [json.loads(said.pdu)], "edus": []}
+    take_away(postgres, world)
+    for _ in range(6):
+        network.clock.advance(5)
+        is_trouble(await room.peer.call("b.test", "PUT", "/_matrix/federation/v1/send/meanwhile", body))
+    give_back(postgres, world)
+    before = [one for one in room.state.values() if one.state_key != bob.user_id]
+    answer = {"pdus": [json.loads(one.pdu) for one in before], "auth_chain": [json.loads(room.sent[0].pdu)]}
+    room.peer.on("GET", "/_matrix/federation/v1/state/", lambda seen: answer)
+    # It is delivered again, as the servers do that were not told it had arrived.
+    assert (await room.peer.send("b.test", "meanwhile", said.pdu))[said.event_id] == {}
+    await Window(bob).sees(room.room_id, said.event_id)
+    await becomes_whole(network, world)

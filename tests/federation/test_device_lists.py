@@ -385,15 +385,16 @@ async def test_servers_that_share_a_room_hear_of_every_change_in_one_sequence(to
     await upload(laptop, device_keys=laptop_keys)
     listed = await told.listed()
     await laptop.post("/logout")
-    heard = [content for _, content in await told.hears(told.b, 4)]
+    heard = [content for _, content in await told.hears(told.b, 5)]
     numbers = [content.pop("stream_id") for content in heard]
-    assert len(set(numbers)) == 4
-    assert listed["stream_id"] == numbers[2]
-    assert [content.pop("prev_id") for content in heard] == [[], *([number] for number in numbers[:3])]
+    assert len(set(numbers)) == 5
+    assert listed["stream_id"] == numbers[3]
+    assert [content.pop("prev_id") for content in heard] == [[], *([number] for number in numbers[:4])]
     phone = {"user_id": alice.user_id, "device_id": alice.device_id, "keys": keys}
     assert heard == [
         phone,
         {**phone, "device_display_name": "Phone"},
+        {"user_id": alice.user_id, "device_id": "LAPTOP"},  # It has no keys yet.
         {"user_id": alice.user_id, "device_id": "LAPTOP", "keys": laptop_keys},
         {"user_id": alice.user_id, "device_id": "LAPTOP", "deleted": True},
     ]

@@ -6,6 +6,7 @@ from urllib.parse import quote
 
 import pytest
 
+from homeserver.services.rooms.receipts import Outcome
 from tests.federation.network import Network
 from tests.federation.test_outbound import Taker
 from tests.federation.test_reads import Stage, stage
@@ -97,11 +98,35 @@ async def test_receipt_of_a_remote_user_is_shown_and_goes_only_forward(stage: St
 
 @pytest.mark.behaviours("SS-EDU-03")
 async def test_receipt_may_come_before_its_event(stage: Stage) -> None:
-    await tell(stage, "m.receipt", receipt(stage, "$later"), receipt(stage, "$later", ts=1, thread_id="$none"))
+    await tell(stage, "m.receipt", receipt(stage, "$later"))
     assert await ephemeral(stage.alice, stage.room, "m.receipt") == [{"$later": {"m.read": {BOB: {"ts": 5}}}}]
     said = await stage.alice.send(stage.room, "hello")
     await tell(stage, "m.receipt", receipt(stage, said, ts=6))
     assert await ephemeral(stage.alice, stage.room, "m.receipt") == [{said: {"m.read": {BOB: {"ts": 6}}}}]
+
+
+def shown_threads(content: Json) -> dict[str, list[str]]:
+    """The threads in which bob has read, by the events that he read."""
+    return {event_id: [told["thread_id"] for told in one["m.read"].values()] for event_id, one in content.items()}
+
+
+@pytest.mark.behaviours("SS-EDU-03")
+@pytest.mark.trust("C22")
+async def test_receipt_in_a_thread_may_come_before_its_event(stage: Stage) -> None:
+    root = await stage.alice.send(stage.room, "root")
+    graph = await stage.scene.graph()
+    content = {"body": "reply", "m.relates_to": {"rel_type": "m.thread", "event_id": root}}
+    reply = graph.say(BOB, "m.room.message", content, [graph.by_id[root]])
+    await tell(stage, "m.receipt", receipt(stage, reply.event_id, thread_id=root))
+    assert await ephemeral(stage.alice, stage.room, "m.receipt") == [
+        {reply.event_id: {"m.read": {BOB: {"ts": 5, "thread_id": root}}}}
+    ]
+    assert await stage.scene.outcomes(reply) == [Outcome.ACCEPTED]
+    # Of what may be in a thread once it comes the last alone is kept, beside what is in one by now.
+    for number in range(3):
+        await tell(stage, "m.receipt", receipt(stage, f"$later{number}", thread_id=f"$thread{number}"))
+    [content] = await ephemeral(stage.alice, stage.room, "m.receipt")
+    assert shown_threads(content) == {reply.event_id: [root], "$later2": ["$thread2"]}
 
 
 @pytest.mark.behaviours("SS-EDU-03", "SS-EDU-09")

@@ -1,27 +1,29 @@
 """What is missing between the events that come is asked for, within bounds, and never stops anybody else."""
 
+import asyncio
 import json
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine, event, text
 
 from homeserver.config.model import Federation
+from homeserver.errors import AnswerTooLarge
 from homeserver.matrix.events import Event, build_event
 from homeserver.matrix.identifiers import RoomId
-from homeserver.outbound.transport import Reply
+from homeserver.outbound.transport import Call, Reply
 from homeserver.storage import event_graph, rooms
-from homeserver.storage.engine import ReadTx
+from homeserver.storage.engine import ReadTx, WriteTx
 from tests.federation.network import Network, Peer, Seen
 from tests.federation.test_send import Stage
 from tests.room_graphs import Graph, key_of
 from tests.services.rooms.test_branches import BOB, Scene
-from tests.world import eventually
+from tests.world import eventually, until
 
 pytestmark = pytest.mark.anyio
 
@@ -289,10 +291,44 @@ async def test_a_chain_that_never_ends_is_given_up_and_stops_nobody(stage: Stage
     assert await stage.scene.bodies() == ["here"]
     assert len(stage.peer.seen) == before
     # Then the next event is a reason to ask again.
-    stage.network.clock.time += 31_000
+    stage.network.clock.advance(31)
     await stage.peer.send("a.test", "5", chain[501].pdu)
-    await eventually(lambda: searches(stage, "left"), lambda count: count == 2)
+    await eventually(lambda: searches(stage, "left"), lambda count: count >= 2)
     assert asked() > 10
+
+
+@pytest.mark.trust("C23", "R5", "R6")
+async def test_branches_that_grow_by_twenty_with_each_answer_are_given_up(stage: Stage) -> None:
+    graph = await stage.graph()
+    auth = cited(graph)
+    asked: list[int] = []
+
+    def invented(number: int) -> list[Event]:
+        """Twenty events that nobody has seen; they follow others."""
+        hidden = graph.build(BOB, "m.room.message", {"n": number}, [graph.events[-1]])
+        return [forged(graph, f"{number} {one}", [hidden], auth) for one in range(20)]
+
+    wide = forged(graph, "wide", invented(0), auth)
+
+    def more(seen: Seen) -> Any:
+        """Each of the events that are asked for, or five of them, behind twenty others."""
+        asked.append(len(seen.content["latest_events"]))
+        latest = [graph.by_id[event_id] for event_id in seen.content["latest_events"]]
+        before = [
+            graph.by_id[event_id] for event in latest for event_id in event.prev_events if event_id in graph.by_id
+        ]
+        fresh = [forged(graph, "more", invented(len(asked) * 100 + number), auth) for number in range(5)]
+        return {"events": _json([*before, *fresh][: seen.content["limit"]])}
+
+    stage.peer.on("POST", f"{V1}/get_missing_events", more)
+    assert await stage.peer.send("a.test", "1", wide.pdu) == {wide.event_id: {}}
+    await eventually(lambda: searches(stage, "left"), lambda count: count == 1)
+    assert 0 < len(asked) <= 10
+    assert max(asked) <= 20
+    assert await waiting(stage) <= 1001
+    here = graph.build(BOB, "m.room.message", {"body": "here"}, [graph.events[-1]])
+    assert await stage.peer.send("a.test", "2", here.pdu) == {here.event_id: {}}
+    assert await stage.scene.bodies() == ["here"]
 
 
 @pytest.mark.trust("C23", "F30", "R4")
@@ -475,3 +511,133 @@ async def test_more_gaps_than_are_filled_at_once_are_filled_one_after_the_other(
     await stage.peer.send("a.test", "1", *(events[-1].pdu for events in said))
     for scene in scenes:
         await eventually(scene.bodies, lambda bodies: bodies == ["0", "1", "2"])
+
+
+@pytest.mark.trust("C23", "R5", "S8")
+async def test_who_is_not_in_the_room_has_nobody_asked(stage: Stage) -> None:
+    strangers = stage.network.peer("d.example")
+    graph = await stage.graph()
+    auth = cited(graph)
+    lost = graph.build(BOB, "m.room.message", {}, [graph.events[-1]])
+    said = [
+        build_event(
+            "12",
+            server_name="d.example",
+            key=key_of("d.example"),
+            room_id=stage.room,
+            type="m.room.message",
+            sender="@dora:d.example",
+            state_key=None,
+            content=json.dumps({"body": f"{number}"}).encode(),
+            origin_server_ts=number,
+            depth=30,
+            prev_events=[lost],
+            auth_events=auth,
+        )
+        for number in range(5)
+    ]
+    source = Source(stage.peer, graph)
+    results = await strangers.send("a.test", "1", *(one.pdu for one in said))
+    assert results == {one.event_id: {} for one in said}
+    await eventually(lambda: searches(stage, "left"), lambda count: count == 1)
+    assert {seen.target for seen in strangers.seen} == {"/_matrix/key/v2/server"}
+    assert source.asked("") == source.asked("key/v2/server")
+    # Whoever is in the room may still tell of what strangers have said.
+    assert await stage.peer.send("a.test", "2", said[0].pdu) == {said[0].event_id: {}}
+    await until(lambda: source.asked("get_missing_events") > 0)
+
+
+@pytest.mark.trust("C23", "R6")
+async def test_few_large_answers_that_nobody_here_wanted_are_waited_for_at_a_time(stage: Stage) -> None:
+    largest: list[int] = []
+    under_way, go_on = set[str](), asyncio.Event()
+
+    async def weather(call: Call, carry: Callable[[], Awaitable[Reply]]) -> Reply:
+        if call.operation != "getEventAuth":
+            return await carry()
+        largest.append(call.largest)
+        if call.largest <= 4 << 20:
+            raise AnswerTooLarge("It is large.")
+        under_way.add(call.target)
+        await go_on.wait()
+        under_way.discard(call.target)
+        return await carry()
+
+    said = []
+    for number in range(5):
+        scene = Scene(stage.scene.world, stage.scene.alice, await stage.scene.alice.create_room(preset="public_chat"))
+        await scene.join(BOB)
+        graph = await scene.graph()
+        tip = graph.events[-1]
+        levels, _ = cited(graph)
+        join = graph.say(BOB, "m.room.member", {"membership": "join", "displayname": "Bob"}, [tip], state_key=BOB)
+        said.append((scene, forged(graph, f"{number}", [tip], [levels, join]), graph))
+    sources = [Source(stage.peer, graph) for _, _, graph in said]
+
+    def auth(seen: Seen) -> Any:
+        return next(one for one in sources if _last(seen) in one.graph.by_id).event_auth(seen)
+
+    stage.peer.on("GET", f"{V1}/event_auth/", auth)
+    stage.network.weather = weather
+    await stage.peer.send("a.test", "1", *(event.pdu for _, event, _ in said))
+    await until(lambda: len(largest) == 5 + 2)
+    assert len(under_way) == 2
+    assert sorted(largest) == [4 << 20] * 5 + [64 << 20] * 2
+    go_on.set()
+    for number, (scene, _, _) in enumerate(said):
+        await eventually(scene.bodies, lambda bodies, number=number: bodies == [f"{number}"])  # type: ignore[misc]
+
+
+@pytest.mark.trust("C23", "R6")
+async def test_a_state_is_read_as_far_as_it_is_plausible_for_the_room(stage: Stage) -> None:
+    largest: list[int] = []
+
+    async def weather(call: Call, carry: Callable[[], Awaitable[Reply]]) -> Reply:
+        if call.operation == "getRoomStateIds":
+            largest.append(call.largest)
+            raise AnswerTooLarge("It is large.")
+        return await carry()
+
+    graph = await stage.graph()
+    said = talk(graph, 2)
+    Source(stage.peer, graph)
+    stage.peer.on("POST", f"{V1}/get_missing_events", lambda seen: {"events": []})
+    stage.network.weather = weather
+    await stage.peer.send("a.test", "1", said[-1].pdu)
+    await eventually(lambda: searches(stage, "left"), lambda count: count == 1)
+    # Two people, and 10,000 that we do not know of.
+    assert set(largest) == {10_002 * 4096 // 16}
+
+
+@pytest.mark.parametrize("new_database", ["sqlite"], indirect=True)  # The fault is written in its language.
+@pytest.mark.parametrize("faulty", [0, 1])
+@pytest.mark.trust("C23", "R5")
+async def test_an_event_that_cannot_be_stored_keeps_no_other_from_it_and_is_left_alone(
+    stage: Stage, faulty: int
+) -> None:
+    graph = await stage.graph()
+    lost = [graph.say(BOB, "m.room.message", {"body": f"lost {n}"}, [graph.events[-1]]) for n in range(2)]
+    after = [graph.say(BOB, "m.room.message", {"body": f"after {n}"}, [lost[n]]) for n in range(2)]
+    source = Source(stage.peer, graph)
+    stage.peer.on("POST", f"{V1}/get_missing_events", lambda seen: {"events": []})
+
+    def break_it(tx: WriteTx) -> None:
+        fault = f"WHEN NEW.event_id = '{after[faulty].event_id}' BEGIN SELECT RAISE(ABORT, 'It is broken.'); END"
+        tx.connection.execute(text(f"CREATE TRIGGER fault BEFORE INSERT ON events {fault}"))
+
+    def mend_it(tx: WriteTx) -> None:
+        tx.connection.execute(text("DROP TRIGGER fault"))
+
+    database = stage.scene.world.container.database
+    await database.write(break_it)
+    await stage.peer.send("a.test", "1", *(event.pdu for event in after))
+    await eventually(stage.scene.bodies, lambda bodies: bodies == [f"after {1 - faulty}"])
+    await eventually(lambda: searches(stage, "left"), lambda count: count == 1)
+    asked = source.asked("state_ids")
+    await stage.peer.send("a.test", "2", after[faulty].pdu)
+    assert await stage.scene.bodies() == [f"after {1 - faulty}"]
+    assert source.asked("state_ids") == asked
+    await database.write(mend_it)
+    stage.network.clock.advance(31)
+    await stage.peer.send("a.test", "3", after[faulty].pdu)
+    await eventually(stage.scene.bodies, lambda bodies: len(bodies) == 2)

@@ -18,6 +18,7 @@ from tests.federation.network import Network, Peer
 from tests.federation.test_hierarchy import HIERARCHY
 from tests.federation.test_hierarchy import room as told_of
 from tests.federation.test_joins import join_by
+from tests.federation.test_restricted import restricted_room
 from tests.federation.test_silent_servers import tried
 from tests.room_graphs import key_of
 from tests.world import User, World, eventually, until
@@ -114,6 +115,58 @@ async def test_nobody_comes_in_by_a_server_that_does_not_know_whether_they_may(n
     assert answer.status_code == 200, answer.text
     assert answer.json()["members_omitted"] is True
     assert set(answer.json()["servers_in_room"]) == {"b.test", "p.test"}
+
+
+@pytest.mark.behaviours("SS-JOIN-05")
+@pytest.mark.trust("S3", "R4")
+async def test_what_servers_read_of_a_room_known_in_part(network: Network) -> None:
+    _, bob, room = await joined_in_part(network, "q.test")
+    q = network.peer("q.test")
+    event_id = await bob.send(room.room_id, "Hello.")
+    room_id, event, tip = quote(room.room_id), quote(event_id, safe=""), quote(room.tip.event_id, safe="")
+    # "The server doesn't know about the state at that event to return anything useful."
+    for path in (f"state/{room_id}?event_id={event}", f"state_ids/{room_id}?event_id={event}"):
+        answer = await q.call("b.test", "GET", f"{FEDERATION}/v1/{path}")
+        assert (answer.status_code, answer.json()["errcode"]) == (404, "M_NOT_FOUND")
+
+    async def ids(answer: Any, name: str) -> set[str]:
+        assert answer.status_code == 200, answer.text
+        return {Event.parse(json.dumps(pdu).encode(), room.version).event_id for pdu in answer.json()[name]}
+
+    # All that is no state is as it is elsewhere.
+    path = f"{FEDERATION}/v1/event/{event}"
+    assert await ids(await q.call("b.test", "GET", path), "pdus") == {event_id}
+    path = f"{FEDERATION}/v1/backfill/{room_id}?v={event}&limit=10"
+    assert await ids(await q.call("b.test", "GET", path), "pdus") == {event_id, room.tip.event_id}
+    body = {"earliest_events": [], "latest_events": [event_id], "limit": 10}
+    path = f"{FEDERATION}/v1/get_missing_events/{room_id}"
+    assert await ids(await q.call("b.test", "POST", path, body), "events") == {room.tip.event_id}
+    path = f"{FEDERATION}/v1/event_auth/{room_id}/{tip}"
+    chain = await ids(await q.call("b.test", "GET", path), "auth_chain")
+    assert set(room.tip.auth_events) <= chain
+    path = f"{FEDERATION}/v1/timestamp_to_event/{room_id}?ts={network.clock.now() + 1}&dir=b"
+    assert (await q.call("b.test", "GET", path)).json()["event_id"] == event_id
+    path = f"{FEDERATION}/v1/hierarchy/{room_id}"
+    answer = await q.call("b.test", "GET", path)
+    assert (answer.status_code, answer.json()["room"]["name"]) == (200, "Abroad"), answer.text
+    # Who is in no way known to be in the room reads nothing of it.
+    stranger = network.peer("stranger.test")
+    for path in (f"state/{room_id}?event_id={event}", f"backfill/{room_id}?v={event}&limit=10"):
+        assert (await stranger.call("b.test", "GET", f"{FEDERATION}/v1/{path}")).status_code == 403
+
+
+@pytest.mark.behaviours("SS-JOIN-06")
+async def test_room_known_in_part_does_not_say_who_meets_a_condition(network: Network) -> None:
+    _, bob, room = await joined_in_part(network)
+    q = network.peer("q.test")
+    room_id = await restricted_room(bob, room.room_id)
+    answer = await make(q, "b.test", "join", room_id, "@cat:q.test", *ROOM_VERSIONS)
+    assert (answer.status_code, answer.json()["errcode"]) == (400, "M_UNABLE_TO_AUTHORISE_JOIN")
+    # Of whom it is known that they are members, that is enough.
+    room.say("m.room.message", {"body": "I am here."})
+    await room.peer.send("b.test", "1", room.tip.pdu)
+    made = await make(room.peer, "b.test", "join", room_id, room.owner, *ROOM_VERSIONS)
+    assert made.status_code == 200, made.text
 
 
 @pytest.mark.trust("R6", "C18")

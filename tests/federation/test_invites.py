@@ -1,5 +1,6 @@
 """Inviting users of other servers, and being invited by them."""
 
+import asyncio
 import json
 from typing import Any
 from urllib.parse import quote
@@ -167,6 +168,43 @@ async def test_direct_room_is_made_with_its_invite_or_not_at_all(network: Networ
     answer = await ann.post("/createRoom", {"invite": [bob.user_id, "@x:gone.test"]})
     assert answer.status_code == 502
     assert (await ann.get("/joined_rooms")).json()["joined_rooms"] == [room_id]
+
+
+@pytest.mark.trust("R6")
+async def test_a_room_begins_with_hundreds_of_invites_some_at_a_time(network: Network) -> None:
+    ann = await (await network.server("a.test")).user("ann")
+    p = network.peer("p.test")
+    under_way: list[str] = []
+    most = 0
+
+    async def sign(seen: Seen) -> Any:
+        nonlocal most
+        under_way.append(seen.target)
+        most = max(most, len(under_way))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        under_way.remove(seen.target)
+        signed = sign_pdu(json.dumps(seen.content["event"]).encode(), "12", "p.test", key_of("p.test"))
+        return {
+            "event": seen.content["event"] | {"signatures": seen.content["event"]["signatures"] | signed.signatures}
+        }
+
+    p.on("PUT", f"{FEDERATION}/v2/invite/", sign)
+    invited = [f"@u{number}:p.test" for number in range(150)]
+    room_id = await ann.create_room(invite=invited)
+    assert await members_of(ann, room_id) == dict.fromkeys(invited, "invite") | {ann.user_id: "join"}
+    assert 1 < most <= 50
+
+
+@pytest.mark.trust("R6", "S8")
+async def test_where_there_will_be_no_room_nobody_else_is_invited_to_it(network: Network) -> None:
+    ann = await (await network.server("a.test")).user("ann")
+    p = network.peer("p.test")
+    p.on("PUT", f"{FEDERATION}/v2/invite/", lambda seen: refusal(403, "M_FORBIDDEN"))
+    answer = await ann.post("/createRoom", {"invite": [f"@u{number}:p.test" for number in range(150)]})
+    assert (answer.status_code, answer.json()["errcode"]) == (403, "M_FORBIDDEN")
+    assert len([seen for seen in p.seen if "/invite/" in seen.target]) <= 50
+    assert (await ann.get("/joined_rooms")).json()["joined_rooms"] == []
 
 
 @pytest.mark.behaviours("SS-INV-04")
@@ -468,15 +506,16 @@ async def test_nobody_else_withdraws_an_invite(network: Network) -> None:
     b = await network.server("b.test")
     bob = await b.user("bob")
     room, q = ForeignRoom.begin(network.peer("p.test")), network.peer("q.test")
-    invited = room.invite(bob.user_id)
+    before, invited = room.tip, room.invite(bob.user_id)
     await room.send_invite("b.test", invited)
     room.take(invited)
+    # Who is not in the room cannot cite the invite.
     for sender, peer, content in (
         ("@x:q.test", q, {"membership": "leave"}),
         (room.owner, q, {"membership": "leave"}),
         (room.owner, room.peer, {"membership": "join"}),
     ):
-        event = room.graph.build(sender, "m.room.member", content, [room.tip], state_key=bob.user_id)
+        event = room.graph.build(sender, "m.room.member", content, [before], state_key=bob.user_id)
         await peer.send("b.test", f"t{sender}{len(content)}{peer.name}", event.pdu)
         assert list(await invites(bob)) == [room.room_id]
     event = room.graph.build(room.owner, "m.room.member", {"membership": "leave"}, [room.tip], state_key=bob.user_id)
@@ -624,3 +663,20 @@ async def test_purged_room_leaves_no_invite_behind(network: Network) -> None:
     purge_id = await purge.start(RoomId(room_id), is_forced=True)
     await eventually(lambda: purge.find(purge_id), lambda job: job.ended_ts is not None)
     assert room_id not in await invites(bob)
+
+
+@pytest.mark.trust("C27", "R8")
+async def test_invite_that_our_signature_makes_too_large_is_refused(network: Network) -> None:
+    b = await network.server("b.test")
+    bob = await b.user("bob")
+    room = ForeignRoom.begin(network.peer("p.test"))
+    invite = json.loads(room.invite(bob.user_id).pdu)
+
+    def padded(size: int) -> Event:
+        return sign_pdu(json.dumps(invite | {"padding": "x" * size}).encode(), "11", "p.test", key_of("p.test"))
+
+    event = padded(65_536 - len(padded(0).pdu))
+    assert len(event.pdu) == 65_536
+    answer = await room.send_invite("b.test", event)
+    assert (answer.status_code, answer.json()["errcode"]) == (413, "M_TOO_LARGE")
+    assert await invites(bob) == {}

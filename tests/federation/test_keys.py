@@ -28,7 +28,7 @@ from tests.federation.foreign import ForeignRoom
 from tests.federation.network import Network, Peer, Seen
 from tests.matrix.authorization_grammar import NotInGrammar, read
 from tests.room_graphs import key_of
-from tests.world import eventually
+from tests.world import eventually, until
 
 pytestmark = pytest.mark.anyio
 
@@ -150,6 +150,70 @@ async def test_who_comes_while_a_notary_is_asked_waits_for_its_answer(network: N
     assert (await late[0]).keys() == wanted.keys()
 
 
+@pytest.mark.trust("F29")
+@pytest.mark.behaviours("SS-KEY-03", "SS-KEY-05")
+async def test_a_notary_takes_back_nothing_of_what_a_server_has_said_later(network: Network) -> None:
+    notary = network.peer("n.test")
+    a = await network.server("a.test", federation=Federation(notaries=("n.test",)))
+    now = network.clock.now()
+    key, other = key_of("p.test"), key_of("other.test")
+    answer: list[Any] = []
+    notary.on("POST", "/_matrix/key/v2/query", lambda seen: {"server_keys": answer})
+
+    def tell(valid_until_ts: int, *, former_until_ts: int) -> bytes:
+        former = {"ed25519:former": PublishedKey(other.public_key, former_until_ts)}
+        return publish("p.test", key, former, valid_until_ts=valid_until_ts)
+
+    async def known_until(*key_ids: str, wanted: int = 0) -> list[int]:
+        found = await a.container.keys.find({("p.test", key_id): wanted for key_id in key_ids})
+        return [found["p.test", key_id].valid_until_ts for key_id in key_ids]
+
+    peer = network.peer("p.test")
+    told = tell(now + 5 * DAY, former_until_ts=now - 2 * DAY)
+    peer.on("GET", "/_matrix/key/v2/server", lambda seen: Reply(200, {}, told))
+    assert await known_until(key.key_id, "ed25519:former") == [now + 5 * DAY, now - 2 * DAY]
+    network.cut("p.test")
+    for valid, former, expected in (
+        (now + 2 * DAY, now - DAY, [now + 5 * DAY, now - 2 * DAY]),
+        (now + 6 * DAY, now - 3 * DAY, [now + 6 * DAY, now - 3 * DAY]),
+    ):
+        network.clock.advance(3600)
+        answer[:] = [json.loads(sign_json(tell(valid, former_until_ts=former), "n.test", key_of("n.test")))]
+        asked = len(notary.seen)
+        assert await known_until(key.key_id, wanted=now + 7 * DAY) == expected[:1]
+        assert len(notary.seen) > asked
+        assert await known_until(key.key_id, "ed25519:former") == expected
+        documents = (await a.client.get("/_matrix/key/v2/query/p.test")).json()["server_keys"]
+        assert [one["valid_until_ts"] for one in documents] == expected[:1]
+
+
+@pytest.mark.behaviours("SS-KEY-03", "SS-KEY-05")
+async def test_a_notary_is_told_until_when_keys_must_be_good(network: Network) -> None:
+    notary = network.peer("n.test")
+    a = await network.server("a.test", federation=Federation(notaries=("n.test",)))
+    ann = await a.user("ann")
+    room = ForeignRoom.begin(network.peer("p.test"))
+    room.host()
+    assert (await ann.post(f"/join/{quote(room.room_id)}?server_name=p.test&via=p.test")).status_code == 200
+    notary.on("POST", "/_matrix/key/v2/query", lambda seen: {"server_keys": []})
+    now = network.clock.now()
+    events = []
+    for number, ts in enumerate((now + 2 * DAY, now + DAY, now + 1000 * DAY)):
+        user = f"@{number}:{'r' if number == 2 else 'q'}.test"
+        room.graph.clock = ts - 1000
+        events.append(room.graph.build(user, "m.room.member", {"membership": "join"}, [room.tip], state_key=user))
+    await room.peer.send("a.test", "1", *(event.pdu for event in events))
+    asked: dict[str, Any] = {}
+    for seen in notary.seen:
+        if seen.method == "POST":
+            asked |= seen.content["server_keys"]
+    assert asked == {
+        "q.test": {key_of("q.test").key_id: {"minimum_valid_until_ts": now + 2 * DAY}},
+        # No key is believed for longer than that.
+        "r.test": {key_of("r.test").key_id: {"minimum_valid_until_ts": now + 7 * DAY}},
+    }
+
+
 @pytest.mark.behaviours("SS-KEY-05")
 async def test_a_notary_that_does_not_tell_its_own_keys_vouches_for_nobody(network: Network) -> None:
     notary = network.peer("n.test")
@@ -195,7 +259,7 @@ async def test_a_notary_tells_all_that_it_knows_and_asks_few(network: Network) -
     a = await network.server("a.test", limits=Limits(rate_limits=True))
     known = [f"s{number}.test" for number in range(300)]
     peers = [network.peer(name) for name in known]
-    await a.container.keys.refresh(known)
+    await a.container.keys.refresh({name: {} for name in known})
 
     async def told(*names: str) -> int:
         body: dict[str, Any] = {"server_keys": {name: {} for name in names}}
@@ -206,9 +270,11 @@ async def test_a_notary_tells_all_that_it_knows_and_asks_few(network: Network) -
     for _ in range(10):
         assert await told(*known) == 300
     network.clock.advance(DAY / 1000)
+    began = network.clock.monotonic()
     for _ in range(10):
         assert await told(*known) == 300
-    assert 200 <= sum(len(peer.seen) for peer in peers) - 300 <= 220
+    elapsed = network.clock.monotonic() - began
+    assert 200 <= sum(len(peer.seen) for peer in peers) - 300 <= 201 + 5 * elapsed
 
 
 @pytest.mark.trust("C02", "C10")
@@ -278,6 +344,70 @@ async def test_a_notary_that_is_busy_is_asked_again_when_it_says(network: Networ
     answers += [Reply(429, {"retry-after": "0"}, b"{}")] * 9
     assert await a.container.keys.find({("away.test", "ed25519:1"): now}) == {}
     assert len(answers) == 6
+
+
+@pytest.mark.behaviours("SS-KEY-05")
+@pytest.mark.trust("F24", "F29")
+async def test_a_notary_that_is_busy_keeps_nobody_from_another(network: Network) -> None:
+    busy, free = network.peer("busy.test"), network.peer("free.test")
+    a = await network.server("a.test", federation=Federation(notaries=("busy.test", "free.test")))
+    now = network.clock.now()
+    busy.on("POST", "/_matrix/key/v2/query", lambda seen: Reply(429, {"retry-after": "10"}, b"{}"))
+    told = {"server_keys": [vouched_for("gone.test", "free.test", now)]}
+    free.on("POST", "/_matrix/key/v2/query", lambda seen: told)
+    first = asyncio.create_task(a.container.keys.find({("away.test", "ed25519:1"): now}))
+    await until(lambda: bool(busy.seen))
+    wanted = {("gone.test", key_of("gone.test").key_id): now}
+    async with asyncio.timeout(5):
+        assert (await a.container.keys.find(wanted)).keys() == wanted.keys()
+    assert not first.done()
+    while not first.done():
+        network.clock.advance(10)
+        await asyncio.sleep(0)
+    assert await first == {}
+
+
+@pytest.mark.trust("C10", "F24", "S8")
+async def test_who_has_this_server_ask_for_many_keys_waits_behind_those_who_want_few(network: Network) -> None:
+    a = await network.server("a.test")
+    ann = await a.user("ann")
+    room = ForeignRoom.begin(network.peer("p.test"))
+    network.peer("q.test")
+    room.say("m.room.member", {"membership": "join"}, sender="@cat:q.test", state_key="@cat:q.test")
+    room.host()
+    assert (await ann.post(f"/join/{quote(room.room_id)}?server_name=p.test&via=p.test")).status_code == 200
+    asked: list[str] = []
+    going = asyncio.Semaphore(0)
+
+    async def silence(call: Call, go: Callable[[], Awaitable[Reply]]) -> Reply:
+        asked.append(call.destination)
+        if "evil" in call.destination:
+            await going.acquire()
+        return await go()
+
+    network.weather = silence
+    find = a.container.keys.find
+    many = [find({(f"s{number}.evil.test", "ed25519:1"): 0}, asker="198.51.100.1") for number in range(300)]
+    tasks = [asyncio.create_task(one) for one in many]
+    await until(lambda: len(asked) == 256)
+    # A server in a room with this one does not wait at all when its keys have to be fetched again.
+    network.clock.advance(2 * 3600)
+    key_id = key_of("q.test").key_id
+    async with asyncio.timeout(5):
+        found = await find({("q.test", key_id): network.clock.now()}, asker="192.0.2.7")
+    assert found["q.test", key_id].valid_until_ts > network.clock.now()
+    # One that is not comes next but one, though 44 others wait.
+    network.peer("r.test")
+    other = asyncio.create_task(find({("r.test", key_of("r.test").key_id): 0}, asker="203.0.113.9"))
+    await asyncio.wait({other}, timeout=0.5)
+    assert not other.done()
+    going.release()
+    going.release()
+    async with asyncio.timeout(5):
+        assert await other
+    for _ in tasks:
+        going.release()
+    await asyncio.gather(*tasks)
 
 
 @pytest.mark.behaviours("SS-KEY-06")

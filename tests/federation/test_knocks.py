@@ -6,13 +6,15 @@ from urllib.parse import quote
 
 import pytest
 
-from homeserver.matrix.events import Event
+from homeserver.matrix.events import Event, build_event
 from homeserver.matrix.room_versions import ROOM_VERSIONS
+from homeserver.matrix.signing import sign_pdu
 from tests.federation.foreign import FEDERATION, ForeignRoom, complete, hand_over, make, refusal
-from tests.federation.network import Network
+from tests.federation.network import Network, Seen
 from tests.federation.test_invites import again, invite, invites
 from tests.federation.test_joins import HOSTILE, join_by, members_of
-from tests.world import User
+from tests.room_graphs import key_of
+from tests.world import User, eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -203,3 +205,87 @@ async def test_servers_are_tried_one_after_the_other(network: Network) -> None:
     q.on("GET", f"{FEDERATION}/v1/make_knock/", lambda seen: refusal(404, "M_NOT_FOUND"))
     assert (await knock_by(bob, room.room_id, "gone.test", "q.test", "p.test")).status_code == 200
     assert [event.membership for event in room.sent] == ["knock"]
+
+
+@pytest.mark.behaviours("SS-LEAVE-01", "CS-MEM-06")
+async def test_knock_and_invite_that_anybody_of_the_room_ends_are_over(network: Network) -> None:
+    a, b, c = [await network.server(name) for name in ("a.test", "b.test", "c.test")]
+    ann, bob, cat = await a.user("ann"), await b.user("bob"), await c.user("cat")
+    room_id = await knockable(ann, invite=[cat.user_id])
+    assert (await join_by(cat, room_id, "a.test")).status_code == 200
+    levels = (await ann.get(f"/rooms/{quote(room_id)}/state/m.room.power_levels")).json()
+    await ann.set_state(room_id, "m.room.power_levels", levels | {"users": {cat.user_id: 50}})
+    await knock_by(bob, room_id, "a.test")
+    assert list(await knocks(bob)) == [room_id]
+    await eventually(lambda: members_of(cat, room_id), lambda found: found.get(bob.user_id) == "knock")
+    path = f"/rooms/{quote(room_id)}/state/m.room.power_levels"
+    await eventually(lambda: cat.get(path), lambda answer: cat.user_id in answer.json().get("users", {}))
+    assert (await cat.post(f"/rooms/{quote(room_id)}/kick", {"user_id": bob.user_id})).status_code == 200
+    await eventually(lambda: knocks(bob), lambda found: not found)
+    await eventually(lambda: members_of(ann, room_id), lambda found: found[bob.user_id] == "leave")
+    assert (await invite(ann, room_id, bob.user_id)).status_code == 200
+    await eventually(lambda: members_of(cat, room_id), lambda found: found[bob.user_id] == "invite")
+    assert (await cat.post(f"/rooms/{quote(room_id)}/kick", {"user_id": bob.user_id})).status_code == 200
+    await eventually(lambda: invites(bob), lambda found: not found)
+
+
+@pytest.mark.trust("S1")
+async def test_knock_is_not_ended_by_those_who_know_nothing_of_it(network: Network) -> None:
+    b = await network.server("b.test")
+    bob = await b.user("bob")
+    room = ForeignRoom.begin(network.peer("p.test"), join_rule="knock")
+    room.host()
+    other = network.peer("q.test")
+    assert (await knock_by(bob, room.room_id, "p.test")).status_code == 200
+    knock = room.tip
+    mallory = "@mallory:q.test"
+
+    def end(cited: list[Event]) -> Event:
+        return build_event(
+            room.version,
+            server_name="q.test",
+            key=key_of("q.test"),
+            room_id=room.room_id,
+            type="m.room.member",
+            sender=mallory,
+            state_key=bob.user_id,
+            content=b'{"membership":"leave"}',
+            origin_server_ts=room.graph.clock,
+            depth=knock.depth + 1,
+            prev_events=[knock],
+            auth_events=cited,
+        )
+
+    await other.send("b.test", "1", end([room.graph.create]).pdu)
+    assert list(await knocks(bob)) == [room.room_id]
+    await other.send("b.test", "2", end([room.graph.create, knock]).pdu)
+    assert await knocks(bob) == {}
+
+
+@pytest.mark.behaviours("SS-KNOCK-01", "SS-LEAVE-01")
+@pytest.mark.trust("R2")
+async def test_knock_and_leave_that_are_handed_over_again_are_answered_as_before(network: Network) -> None:
+    a, p = await network.server("a.test"), network.peer("p.test")
+    ann = await a.user("ann")
+    room_id = await knockable(ann)
+    made = (await make(p, "a.test", "knock", room_id, "@x:p.test", *VERSIONS)).json()
+    knock = complete(p, made)
+    assert (await hand_over(p, "a.test", "knock", room_id, knock)).status_code == 200
+    p.on("PUT", f"{FEDERATION}/v2/invite/", lambda seen: {"event": countersigned(seen)})
+    assert (await invite(ann, room_id, "@x:p.test")).status_code == 200
+    assert (await hand_over(p, "a.test", "knock", room_id, knock)).status_code == 200
+    leave = complete(p, (await make(p, "a.test", "leave", room_id, "@x:p.test")).json())
+    for _ in range(2):
+        answer = await hand_over(p, "a.test", "leave", room_id, leave)
+        assert (answer.status_code, answer.json()) == (200, {})
+    assert await members_of(ann, room_id) == {ann.user_id: "join", "@x:p.test": "leave"}
+    # Who was put out since is told so.
+    await ann.post(f"/rooms/{quote(room_id)}/ban", {"user_id": "@x:p.test"})
+    assert (await hand_over(p, "a.test", "knock", room_id, knock)).status_code == 403
+
+
+def countersigned(seen: Seen) -> Any:
+    event = seen.content["event"]
+    version = seen.content["room_version"]
+    signed = sign_pdu(json.dumps(event).encode(), version, "p.test", key_of("p.test"))
+    return event | {"signatures": signed.signatures | event["signatures"]}

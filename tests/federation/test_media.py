@@ -123,6 +123,25 @@ async def test_older_server_is_asked_the_old_way_and_not_for_others_files(scene:
         assert len(peer.seen) == seen + 1
 
 
+@pytest.mark.behaviours("SS-MEDIA-02")
+async def test_older_server_is_asked_for_thumbnails_the_old_way(scene: tuple[World, User, Peer]) -> None:
+    _, alice, peer = scene
+    made, old = picture(32, 32), "/_matrix/media/v3/thumbnail/"
+    peer.on("GET", OLD, lambda seen: Reply(200, {"content-type": "video/mp4"}, b"no picture"))
+    peer.on("GET", old, lambda seen: Reply(200, {"content-type": "image/png"}, made))
+    answer = await get(alice, "thumbnail/p.test/x?width=32&height=32&method=crop&animated=true")
+    assert (answer.content, answer.headers["content-type"]) == (made, "image/png")
+    query = "width=32&height=32&method=crop&animated=true"
+    first, second = peer.seen[-2:]
+    assert (first.origin, first.target) == ("a.test", f"{V1}/media/thumbnail/x?{query}")
+    assert (second.origin, second.target) == (None, f"{old}p.test/x?{query}&allow_remote=false")
+    # Any other refusal is believed.
+    peer.on("GET", f"{V1}/media/thumbnail/", refusing(404, "M_NOT_FOUND"))
+    seen = len(peer.seen)
+    assert (await get(alice, "thumbnail/p.test/x?width=96&height=96")).status_code == 400
+    assert len(peer.seen) == seen + 1
+
+
 @pytest.mark.behaviours("SS-MEDIA-03")
 async def test_file_may_be_elsewhere(network: Network, scene: tuple[World, User, Peer]) -> None:
     _, alice, peer = scene

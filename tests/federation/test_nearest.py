@@ -1,5 +1,6 @@
 """The event nearest to a time, where history is missing."""
 
+import json
 from typing import Any
 
 import pytest
@@ -44,6 +45,45 @@ async def test_nearer_event_is_fetched_from_whoever_knows_it(hole: Hole, directi
     asked = [seen for seen in hole.peer.seen if seen.target.startswith(TIME)]
     assert [seen.target.partition("?")[2] for seen in asked] == [f"ts={wanted.origin_server_ts}&dir={direction}"]
     assert await nearest(hole, end.origin_server_ts) == end.event_id
+
+
+def serve_little(hole: Hole, count: int) -> None:
+    """Let the peer give so many events at a time."""
+    hole.serve()
+    whole = hole.peer.answers["GET", f"{V1}/backfill/"]
+
+    def some(seen: Seen) -> Any:
+        answer: Any = whole(seen)
+        return answer | {"pdus": answer["pdus"][:count]}
+
+    hole.peer.on("GET", f"{V1}/backfill/", some)
+
+
+@pytest.mark.behaviours("CS-GET-10")
+@pytest.mark.trust("R6")
+@pytest.mark.by_turns
+@pytest.mark.parametrize("direction", ["f", "b"])
+@pytest.mark.parametrize(
+    ("shown", "is_reached"),
+    [(0, True), (None, False), (1, False)],
+    ids=["it is shown", "nothing is shown", "another is shown"],
+)
+async def test_event_that_is_shown_is_fetched_from_far_back(
+    hole: Hole, direction: str, shown: int | None, is_reached: bool
+) -> None:
+    serve_little(hole, 4)
+    await hole.close(hole.say(40))
+    wanted = hole.missing[0]
+    tell(hole, 0)
+    if shown is None:
+        hole.peer.on("GET", f"{V1}/event/", refusing(404, "M_NOT_FOUND"))
+    else:
+        pdu = json.loads(hole.missing[shown].pdu)
+        hole.peer.on("GET", f"{V1}/event/{q(wanted.event_id)}", lambda seen: {"pdus": [pdu]})
+    found = await nearest(hole, wanted.origin_server_ts, direction)
+    assert (found == wanted.event_id) is is_reached
+    # It is fetched no further than that event, or not far at all.
+    assert len(hole.asked) == (10 if is_reached else 5)
 
 
 async def test_nobody_is_asked_where_nothing_is_missing(hole: Hole) -> None:

@@ -120,7 +120,11 @@ async def test_what_names_no_server_in_the_room_is_no_policy(policed: Policed, p
 @pytest.mark.parametrize(
     ("answer", "status", "errcode"),
     [
-        (refusing(400, "M_FORBIDDEN"), 403, "M_FORBIDDEN"),
+        (refusing(400, "M_FORBIDDEN"), 400, "M_FORBIDDEN"),
+        (refusing(403, "COM.EXAMPLE.SPAM"), 403, "COM.EXAMPLE.SPAM"),
+        (refusing(404, "M_NOT_FOUND"), 404, "M_NOT_FOUND"),
+        (refusing(418, "M_FORBIDDEN"), 403, "M_FORBIDDEN"),
+        (refusing(400, "no code"), 403, "M_FORBIDDEN"),
         (refusing(403, "M_UNKNOWN_TOKEN"), 403, "M_FORBIDDEN"),
         (refusing(404, "M_UNRECOGNIZED"), 403, "M_FORBIDDEN"),
         (refusing(401), 502, "M_UNKNOWN"),
@@ -151,9 +155,10 @@ async def test_own_event_that_is_not_signed_is_not_sent(
 
 @pytest.mark.behaviours("SS-POL-03")
 async def test_words_of_the_policy_server_reach_the_client(policed: Policed) -> None:
-    error = b'{"errcode": "M_FORBIDDEN", "error": "That is spam."}'
+    error = b'{"errcode": "ORG.EXAMPLE_SPAM", "error": "That is spam.", "soft_logout": true}'
     policed.answer(lambda seen: Reply(400, {}, error))
-    assert (await policed.say("spam")).json() == {"errcode": "M_FORBIDDEN", "error": "That is spam."}
+    answer = await policed.say("spam")
+    assert (answer.status_code, answer.json()) == (400, {"errcode": "ORG.EXAMPLE_SPAM", "error": "That is spam."})
 
 
 @pytest.mark.behaviours("SS-POL-04", "SS-POL-05")
@@ -315,7 +320,7 @@ async def test_invite_is_signed_by_the_policy_server_before_anybody_else_sees_it
     policed.answer(lambda seen: Reply(400, {}, error))
     before = [event.event_id for event in await stage.events()]
     refused = await stage.alice.post(f"/rooms/{q(stage.room)}/invite", {"user_id": target})
-    assert (refused.status_code, refused.json()["error"]) == (403, "Not them.")
+    assert (refused.status_code, refused.json()["error"]) == (400, "Not them.")
     assert not [seen for seen in peer.seen if "/invite/" in seen.target]
     assert [event.event_id for event in await stage.events()] == before
     policed.answer(signature)
@@ -352,7 +357,7 @@ async def test_join_that_another_server_allows_is_signed_by_the_policy_server_fi
     )
     # Nobody on this server may let others in.
     answer = await join_by(ben, room_id)
-    assert (answer.status_code, answer.json()["error"]) == (403, "Not them.")
+    assert (answer.status_code, answer.json()["error"]) == (400, "Not them.")
     assert {seen.origin for seen in policy.seen if seen.target == SIGN} == {"b.test"}
     policy.on("POST", SIGN, signature)
     network.clock.advance(1)

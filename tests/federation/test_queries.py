@@ -115,7 +115,8 @@ async def test_profile_query_tells_own_users_only(stage: Stage) -> None:
     path = f"/query/profile?user_id={q(stage.alice.user_id)}"
     assert await stage.get(stage.others, path) == (200, {"displayname": "Alice", "com.example.x": [1]})
     assert await stage.get(stage.others, path + "&field=displayname") == (200, {"displayname": "Alice"})
-    assert await stage.get(stage.others, path + "&field=avatar_url") == (200, {})
+    for field in ("avatar_url", ""):
+        assert await stage.error(stage.others, f"{path}&field={field}") == (404, "M_NOT_FOUND")
     stage.bobs.on("GET", V1 + "/query/profile", lambda seen: {"displayname": "Bob"})
     for other in ("@nobody:a.test", "@bob:b.example"):
         assert await stage.error(stage.others, f"/query/profile?user_id={q(other)}") == (404, "M_NOT_FOUND")

@@ -6,6 +6,7 @@ from urllib.parse import quote
 
 import pytest
 
+from homeserver.matrix.events import Event
 from homeserver.matrix.room_versions import ROOM_VERSIONS
 from tests.federation.foreign import FEDERATION, ForeignRoom, bring_in, complete, hand_over, make
 from tests.federation.network import Network
@@ -202,3 +203,43 @@ async def test_join_that_follows_what_is_not_known_here_waits_for_it(network: Ne
     answer = await join_by(ben, room.room_id)
     assert answer.status_code == 200, answer.text
     assert await members_of(ben, room.room_id) == dict.fromkeys((room.owner, bob.user_id, ben.user_id), "join")
+
+
+@pytest.mark.trust("C27", "R8")
+async def test_join_that_our_signature_makes_too_large_is_refused(network: Network) -> None:
+    a = await network.server("a.test")
+    ann, p = await a.user("ann"), network.peer("p.test")
+    other = await ann.create_room(preset="public_chat")
+    await bring_in(p, "a.test", other, "@x:p.test")
+    room_id = await restricted_room(ann, other)
+    made = (await make(p, "a.test", "join", room_id, "@x:p.test", *ROOM_VERSIONS)).json()
+
+    def join(reason: str) -> Event:
+        return complete(p, made, content=made["event"]["content"] | {"reason": reason})
+
+    event = join("x" * (65_536 - len(join("").pdu)))
+    assert len(event.pdu) == 65_536
+    answer = await hand_over(p, "a.test", "join", room_id, event)
+    assert (answer.status_code, answer.json()["errcode"]) == (413, "M_TOO_LARGE")
+    assert await members_of(ann, room_id) == {ann.user_id: "join"}
+
+
+@pytest.mark.trust("S4")
+@pytest.mark.behaviours("SS-JOIN-06")
+async def test_nobody_comes_in_by_a_room_that_this_server_has_left(network: Network) -> None:
+    a = await network.server("a.test")
+    ann = await a.user("ann")
+    p = network.peer("p.test")
+    other = await ann.create_room(preset="public_chat")
+    await bring_in(p, "a.test", other, "@x:p.test")
+    room_id = await restricted_room(ann, other)
+    made = await make(p, "a.test", "join", room_id, "@x:p.test", *ROOM_VERSIONS)
+    assert made.status_code == 200, made.text
+    await ann.leave(other)
+    # By what is known here the user is still in it, but nobody would have told if it were not so.
+    for answer in (
+        await make(p, "a.test", "join", room_id, "@x:p.test", *ROOM_VERSIONS),
+        await hand_over(p, "a.test", "join", room_id, complete(p, made.json())),
+    ):
+        assert (answer.status_code, answer.json()["errcode"]) == (400, "M_UNABLE_TO_AUTHORISE_JOIN")
+    assert await members_of(ann, room_id) == {ann.user_id: "join"}

@@ -20,10 +20,11 @@ from homeserver.matrix.room_versions import ROOM_VERSIONS
 from homeserver.matrix.server_keys import publish
 from homeserver.matrix.signing import sign_json
 from homeserver.services.rooms.intake import FirstWrite
-from homeserver.storage import deliveries, events, stream_rows
+from homeserver.storage import deliveries, events, rooms, stream_rows
 from homeserver.storage.deliveries import Answered
 from homeserver.storage.engine import ReadTx, WriteTx
 from tests import room_graphs
+from tests.federation.foreign import bring_in
 from tests.federation.network import Link, Network, Peer
 from tests.processes import server
 from tests.room_graphs import Graph, key_of
@@ -736,6 +737,30 @@ async def test_what_was_staged_by_a_process_that_died_is_taken_in(held: Held, tm
         await again.fsck()
 
 
+@pytest.mark.trust("R5", "F22")
+async def test_event_that_cannot_be_processed_takes_none_of_those_staged_with_it_along(held: Held) -> None:
+    graph = await held.graph()
+    [joined] = [event for event in graph.events if (event.type, event.state_key) == ("m.room.member", CAT)]
+    await held.wait_for_keys()
+    cats = graph.say(CAT, "m.room.message", {"body": "of cat"}, [graph.events[-1]])
+    bobs = graph.say(BOB, "m.room.message", {"body": "beside"}, [joined])
+    for number, event in enumerate((cats, bobs)):
+        assert await held.peer.send("a.test", f"{number}", event.pdu) == {event.event_id: {}}
+    assert await held.staged() == 4
+    database = held.scene.world.container.database
+    stored = text("UPDATE events SET pdu = :pdu WHERE event_id = :event_id")
+
+    def store(tx: WriteTx, pdu: bytes) -> None:
+        tx.connection.execute(stored, {"pdu": pdu, "event_id": joined.event_id})
+
+    # What cat's event rests on was damaged on the disk.
+    await database.write(store, b"\xff")
+    held.other.awake.set()
+    await eventually(held.staged, lambda count: count == 0)
+    await database.write(store, joined.pdu)
+    assert await held.scene.bodies() == ["after", "beside"]
+
+
 @pytest.mark.parametrize("stage", [Federation(staged_per_server=2)], indirect=True)
 @pytest.mark.trust("R6", "C18")
 async def test_server_of_which_too_much_is_staged_has_to_wait(held: Held) -> None:
@@ -828,3 +853,52 @@ async def test_deliveries_of_one_server_do_not_wait_for_those_of_another(held: H
     assert not any(one.done() for one in flood)
     held.other.awake.set()
     assert {status for status, _ in await asyncio.gather(*flood)} == {200}
+
+
+@pytest.mark.trust("C18", "F24", "R5")
+async def test_nobody_in_a_room_waits_for_keys_of_those_whom_another_server_speaks_of(held: Held) -> None:
+    graph = await held.graph()
+    dans = graph.say(DAN, "m.room.member", {"membership": "join"}, [graph.events[-1]], state_key=DAN)
+    assert await held.peer.send("a.test", "1", dans.pdu) == {dans.event_id: {}}
+    assert await held.staged() == 1
+    others = held.network.peer("d.example")
+    eve = "@eve:d.example"
+    async with asyncio.timeout(5):  # It would be waited for longer.
+        join = await bring_in(others, "a.test", held.room, eve)
+        said = (await held.graph()).say(eve, "m.room.message", {"body": "hello"}, [join])
+        assert await others.send("a.test", "1", said.pdu) == {said.event_id: {}}
+    assert await held.scene.bodies() == ["hello"]
+    assert await held.staged() == 1
+    held.other.awake.set()
+    await eventually(held.staged, lambda count: count == 0)
+    assert (await held.scene.state("m.room.member", DAN))["membership"] == "join"
+
+
+@pytest.mark.parametrize("new_database", ["sqlite"], indirect=True)  # What is tested is not the database.
+@pytest.mark.trust("C18", "F24", "R5", "K9")
+async def test_no_room_waits_for_keys_that_many_others_lack(held: Held) -> None:
+    alice, database = held.scene.alice, held.scene.world.container.database
+    staged = []
+    for _ in range(51):
+        graph = await Scene(held.scene.world, alice, await alice.create_room(preset="public_chat")).graph()
+        staged.append(graph.say(DAN, "m.room.member", {"membership": "join"}, [graph.events[-1]], state_key=DAN))
+    last = Scene(held.scene.world, alice, await alice.create_room(preset="public_chat"))
+    await last.join(BOB)
+    graph = await last.graph()
+    staged.append(graph.say(BOB, "m.room.message", {"body": "hello"}, [graph.events[-1]]))
+
+    def stage(tx: WriteTx) -> None:
+        found = rooms.find_many_by_id(tx, [RoomId(event.room_id) for event in staged])
+        rows = [(found[RoomId(event.room_id)].room_nid, event.pdu) for event in staged]
+        deliveries.stage(tx, rows, ServerName("b.example"), now=0)
+
+    await database.write(stage)  # As if the server had died over them.
+    await held.network.stop("a.test")
+    world = await held.network.server("a.test")
+    scene = Scene(world, alice, last.room_id)
+    alice.client = world.client
+    async with asyncio.timeout(5):  # It would be waited for longer.
+        await eventually(scene.bodies, lambda bodies: bodies == ["hello"])
+    held.other.awake.set()
+    again = Held(held.network, scene, held.peer, held.other)
+    await eventually(again.staged, lambda count: count == 0)

@@ -55,6 +55,23 @@ def path(room_id: str) -> str:
     return f"{FEDERATION}/v1/exchange_third_party_invite/{quote(room_id)}"
 
 
+BAD: list[Any] = [
+    None,
+    7,
+    [],
+    "text",
+    {"room_id": "nonsense"},
+    {"room_id": 7},
+    {"room_id": []},
+    {"sender": None},
+    {"sender": "@x:p.test/"},
+    {"signed": {}},
+    {"signed": []},
+    {"signed": {"mxid": 7, "token": "t", "signatures": {}}},
+    {"signed": {"mxid": "@amy:a.test", "token": "token", "signatures": []}},
+]
+
+
 async def bind(client: Any, user_id: str, *found: tuple[str, str, Any]) -> Any:
     rows = [
         {"medium": "email", "address": "b@e.test", "mxid": user_id, "room_id": room, "sender": by, "signed": signed}
@@ -101,7 +118,25 @@ async def test_binding_is_for_users_of_this_server(network: Network) -> None:
     rows = [("!nowhere:a.test", ann.user_id, proof(amy.user_id)), (room_id, ann.user_id, proof(amy.user_id))]
     assert (await bind(a.client, amy.user_id, *rows)).status_code == 200
     assert list(await invites(amy)) == [room_id]
-    assert (await bind(a.client, amy.user_id, *rows * 26)).status_code == 400
+
+
+@pytest.mark.trust("C04")
+@pytest.mark.behaviours("SS-3PI-01")
+@pytest.mark.by_turns
+@pytest.mark.parametrize("bad", BAD)
+async def test_bad_invite_of_an_address_does_not_spoil_the_others(network: Network, bad: Any) -> None:
+    a = await network.server("a.test")
+    ann, amy = await a.user("ann"), await a.user("amy")
+    room_id = await offered(network, ann)
+    good = {"room_id": room_id, "sender": ann.user_id, "signed": proof(amy.user_id)}
+    rows = [good | bad if isinstance(bad, dict) else bad, good, *[{"room_id": "!x:a.test"}] * 60]
+    answer = await a.client.send(
+        "PUT",
+        f"{FEDERATION}/v1/3pid/onbind",
+        json={"medium": "email", "address": "b@e.test", "mxid": amy.user_id, "invites": rows},
+    )
+    assert (answer.status_code, answer.json()) == (200, {})
+    assert list(await invites(amy)) == [room_id]
 
 
 @pytest.mark.behaviours("CS-MEM-11")
@@ -164,6 +199,22 @@ async def test_exchange_of_something_else_is_refused(network: Network, change: A
 def with_signed(event: dict[str, Any], signed: Any) -> dict[str, Any]:
     third = event["content"]["third_party_invite"] | {"signed": signed}
     return event | {"content": event["content"] | {"third_party_invite": third}}
+
+
+def among(count: int, signed: dict[str, Any]) -> dict[str, Any]:
+    """The proof with so many signatures of no value before the good one."""
+    bad = {f"i{number}.test": {"ed25519:0": "AAAA"} for number in range(count)}
+    return signed | {"signatures": bad | signed["signatures"]}
+
+
+@pytest.mark.trust("C04", "C22")
+async def test_only_so_many_signatures_are_tried(network: Network) -> None:
+    a = await network.server("a.test")
+    ann, amy = await a.user("ann"), await a.user("amy")
+    room_id = await offered(network, ann)
+    for count, expected in ((10, []), (9, [room_id])):
+        await bind(a.client, amy.user_id, (room_id, ann.user_id, among(count, proof(amy.user_id))))
+        assert list(await invites(amy)) == expected
 
 
 async def is_exchanged(network: Network, sender: str, room_id: str, user_id: str = "@x:p.test") -> bool:
@@ -253,6 +304,38 @@ async def test_server_may_only_ask_for_its_own_users(network: Network) -> None:
         "a.test", "PUT", path(room_id), exchange(room_id, ann.user_id, "@x:q.test", proof("@x:q.test"))
     )
     assert (answer.status_code, answer.json()["errcode"]) == (403, "M_FORBIDDEN")
+
+
+@pytest.mark.behaviours("SS-3PI-02")
+async def test_whatever_was_signed_is_kept_and_keys_may_be_in_either_alphabet(network: Network) -> None:
+    a, b = await network.server("a.test"), await network.server("b.test")
+    ann, bob = await a.user("ann"), await b.user("bob")
+    key = next(
+        key for n in range(256) if set("+/") < set((key := SigningKey.generate("0", bytes([n]) * 32)).public_key)
+    )
+    public_key = key.public_key.replace("+", "-").replace("/", "_")
+    url = f"{VALID}?public_key={quote(public_key, safe='')}"
+    network.pages[url] = Reply(200, {}, b'{"valid": true}')
+    room_id = await ann.create_room()
+    content = {"display_name": "b", "public_key": public_key, "key_validity_url": VALID}
+    await ann.set_state(room_id, "m.room.third_party_invite", content, "token")
+    signed = proof(bob.user_id, key=key, medium="email", more={"deep": [1]})
+    assert (await bind(b.client, bob.user_id, (room_id, ann.user_id, signed))).status_code == 200
+    assert list(await invites(bob)) == [room_id]
+    event = await ann.get(f"/rooms/{quote(room_id)}/state/m.room.member/{bob.user_id}")
+    assert event.json()["third_party_invite"]["signed"] == signed
+    assert (await join_by(bob, room_id)).status_code == 200
+
+
+@pytest.mark.trust("C04")
+async def test_signed_text_without_bounds_is_refused(network: Network) -> None:
+    a = await network.server("a.test")
+    ann, p = await a.user("ann"), network.peer("p.test")
+    room_id = await offered(network, ann)
+    for more in ({"more": "x" * 8192}, {"more": 1.5}, {"more": 10**30}):
+        signed = proof("@x:p.test") | more
+        answer = await p.call("a.test", "PUT", path(room_id), exchange(room_id, ann.user_id, "@x:p.test", signed))
+        assert answer.status_code == 400, answer.text
 
 
 @pytest.mark.trust("C10", "C22")

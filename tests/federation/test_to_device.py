@@ -17,6 +17,7 @@ from tests.federation.network import Network
 from tests.federation.test_edus import TXN_IDS
 from tests.federation.test_outbound import Taker
 from tests.services.rooms.test_branches import Scene
+from tests.statements import counted
 from tests.world import User, World, eventually, until
 
 pytestmark = pytest.mark.anyio
@@ -257,6 +258,28 @@ async def test_messages_to_remote_users_are_sent_once_to_each_server(
     assert second["messages"] == {BOB: {"*": {}}}
     assert [content["messages"] for content in told(others)] == [{"@eve:c.example": {"*": {"n": 4}}}]
     assert [event["content"] for event in await received(dora)] == [{"n": 5}]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.trust("C19", "R6")
+async def test_messages_to_ten_thousand_users_are_sent_at_once_and_no_more(
+    network: Network, world: World, taker: Taker
+) -> None:
+    alice = await world.user("alice")
+    messages: Json = {f"@u{number}:b.example": {"*": {"n": number}} for number in range(10_000)}
+    with counted() as sent:
+        await put(alice, "many", messages)
+    assert len(sent) < 30
+    await until(lambda: sum(len(content["messages"]) for content in told(taker)) == 10_000)
+    assert all(len(json.dumps(content)) < 100_000 for content in told(taker))
+    here: Json = {f"@u{number}:a.test": {"*": {}} for number in range(10_000)}
+    with counted() as sent:
+        await put(alice, "nobody", here)
+    assert len(sent) < 30
+    one_more = {"messages": messages | {alice.user_id: {"*": {}}}}
+    answer = await alice.put("/sendToDevice/m.test/too_many", one_more)
+    assert (answer.status_code, answer.json()["errcode"]) == (400, "M_INVALID_PARAM")
+    assert await received(alice) == []
 
 
 @pytest.mark.behaviours("SS-EDU-07")

@@ -62,6 +62,10 @@ class Joining:
                 path = f"/rooms/{quote(room_id)}/send/m.room.message/t{self.number}"
                 answer = self.bob.call("PUT", path, {"msgtype": "m.text", "body": str(self.number)})
                 self.said.setdefault(room_id, []).append(answer["event_id"])
+                if self.number % 3 == 0:
+                    # What it said is kept until the room is whole, and no longer, whatever happens then.
+                    path = f"/rooms/{quote(room_id)}/redact/{quote(answer['event_id'])}/r{self.number}"
+                    self.bob.call("PUT", path, {})
         except _GONE:
             self.bob.close()
 

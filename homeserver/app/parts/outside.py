@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
-from homeserver.app import signing_key
+from homeserver.app import identity
 from homeserver.app.parts.foundation import Foundation
 from homeserver.matrix.server_keys import PublishedKey
 from homeserver.outbound.destinations import Destinations
@@ -32,7 +32,8 @@ class Outside:
 async def open_outside(foundation: Foundation, transport: Transport | None, stack: AsyncExitStack) -> Outside:
     """Build the part; `transport` is what stands in for the network, if something does."""
     config, clock, randomness = foundation.config, foundation.clock, foundation.randomness
-    author = Author(config.server_name, signing_key.ensure(config, randomness), clock, randomness)
+    key = await identity.signing_key_of(foundation.database, config, randomness)
+    author = Author(config.server_name, key, clock, randomness)
     if transport is None:
         transport = await stack.enter_async_context(opened(config.federation, clock, randomness, foundation.metrics))
     destinations = Destinations(clock, randomness)

@@ -34,6 +34,7 @@ class Rooms:
 
     stripper: Stripper
     partial_rooms: PartialRooms
+    guests: Guests
     members: Members
     room_creation: RoomCreation
     room_reader: RoomReader
@@ -58,7 +59,7 @@ def build_rooms(foundation: Foundation, outside: Outside, graph: RoomGraph) -> R
     succession = Succession(database, trees)
     known_in_part = PartialRooms(database, foundation.notifier)
     spaces_elsewhere = SpacesElsewhere(client, clock)
-    guests = Guests(database, sender, name)
+    guests = Guests(database, sender, trees, name)
     signed = SignedElsewhere(graph.inbox, graph.gaps)
     joining = Joining(database, sender, guests, succession, remote_members, signed, spaces_elsewhere, name)
     members = Members(database, sender, joining, remote_members, signed, known_in_part, name)
@@ -70,10 +71,11 @@ def build_rooms(foundation: Foundation, outside: Outside, graph: RoomGraph) -> R
     return Rooms(
         stripper=stripper,
         partial_rooms=known_in_part,
+        guests=guests,
         members=members,
         room_creation=creation,
         room_reader=reader,
-        nearest_events=NearestEvents(database, reader, graph.backfill, client),
+        nearest_events=NearestEvents(database, graph.hot, graph.inbox, reader, graph.backfill, client),
         relations=Relations(database, reader),
         room_upgrade=RoomUpgrade(database, sender, members, creation, author),
         directory=directory,

@@ -73,7 +73,11 @@ class Start:
             recipient.pending.fall_behind()
         if row.failures:
             since = row.failing_since_ts or now
-            health = Health(row.failures, since, row.last_attempt_ts or since, row.next_retry_ts or now, row.error)
+            attempt_ts = row.last_attempt_ts or since
+            # The clock may have been wrong when that was written down; how long the pause was to be, is right.
+            pause = max(0, (row.next_retry_ts or now) - attempt_ts)
+            retry_ts = min(row.next_retry_ts or now, now + pause)
+            health = Health(row.failures, min(since, now), min(attempt_ts, now), retry_ts, row.error)
             self._health.restore(row.server_name, health)
             self._turns.leave_alone(recipient, health)
         if row.failures >= DOWN_AFTER:

@@ -30,6 +30,20 @@ class Media(Asking):
         target = f"/_matrix/media/v3/download/{part(server)}/{part(media_id)}?allow_remote=false"
         return await self._ask(_get("getContent", destination, target, largest), is_signed=False)
 
+    async def thumbnail_of_old(
+        self,
+        destination: ServerName,
+        server: ServerName,
+        media_id: str,
+        query: Sequence[tuple[str, str]],
+        *,
+        largest: int,
+    ) -> Reply:
+        """A thumbnail, from a server that does not know the authenticated way."""
+        path = f"/_matrix/media/v3/thumbnail/{part(server)}/{part(media_id)}"
+        target = with_query(path, [*query, ("allow_remote", "false")])
+        return await self._ask(_get("getContentThumbnail", destination, target, largest), is_signed=False)
+
     async def file_at(self, url: str, *, largest: int) -> Reply:
         """A file that a server says is at this address."""
         reply = await self._transport.fetch(url, timeout_s=_TIMEOUT_S, largest=largest)

@@ -104,6 +104,10 @@ class Limits:
             raise LimitExceeded(int((needed - bucket.tokens) / rate.per_second * 1000) + 1)
         bucket.tokens -= count
 
+    def most(self, name: str, otherwise: int) -> int:
+        """So many tokens may be asked for at once; `otherwise` where nobody counts them."""
+        return min(self._rates[name].burst, otherwise) if self._enabled else otherwise
+
     def take_some(self, name: str, key: str, count: int) -> int:
         """Take as many tokens as there are, up to so many; how many that was."""
         if not self._enabled:

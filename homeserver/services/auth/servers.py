@@ -65,7 +65,7 @@ class ServerAuth:
         if not await self._keys.is_kept(wanted):
             # Anybody can write any name in a header, and have us ask that server.
             self._limits.take("strangers", network_of(address))
-        keys = await self._keys.find(wanted, is_urgent=True)
+        keys = await self._keys.find(wanted, asker=network_of(address))
         # A large body takes a while, and anybody may send many of them at a time: in any name, but not from anywhere.
         await self._turns.take(network_of(address), host_of(ServerName(origin)))
         reason = "The key that signed the request is not known."

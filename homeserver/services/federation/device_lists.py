@@ -142,7 +142,9 @@ class RemoteDeviceLists:
         return await self._database.read(remote_device_lists.next_due)
 
     async def tidy(self) -> None:
-        """Forget the lists of those with whom no room is shared any more."""
+        """Forget the lists of those with whom no room is shared any more; put right what a wrong clock has put off."""
+        now = self._clock.now()
+        await self._database.write(remote_device_lists.bring_forward, latest=now + _LONGEST_PAUSE_MS, now=now)
         after = UserId("")
         while page := await self._database.read(remote_device_lists.list_page, after=after, limit=_BATCH):
             await self._database.write(self._forget_strangers, page)

@@ -1,8 +1,9 @@
-"""The lines in which events of other servers wait for their turn, one for each room.
+"""The lines in which events of other servers wait for their turn, one for each room and server that delivers.
 
 A line moves while there is something in it: first come, first served, one delivery after the other. Rooms do not wait
-for each other. What a server was told that it will be taken in, though it had not been, is staged in the database: the
-line is then behind, and what comes is staged as well, until all that is staged was taken in.
+for each other, and in a room nobody waits for what another server speaks of: events may have to wait long for the keys
+of those who signed them. What a server was told that it will be taken in, though it had not been, is staged in the
+database: the line is then behind, and what comes is staged as well, until all that is staged was taken in.
 
 A line is worked at by one task. When the server ends, the tasks are cancelled: what was acknowledged is staged, and
 goes on at the next start.
@@ -10,14 +11,14 @@ goes on at the next start.
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from homeserver.errors import NotFound, RequestError
 from homeserver.kit import crash
 from homeserver.kit.clock import Clock
-from homeserver.kit.concurrency import Background
+from homeserver.kit.concurrency import Background, KeyedLocks
 from homeserver.kit.logs import report
 from homeserver.kit.metrics import Metrics
 from homeserver.matrix.identifiers import EventId, RoomId, ServerName
@@ -33,11 +34,14 @@ from homeserver.storage.deliveries import Staged
 from homeserver.storage.engine import Database
 
 _AT_ONCE = 100
-"""So many staged events of a room are taken together."""
+"""So many staged events of a line are taken together."""
 _ROOMS_AT_ONCE = 50
 """So many rooms that are behind catch up at a time."""
 _PAUSE_S = 5.0
 _LOOK_AGAIN_S = 15.0
+
+
+LineId = tuple[RoomId, ServerName]
 
 
 @dataclass(eq=False, slots=True)
@@ -54,6 +58,11 @@ class Place:
     numbers: list[int] = field(default_factory=list)
     """Where it is staged."""
 
+    @property
+    def line_id(self) -> LineId:
+        """The line that it is in."""
+        return self.room.room_id, self.origin
+
 
 @dataclass(slots=True)
 class _Line:
@@ -65,14 +74,15 @@ class _Line:
 
 
 class Staging:
-    """Something is about to be staged; until the end nobody believes that a room has caught up."""
+    """Something that a server delivered is about to be staged; until the end nobody believes that it has caught up."""
 
-    def __init__(self, lines: "RoomLines") -> None:
+    def __init__(self, lines: "RoomLines", origin: ServerName) -> None:
         self._lines = lines
+        self._origin = origin
 
-    def end(self, staged: Sequence[tuple[HotRoom, int]], origin: ServerName, places: Sequence[Place]) -> None:
+    def end(self, staged: Sequence[tuple[HotRoom, int]], places: Sequence[Place]) -> None:
         """It is committed: these events with their numbers, among them those of the places that are not done."""
-        self._lines.note_staged(staged, origin, places)
+        self._lines.note_staged(self._origin, staged, places)
 
 
 class RoomLines:
@@ -95,23 +105,25 @@ class RoomLines:
         self._gaps = gaps
         self._metrics = metrics
         self._background = background
-        self._lines: dict[RoomId, _Line] = {}
+        self._lines: dict[LineId, _Line] = {}
         self._staged: Counter[ServerName] = Counter()
         self._catching_up = asyncio.Semaphore(_ROOMS_AT_ONCE)
+        # The lines of a room take turns, so that those of one room take up no more than one of all the turns there are.
+        self._in_room: KeyedLocks[RoomId] = KeyedLocks()
         self._is_closing = False
 
     async def run(self) -> None:
         """Take up what was staged when the server ended, then look after gaps; until cancelled."""
         self._staged = Counter(await self._database.read(deliveries.count_staged))
         self._metrics.staged_pdus.set(self._staged.total())
-        for room_id in await self._database.read(deliveries.list_rooms):
-            self._fall_behind(room_id)
+        for line_id in await self._database.read(deliveries.list_lines):
+            self._fall_behind(line_id)
         while True:
             await self._gaps.look_again()
             await self._clock.sleep(_LOOK_AGAIN_S)
-            for room_id, line in list(self._lines.items()):
+            for line_id, line in list(self._lines.items()):
                 if line.places or line.is_behind:
-                    self._move(room_id, line)  # It may have stopped because the database was gone.
+                    self._move(line_id, line)  # It may have stopped because the database was gone.
 
     async def close(self) -> None:
         """Let the lines stand still."""
@@ -122,9 +134,9 @@ class RoomLines:
         if tasks:
             await asyncio.wait(tasks)
 
-    def is_behind(self, room_id: RoomId) -> bool:
-        """Whether events of the room are staged, so that what comes has to be staged too."""
-        line = self._lines.get(room_id)
+    def is_behind(self, room_id: RoomId, origin: ServerName) -> bool:
+        """Whether events of the room by this server are staged, so that what comes has to be staged too."""
+        line = self._lines.get((room_id, origin))
         return line is not None and (line.is_behind or line.staging > 0)
 
     def count_staged(self, origin: ServerName) -> int:
@@ -133,25 +145,25 @@ class RoomLines:
 
     def join(self, place: Place) -> Place:
         """Take a place in line."""
-        line = self._line(place.room.room_id)
+        line = self._line(place.line_id)
         line.places.append(place)
-        self._move(place.room.room_id, line)
+        self._move(place.line_id, line)
         return place
 
     @contextmanager
-    def staging(self, room_ids: Sequence[RoomId]) -> Iterator[Staging]:
-        """While something of these rooms is written to the database."""
-        lines = {room_id: self._line(room_id) for room_id in room_ids}
+    def staging(self, origin: ServerName, room_ids: Iterable[RoomId]) -> Iterator[Staging]:
+        """While something of these rooms that a server delivered is written to the database."""
+        lines = {(room_id, origin): self._line((room_id, origin)) for room_id in room_ids}
         for line in lines.values():
             line.staging += 1
         try:
-            yield Staging(self)
+            yield Staging(self, origin)
         finally:
-            for room_id, line in lines.items():
+            for line_id, line in lines.items():
                 line.staging -= 1
-                self._forget_idle(room_id, line)
+                self._forget_idle(line_id, line)
 
-    def note_staged(self, staged: Sequence[tuple[HotRoom, int]], origin: ServerName, places: Sequence[Place]) -> None:
+    def note_staged(self, origin: ServerName, staged: Sequence[tuple[HotRoom, int]], places: Sequence[Place]) -> None:
         """These events are staged now, among them those of places that are not done."""
         self._count(origin, len(staged))
         numbers: dict[HotRoom, list[int]] = {}
@@ -164,39 +176,39 @@ class RoomLines:
                 # It is on its way, or has arrived meanwhile: whoever is working at it removes what is staged.
                 place.numbers = numbers[place.room]
             else:
-                self._line(place.room.room_id).places.remove(place)
+                self._line(place.line_id).places.remove(place)
             if place.done.done() and place.done.exception() is None:
                 self._background.start(self._unstage(origin, place.numbers))
         for room in numbers:
-            self._fall_behind(room.room_id)
+            self._fall_behind((room.room_id, origin))
 
-    def _line(self, room_id: RoomId) -> _Line:
-        return self._lines.setdefault(room_id, _Line())
+    def _line(self, line_id: LineId) -> _Line:
+        return self._lines.setdefault(line_id, _Line())
 
-    def _fall_behind(self, room_id: RoomId) -> None:
-        line = self._line(room_id)
+    def _fall_behind(self, line_id: LineId) -> None:
+        line = self._line(line_id)
         line.is_behind = True
-        self._move(room_id, line)
+        self._move(line_id, line)
 
-    def _move(self, room_id: RoomId, line: _Line) -> None:
+    def _move(self, line_id: LineId, line: _Line) -> None:
         if line.task is None and not self._is_closing:
-            line.task = self._background.start(self._work(room_id, line))
+            line.task = self._background.start(self._work(line_id, line))
 
-    async def _work(self, room_id: RoomId, line: _Line) -> None:
+    async def _work(self, line_id: LineId, line: _Line) -> None:
         try:
             while line.places or line.is_behind:
                 if line.places:
                     await self._take(line.places.popleft())
-                elif not await self._catch_up(room_id) and not line.places:
+                elif not await self._catch_up(*line_id) and not line.places:
                     # What is being staged right now is announced by whoever stages it.
                     line.is_behind = False
         finally:
             line.task = None
-            self._forget_idle(room_id, line)
+            self._forget_idle(line_id, line)
 
-    def _forget_idle(self, room_id: RoomId, line: _Line) -> None:
+    def _forget_idle(self, line_id: LineId, line: _Line) -> None:
         if line.task is None and not line.places and not line.is_behind and not line.staging:
-            self._lines.pop(room_id, None)
+            self._lines.pop(line_id, None)
 
     async def _take(self, place: Place) -> None:
         place.is_begun = True
@@ -212,44 +224,57 @@ class RoomLines:
                 return  # Where it is staged it is tried again.
             outcome = self._given_up(outcome, [id_of(place.room, pdu) for pdu in place.pdus])
         place.done.set_result(outcome)
-        self._look_for_gaps(place.room.room_id, place.origin, outcome)
+        self._look_for_gaps(*place.line_id, outcome)
         if place.numbers:
             await self._unstage(place.origin, place.numbers)
 
-    async def _catch_up(self, room_id: RoomId) -> bool:
+    async def _catch_up(self, room_id: RoomId, origin: ServerName) -> bool:
         """Take in some of what is staged; whether there was anything."""
-        async with self._catching_up:
-            try:
-                room_nid = await self._hot.nid_of(room_id)
-            except NotFound:
-                # The room was purged, and with it what was staged.
-                self._staged = Counter(await self._database.read(deliveries.count_staged))
-                return False
-            staged = await self._database.read(deliveries.list_staged, room_nid, limit=_AT_ONCE)
+        await self._ask_for_keys(room_id, origin)
+        async with self._in_room.hold(room_id), self._catching_up:
+            staged = await self._list_staged(room_id, origin)
             if not staged:
                 return False
             crash.point("K9")
-            if not await self._take_staged(room_id, staged):
-                await self._clock.sleep(_PAUSE_S)
-            return True
+            is_taken = await self._take_staged(room_id, origin, staged)
+        if not is_taken:
+            await self._clock.sleep(_PAUSE_S)
+        return True
 
-    async def _take_staged(self, room_id: RoomId, staged: Sequence[Staged]) -> bool:
+    async def _ask_for_keys(self, room_id: RoomId, origin: ServerName) -> None:
+        """Ask for the keys that the next events need. It takes as long as servers like: nothing is held meanwhile."""
+        async with self._in_room.hold(room_id), self._catching_up:
+            staged = await self._list_staged(room_id, origin)
+            lacking = await self._inbox.keys_lacking(room_id, [one.pdu for one in staged])
+            staged.clear()
+        if lacking:
+            await self._inbox.ask_for_keys(lacking)
+
+    async def _list_staged(self, room_id: RoomId, origin: ServerName) -> list[Staged]:
+        """What is next in a line of those that are behind."""
+        try:
+            room_nid = await self._hot.nid_of(room_id)
+        except NotFound:
+            # The room was purged, and with it what was staged.
+            self._staged = Counter(await self._database.read(deliveries.count_staged))
+            return []
+        return await self._database.read(deliveries.list_staged, room_nid, origin, limit=_AT_ONCE)
+
+    async def _take_staged(self, room_id: RoomId, origin: ServerName, staged: Sequence[Staged]) -> bool:
         """Take in what is staged; whether that could be done. One that is the fault of all goes alone."""
-        [outcome] = await asyncio.gather(
-            self._inbox.receive(room_id, [one.pdu for one in staged]), return_exceptions=True
-        )
+        work = self._inbox.receive(room_id, [one.pdu for one in staged], patience_s=0)  # They were waited for.
+        [outcome] = await asyncio.gather(work, return_exceptions=True)
         if isinstance(outcome, BaseException):
             if not isinstance(outcome, (RequestError, *WRONG)):
                 report(outcome)
                 return False
             if len(staged) > 1:
-                return all([await self._take_staged(room_id, [one]) for one in staged])
+                return all([await self._take_staged(room_id, origin, [one]) for one in staged])
             outcome = self._given_up(outcome, [None])
-        for one, receipt in zip(staged, outcome, strict=True):
+        for receipt in outcome:
             self._metrics.pdus_received.labels(receipt.outcome.value).inc()
-            self._look_for_gaps(room_id, one.origin, [receipt])
-        for origin in {one.origin for one in staged}:
-            await self._unstage(origin, [one.number for one in staged if one.origin == origin])
+        self._look_for_gaps(room_id, origin, outcome)
+        await self._unstage(origin, [one.number for one in staged])
         return True
 
     def _given_up(self, fault: BaseException, event_ids: Sequence[EventId | None]) -> list[Receipt]:

@@ -66,7 +66,7 @@ class PublishedKeys:
             # Who asks us does not wait for ever.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_PATIENCE_S):
-                    await self._keys.refresh(due, is_for_others=True)
+                    await self._keys.refresh({server: {} for server in due}, is_for_others=True)
             heads = await self._database.read(server_keys.find_heads, others)
         fitting = _fitting([heads[server] for server in others if server in heads])
         documents = await self._database.read(server_keys.find_documents, fitting)

@@ -230,9 +230,9 @@ class Transactions:
         kept = Answered(origin, number, name, answer, self._clock.now())
         is_as_expected = first.is_written and answer == expected.answer
         if staged:
-            with self._lines.staging([room.room_id for room, _ in staged]) as staging:
+            with self._lines.staging(origin, {room.room_id for room, _ in staged}) as staging:
                 numbers = await self._database.write(self._stage, kept, staged)
-                staging.end([(room, number) for (room, _), number in zip(staged, numbers, strict=True)], origin, places)
+                staging.end([(room, number) for (room, _), number in zip(staged, numbers, strict=True)], places)
         elif any(results.values()) or (first.is_handed_over and not is_as_expected):
             await self._database.write(deliveries.keep_answers, [kept])
         elif not is_as_expected:
@@ -300,7 +300,7 @@ class Transactions:
     ) -> tuple[list[Place], dict[HotRoom, Sequence[bytes]]]:
         """Places in line for the rooms' events, and those for which there is none, because too many wait."""
         behind: dict[HotRoom, Sequence[bytes]] = {
-            room: pdus for room, pdus in sorted_.rooms.items() if self._lines.is_behind(room.room_id)
+            room: pdus for room, pdus in sorted_.rooms.items() if self._lines.is_behind(room.room_id, origin)
         }
         coming = {room: pdus for room, pdus in sorted_.rooms.items() if room not in behind}
         looked_at = {one.room: one for one in await self._inbox.look_at(coming)} if coming else {}
@@ -359,7 +359,8 @@ def _identity(pdu: bytes) -> bytes:
 
 def _expected(places: Sequence[Place]) -> bytes:
     """What is answered if all that was looked at can be taken in."""
-    receipts = [receipt for place in places if place.looked_at is not None for receipt in place.looked_at.receipts]
+    looked_at = [place.looked_at.checked for place in places if place.looked_at is not None]
+    receipts = [receipt for checked in looked_at for receipt in checked.receipts]
     return _encode({"pdus": {one.event_id: {} for one in receipts if one.event_id is not None}})
 
 

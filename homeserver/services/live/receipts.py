@@ -1,6 +1,6 @@
 """Read receipts and read markers (client-server API, Receipts, Fully read markers)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,6 +27,7 @@ MAIN = "main"
 _HOPS = 3
 
 Json = dict[str, Any]
+_Key = tuple[int, UserId, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,13 +123,15 @@ class Receipts:
 
 def _hear(tx: WriteTx, heard: Sequence[Heard]) -> None:
     found_rooms = rooms.find_many_by_id(tx, {one.room_id for one in heard})
-    found_events = events.find_many_by_id(tx, {one.event_id for one in heard})
     nids = [room.room_nid for room in found_rooms.values()]
-    known = {
-        (receipt.room_nid, receipt.user_id, receipt.thread_id): receipt
-        for receipt in receipts.list_of_users(tx, {one.user_id for one in heard}, nids, READ)
-    }
-    new: dict[tuple[int, UserId, str], Receipt] = {}
+    listed = receipts.list_of_users(tx, {one.user_id for one in heard}, nids, READ)
+    known = {_key(receipt): receipt for receipt in listed}
+    doubtful = {(receipt.room_nid, receipt.user_id): receipt for receipt in listed if _is_doubtful(receipt)}
+    found_events = events.find_many_by_id(
+        tx, {one.event_id for one in heard} | {one.event_id for one in doubtful.values()}
+    )
+    new: dict[_Key, Receipt] = {}
+    old: list[Receipt] = []
     woken: set[str] = set()
     for one in heard:
         room, event = found_rooms.get(one.room_id), found_events.get(one.event_id)
@@ -147,16 +150,45 @@ def _hear(tx: WriteTx, heard: Sequence[Heard]) -> None:
             ts=one.ts,
             position=0,
         )
-        key = (room.room_nid, one.user_id, slot)
+        key = _key(receipt)
         before = new.get(key) or known.get(key)
         if before is None or _goes_on(before, receipt):
             new[key] = receipt
             woken |= {room.room_id, receipts_key(room.room_id)}
+            if _is_doubtful(receipt):
+                if (other := doubtful.get(key[:2])) is not None and _key(other) != key:
+                    old.append(other)
+                doubtful[key[:2]] = receipt
     if new:
         position = stream_rows.advance(tx, len(new)) - len(new)
         numbered = [replace(receipt, position=position + number) for number, receipt in enumerate(new.values(), 1)]
-        receipts.put_many(tx, numbered)
+        settled = _settled(tx, old, {room.room_nid: room for room in found_rooms.values()}, found_events)
+        receipts.remove_many(tx, old)
+        receipts.put_many(tx, settled + numbered)
         tx.wake(woken)
+
+
+def _settled(
+    tx: ReadTx, doubtful: Sequence[Receipt], of_nid: Mapping[int, Room], found: Mapping[EventId, StoredEvent]
+) -> list[Receipt]:
+    """Those whose events have come meanwhile, and are in the threads that they name."""
+    settled = []
+    for receipt in doubtful:
+        room, event = of_nid[receipt.room_nid], found.get(receipt.event_id)
+        if event is None or event.room_nid != room.room_nid:
+            continue
+        if receipt.thread_id in threads_of(tx, room, event):
+            settled.append(replace(receipt, event_position=event.came_at))
+    return settled
+
+
+def _key(receipt: Receipt) -> _Key:
+    return receipt.room_nid, receipt.user_id, receipt.thread_id
+
+
+def _is_doubtful(receipt: Receipt) -> bool:
+    """Whether it names a thread and an event that was not there: each user has one such receipt in a room, no more."""
+    return receipt.event_position == 0 and receipt.thread_id not in (UNTHREADED, MAIN)
 
 
 def _goes_on(before: Receipt, after: Receipt) -> bool:
@@ -167,9 +199,12 @@ def _goes_on(before: Receipt, after: Receipt) -> bool:
 
 
 def _is_in_thread(tx: ReadTx, room: Room, event: StoredEvent | None, thread_id: str | None) -> bool:
-    """Whether the receipt names a thread that the event is in: nobody may fill the table with threads that are none."""
+    """Whether the receipt names a thread that the event is in, or may be in once it comes.
+
+    Nobody may fill the table with threads that are none.
+    """
     if thread_id is None or event is None:
-        return thread_id in (None, MAIN)
+        return True
     return thread_id in threads_of(tx, room, event)
 
 

@@ -1,7 +1,7 @@
 """Files of other servers, and the copies that are kept of them (server-server API, Content Repository)."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from homeserver.errors import (
@@ -105,8 +105,7 @@ class MediaElsewhere:
             query.append(("animated", "true"))
         async with self._turns_each.hold(server_name), self._turns:
             try:
-                reply = await self._federation.thumbnail(server_name, media_id, query, largest=_LARGEST_THUMBNAIL)
-                part = await self._file(reply, _LARGEST_THUMBNAIL)
+                part = await self._ask_for_thumbnail(server_name, media_id, query)
             except RemoteFailure:
                 return None
         kind, _ = multipart.parameters_of(part.headers.get("content-type", ""))
@@ -136,14 +135,27 @@ class MediaElsewhere:
             reply = await self._federation.media(server_name, media_id, largest=largest, wait_ms=timeout_ms)
             part = await self._file(reply, size)
         except Refused as refusal:
-            if (refusal.status, refusal.errcode) != (404, "M_UNRECOGNIZED"):
+            if not _is_of_old(refusal):
                 raise
-            # A server that only knows the way without authentication.
             reply = await self._federation.media_of_old(server_name, server_name, media_id, largest=largest)
             part = Part(reply.headers, reply.body)
         if len(part.body) > size:
             raise AnswerTooLarge(f"The file has more than {size} bytes.")
         return part
+
+    async def _ask_for_thumbnail(
+        self, server_name: ServerName, media_id: str, query: Sequence[tuple[str, str]]
+    ) -> Part:
+        """What the server of a file answers to a wish. Raises `RemoteFailure`."""
+        largest = _LARGEST_THUMBNAIL
+        try:
+            reply = await self._federation.thumbnail(server_name, media_id, query, largest=largest)
+            return await self._file(reply, largest)
+        except Refused as refusal:
+            if not _is_of_old(refusal):
+                raise
+            reply = await self._federation.thumbnail_of_old(server_name, server_name, media_id, query, largest=largest)
+            return Part(reply.headers, reply.body)
 
     async def _file(self, reply: Reply, largest: int) -> Part:
         """The part with the file, fetched from where it says, if it is not there itself. Raises `Unreachable`."""
@@ -203,6 +215,11 @@ class MediaElsewhere:
                 gone.append(blob)
                 surplus -= size
         return gone
+
+
+def _is_of_old(refusal: Refused) -> bool:
+    """Whether the server only knows the way without authentication."""
+    return (refusal.status, refusal.errcode) == (404, "M_UNRECOGNIZED")
 
 
 def _in_own_words(error: RemoteFailure) -> HomeserverError:

@@ -13,20 +13,19 @@ from homeserver.kit.clock import Clock
 from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import EventId, ServerName, domain_of
 from homeserver.services.rooms.graph import Graph, Placed
-from homeserver.services.rooms.hot import HotRoom, HotRooms, NotLoaded
+from homeserver.services.rooms.hot import HotRoom, HotRooms
 from homeserver.services.rooms.intake import Intake, in_order
 from homeserver.services.rooms.loose_ends import settle
 from homeserver.services.rooms.merge import Merger
-from homeserver.services.rooms.persist import EventWriter, Superseded
+from homeserver.services.rooms.persist import ATTEMPTS, EventWriter, Superseded
 from homeserver.services.rooms.placement import Batch
 from homeserver.services.rooms.policy import PolicyServers
 from homeserver.services.rooms.receipts import Outcome, Receipt, of_placed
+from homeserver.services.rooms.room_state import NotLoaded
 from homeserver.services.rooms.waiting import WaitingEvents
 from homeserver.storage.engine import WriteTx
 from homeserver.storage.event_graph import Waiting
 from homeserver.storage.state import Pair
-
-_ATTEMPTS = 5
 
 Given = Mapping[Pair, int]
 """The state before an event where it is known from elsewhere: positions by pair."""
@@ -104,7 +103,7 @@ class Admission:
         self, room: HotRoom, event: Event, intake: Intake, *, given: Given | None, is_recommended: bool
     ) -> bool:
         """Place an event, or let it wait; whether it was placed."""
-        for _ in range(_ATTEMPTS):
+        for _ in range(ATTEMPTS):
             if given is None and is_recommended and event.event_id not in intake.outliers:
                 try:
                     placed = self._graph.follow(room, event)

@@ -10,51 +10,33 @@ import asyncio
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from homeserver.errors import BadAnswer, Conflict, NotFound
 from homeserver.kit.clock import Clock
 from homeserver.kit.concurrency import finish
-from homeserver.matrix import event_auth
-from homeserver.matrix.event_auth import AuthError
 from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import EventId, RoomId, ServerName, UserId, domain_of
 from homeserver.matrix.room_versions import ROOM_VERSIONS, RoomVersion
 from homeserver.services.auth.limits import host_of
-from homeserver.services.rooms.checks import Checks, Unfit
-from homeserver.services.rooms.graph import auth_keys
+from homeserver.services.rooms.checks import Checks
 from homeserver.services.rooms.hot import HotRoom, HotRooms, parse
 from homeserver.services.rooms.inbox import Inbox
-from homeserver.services.rooms.landing import Landing, Standing, land
+from homeserver.services.rooms.join_answers import CREATE, MEMBER, JoinAnswer, JoinAnswers
+from homeserver.services.rooms.landing import Landing, Membership, land
 from homeserver.services.rooms.outliers import Outliers, by_auth
-from homeserver.services.rooms.persist import EventWriter, Superseded
+from homeserver.services.rooms.persist import ATTEMPTS, EventWriter, Superseded
 from homeserver.services.rooms.placement import Batch, NewEvent, Placement
 from homeserver.services.rooms.receipts import Outcome
 from homeserver.services.rooms.state import StateTrees
 from homeserver.services.rooms.state_requests import MOST_CHAIN, MOST_STATE
+from homeserver.services.rooms.verdicts import auth_keys, refusal
 from homeserver.storage import events
 from homeserver.storage.engine import Database, ReadTx
 from homeserver.storage.events import StoredEvent
 from homeserver.storage.state import Pair
 from homeserver.storage.tables import chunks
 
-_CREATE: Pair = ("m.room.create", "")
-_MEMBER = "m.room.member"
-_NEEDED = {
-    "m.room.create",  # Since room version 12 no event cites it.
-    "m.room.encryption",
-    "m.room.history_visibility",
-    "m.room.policy",
-    "m.room.server_acl",
-}
-"""State without which there is no room, or people of this server would say what they do not want to, or hear whom they
-should not."""
-_PATIENCE_S = 1.0
-"""So long servers may take to tell their keys before the room is used without what they have signed."""
-_INSISTENCE_S = 60.0
-"""So long they may take where that is no choice."""
-_MOST_INSISTED = 200
-_ATTEMPTS = 5
 _PART = 1000
 _MOST_SERVERS = 10_000
 _MOST_OF_HOST = 3
@@ -63,23 +45,7 @@ there is sent to all of them."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Answer:
-    """What a server said about a room, as far as it passes the first checks."""
-
-    join: Event
-    create: Event
-    state: Mapping[Pair, EventId]
-    members: Mapping[EventId, tuple[str, UserId]]
-    """Of the member events of the state: what they make of the user, and their sender."""
-    events: Mapping[EventId, Event]
-    unproven: Collection[EventId]
-    """What was named as state besides members, and left out because its signers did not tell their keys in time."""
-    servers: Collection[ServerName] | None
-    """The servers in the room, where anything was left out for that reason."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Ground:
+class _Footing:
     """What the database has of that upon which a join is written."""
 
     own: events.Standing | None
@@ -131,7 +97,7 @@ class Arrivals:
         self._trees = trees
         self._writer = writer
         self._inbox = inbox
-        self._checks = checks
+        self._answers = JoinAnswers(checks)
         self._outliers = outliers
         self._server_name = server_name
         self._expected: dict[RoomId, _Expected] = {}
@@ -174,7 +140,7 @@ class Arrivals:
         facts = ROOM_VERSIONS[version]
         if len(state) > MOST_STATE or len(auth_chain) > MOST_CHAIN:
             raise BadAnswer("The room is too large.")
-        answer = await self._verify(room_id, facts, pdu, state, auth_chain)
+        answer = await self._answers.verify(room_id, facts, pdu, state, auth_chain)
         if partial is None:
             partial = answer.servers
         if partial is not None:
@@ -187,7 +153,7 @@ class Arrivals:
                 return event_id
             raise BadAnswer(f"The join is not allowed in the room as it is known here: {receipt.reason}")
         async with self._inbox.turn(room_id):
-            for _ in range(_ATTEMPTS):
+            for _ in range(ATTEMPTS):
                 try:
                     room = await self._room(room_id, facts, answer)
                     await self._take(room, answer)
@@ -205,36 +171,7 @@ class Arrivals:
             return False
         return any(domain_of(user_id) == self._server_name for user_id in room.joined)
 
-    async def _verify(
-        self,
-        room_id: RoomId,
-        version: RoomVersion,
-        pdu: bytes,
-        state: Sequence[bytes],
-        auth_chain: Sequence[bytes],
-    ) -> _Answer:
-        """The first checks on everything, and that it is about the room that is asked for."""
-        distinct = list(dict.fromkeys([pdu, *state, *auth_chain]))
-        checked = await self._checks.check(room_id, version, distinct, is_old=True, patience_s=_PATIENCE_S)
-        outcomes = dict(zip(distinct, checked, strict=True))
-        try:
-            async with asyncio.timeout(_INSISTENCE_S):
-                while insisted := _unproven_but_needed(pdu, state, outcomes):
-                    # Without these one cannot come in, or would not do as the room wants: they are worth some time.
-                    if len(insisted) > _MOST_INSISTED:
-                        raise BadAnswer("Too much of what the join rests on is signed by keys that cannot be had.")
-                    checked = await self._checks.check(room_id, version, insisted, is_old=True)
-                    outcomes |= zip(insisted, map(_final, checked), strict=True)
-        except TimeoutError:
-            raise BadAnswer("What the join rests on is signed by keys that were not to be had in time.") from None
-        join = outcomes[pdu]
-        if isinstance(join, Unfit):
-            raise BadAnswer(f"The join event cannot be used: {join.reason}")
-        if join.type != _MEMBER or join.membership != "join" or join.state_key != join.sender:
-            raise BadAnswer("The event is not that of somebody who joins.")
-        return await asyncio.to_thread(_sort, version, join, [outcomes[one] for one in state], outcomes.values())
-
-    async def _room(self, room_id: RoomId, version: RoomVersion, answer: _Answer) -> HotRoom:
+    async def _room(self, room_id: RoomId, version: RoomVersion, answer: JoinAnswer) -> HotRoom:
         """The room as far as it is known; one that is not begins with its create event."""
         try:
             room = await self._hot.find(room_id)
@@ -246,10 +183,8 @@ class Arrivals:
             return room
         if await self._database.read(events.find_positions, [EventId(answer.create.event_id)]):
             raise BadAnswer("The room begins with an event of another room.")
-        try:
-            event_auth.check_auth(answer.create, [])
-        except AuthError as error:
-            raise BadAnswer(f"The room cannot begin like this: {error}") from None
+        if reason := refusal(answer.create, []):
+            raise BadAnswer(f"The room cannot begin like this: {reason}")
         room = HotRoom(room_id, version)
         # Whoever does not wait for the end of it must not leave a room behind that has no beginning.
         await finish(self._found(room, answer.create))
@@ -260,26 +195,26 @@ class Arrivals:
         await self._writer.write(Batch(room, [begin], now=self._clock.now()))
         self._hot.drop(room)  # Nobody has seen it yet; it is read with the state that it has by now.
 
-    async def _take(self, room: HotRoom, answer: _Answer) -> None:
+    async def _take(self, room: HotRoom, answer: JoinAnswer) -> None:
         """Store what is not known yet, but for the join event."""
         known = await self._database.read(events.find_positions, answer.events)
         new = {event_id: event for event_id, event in answer.events.items() if event_id not in known}
         if new:
             await self._outliers.take(room, await asyncio.to_thread(by_auth, new))
 
-    async def _land(self, room: HotRoom, answer: _Answer, partial: Collection[ServerName] | None, via: str) -> bool:
+    async def _land(self, room: HotRoom, answer: JoinAnswer, partial: Collection[ServerName] | None, via: str) -> bool:
         """Write the join event; False if the room has become another meanwhile."""
         given = await self._given(room, answer)
         async with room.alone():
             if room.is_stale or self._hot.peek(room.room_nid or 0) is not room:
                 return False
-            ground = await self._database.snapshot(_look, room, answer.join)
-            if ground.own is not None:
-                if ground.own.room_nid == room.room_nid and ground.own.status == events.OK:
+            footing = await self._database.snapshot(_look, room, answer.join)
+            if footing.own is not None:
+                if footing.own.room_nid == room.room_nid and footing.own.status == events.OK:
                     return True
                 raise BadAnswer("The join event is known already, and was not accepted.")
-            _judge(room, answer, ground, given, fill_in=partial is not None)
-            landing = self._landing(room, answer, ground, given, partial, via)
+            _judge(room, answer, footing, given, fill_in=partial is not None)
+            landing = self._landing(room, answer, footing, given, partial, via)
             try:
                 await self._database.write(land, self._trees, landing, self._server_name, lambda: self._hot.drop(room))
             except BaseException:
@@ -287,7 +222,7 @@ class Arrivals:
                 raise
         return True
 
-    async def _given(self, room: HotRoom, answer: _Answer) -> dict[Pair, _Given]:
+    async def _given(self, room: HotRoom, answer: JoinAnswer) -> dict[Pair, _Given]:
         """What can be used of the state: what was found to be allowed by its own auth events."""
         found: dict[EventId, events.Standing] = {}
         for part in chunks(answer.state.values(), _PART):
@@ -304,8 +239,8 @@ class Arrivals:
     def _landing(
         self,
         room: HotRoom,
-        answer: _Answer,
-        ground: _Ground,
+        answer: JoinAnswer,
+        footing: _Footing,
         given: Mapping[Pair, _Given],
         partial: Collection[ServerName] | None,
         via: str,
@@ -317,77 +252,19 @@ class Arrivals:
             root=room.root,
             tips=room.tips,
             event=answer.join,
-            auth=[row.position for row in ground.auth],
+            auth=[row.position for row in footing.auth],
             state={one.pair_id: one.position for one in given.values()},
             members={
-                UserId(pair[1]): Standing(*one.member, one.position)
+                UserId(pair[1]): Membership(*one.member, one.position)
                 for pair, one in given.items()
                 if one.member is not None
             },
-            missing=ground.missing,
+            missing=footing.missing,
             partial=partial,
             left_out=_left_out(answer, given),
             via=via,
             now=self._clock.now(),
         )
-
-
-def _unproven_but_needed(join: bytes, state: Sequence[bytes], outcomes: Mapping[bytes, Event | Unfit]) -> list[bytes]:
-    """Those events whose keys were not to be had yet without which the room cannot be used."""
-    found: dict[str, tuple[bytes, Event, bool]] = {}
-    for pdu, one in outcomes.items():
-        event = one.unproven if isinstance(one, Unfit) else one
-        if event is not None:
-            found[event.event_id] = pdu, event, isinstance(one, Unfit)
-    # An old one in the auth chain protects nobody, nor does one with a state key that means nothing.
-    current = set(state)
-    rest = [
-        event_id
-        for event_id, (pdu, event, _) in found.items()
-        if pdu == join or (pdu in current and event.type in _NEEDED and event.state_key == "")
-    ]
-    needed = set(rest)
-    while rest:
-        cited = {one for one in found[rest.pop()][1].auth_events if one in found} - needed
-        rest.extend(cited)
-        needed |= cited
-    return [pdu for event_id, (pdu, _, is_unproven) in found.items() if is_unproven and event_id in needed]
-
-
-def _final(one: Event | Unfit) -> Event | Unfit:
-    return replace(one, unproven=None) if isinstance(one, Unfit) else one
-
-
-def _sort(
-    version: RoomVersion, join: Event, state: Collection[Event | Unfit], everything: Collection[Event | Unfit]
-) -> _Answer:
-    """The answer by what its events are. Raises `BadAnswer`."""
-    pairs: dict[Pair, EventId] = {}
-    members: dict[EventId, tuple[str, UserId]] = {}
-    found = {EventId(one.event_id): one for one in everything if not isinstance(one, Unfit)}
-    found.pop(EventId(join.event_id))
-    for event in state:
-        if isinstance(event, Unfit) or event.event_id == join.event_id:
-            continue
-        if event.state_key is None:
-            raise BadAnswer("The state of the room has an event that is not state.")
-        event_id = EventId(event.event_id)
-        if pairs.setdefault((event.type, event.state_key), event_id) != event_id:
-            raise BadAnswer("The state of the room has two events in one place.")
-        if event.type == _MEMBER:
-            members[event_id] = (event.membership or "leave", UserId(event.sender))
-    create = found.get(pairs.get(_CREATE, EventId("")))
-    if create is None:
-        raise BadAnswer("The state of the room has no event that created it.")
-    if create.content.get("room_version", "1") != version.identifier:
-        raise BadAnswer("The room is of another version than it was said to be.")
-    is_lacking = any(isinstance(one, Unfit) and one.unproven is not None for one in everything)
-    unproven = [
-        EventId(one.unproven.event_id)
-        for one in state
-        if isinstance(one, Unfit) and one.unproven is not None and _is_more_than_a_member(one.unproven)
-    ]
-    return _Answer(join, create, pairs, members, found, unproven, _servers_in(state) if is_lacking else None)
 
 
 def _believable(servers: Iterable[ServerName]) -> list[ServerName]:
@@ -401,60 +278,43 @@ def _believable(servers: Iterable[ServerName]) -> list[ServerName]:
     return found
 
 
-def _is_more_than_a_member(event: Event) -> bool:
-    return event.state_key is not None and event.type != _MEMBER
-
-
-def _left_out(answer: _Answer, given: Collection[Pair]) -> list[EventId]:
+def _left_out(answer: JoinAnswer, given: Collection[Pair]) -> list[EventId]:
     """What was named as state besides members, and cannot be used: it, or what it rests on, is not proven."""
-    unusable = [event_id for pair, event_id in answer.state.items() if pair not in given and pair[0] != _MEMBER]
+    unusable = [event_id for pair, event_id in answer.state.items() if pair not in given and pair[0] != MEMBER]
     return [*unusable, *answer.unproven]
 
 
-def _servers_in(state: Iterable[Event | Unfit]) -> set[ServerName]:
-    """The servers of those who are in the room by this state, proven or not."""
-    found = (one.unproven if isinstance(one, Unfit) else one for one in state)
-    return {
-        ServerName(domain_of(one.state_key))
-        for one in found
-        if one is not None and one.type == _MEMBER and one.membership == "join" and one.state_key
-    }
-
-
-def _look(tx: ReadTx, room: HotRoom, join: Event) -> _Ground:
+def _look(tx: ReadTx, room: HotRoom, join: Event) -> _Footing:
     own_id, before = EventId(join.event_id), [EventId(one) for one in dict.fromkeys(join.prev_events)]
     auth_ids = [EventId(one) for one in dict.fromkeys(join.auth_events)]
     found = events.find_many_by_id(tx, auth_ids)
     assert room.room_nid is not None
     known = events.find_in_graph(tx, room.room_nid, before)
-    return _Ground(
+    return _Footing(
         own=events.find_standings_by_id(tx, [own_id]).get(own_id),
         auth=[row for one in auth_ids if (row := found.get(one)) is not None and row.room_nid == room.room_nid],
         missing=[one for one in before if one not in known],
     )
 
 
-def _judge(room: HotRoom, answer: _Answer, ground: _Ground, given: dict[Pair, _Given], *, fill_in: bool) -> None:
+def _judge(room: HotRoom, answer: JoinAnswer, footing: _Footing, given: dict[Pair, _Given], *, fill_in: bool) -> None:
     """Check the join by its auth events and by the state before it. Raises `BadAnswer`.
 
     With `fill_in`, members that were left out of the state are taken from the auth events, into the state as well.
     """
-    if _CREATE not in given:
+    if CREATE not in given:
         raise BadAnswer("The event that created the room is not allowed.")
     join = answer.join
-    cited = {row.position: parse(row, room.version.identifier) for row in ground.auth}
+    cited = {row.position: parse(row, room.version.identifier) for row in footing.auth}
     if len(cited) < len(set(join.auth_events)):
         raise BadAnswer("Events by which the join is allowed are missing.")
-    rejected = {row.event_id for row in ground.auth if row.status == events.REJECTED}
+    rejected = {row.event_id for row in footing.auth if row.status == events.REJECTED}
     state = {pair: answer.events[answer.state[pair]] for pair in auth_keys(join) if pair in given}
-    for row in ground.auth:
+    for row in footing.auth:
         event = cited[row.position]
         pair = (event.type, event.state_key or "")
-        if fill_in and event.type == _MEMBER and pair not in given and row.pair_id is not None:
+        if fill_in and event.type == MEMBER and pair not in given and row.pair_id is not None:
             state[pair] = event
             given[pair] = _Given(row.position, row.pair_id, (event.membership or "leave", UserId(event.sender)))
-    try:
-        event_auth.check_auth(join, list(cited.values()), create=answer.create, rejected=rejected)
-        event_auth.check_state_auth(join, list(state.values()), create=answer.create)
-    except AuthError as error:
-        raise BadAnswer(f"The join is not allowed by what the server says of the room: {error}") from None
+    if reason := refusal(join, cited.values(), state.values(), answer.create, rejected):
+        raise BadAnswer(f"The join is not allowed by what the server says of the room: {reason}")

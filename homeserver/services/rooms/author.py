@@ -10,7 +10,7 @@ import msgspec
 from homeserver.errors import BadJson, Forbidden, TooLarge
 from homeserver.kit.clock import Clock
 from homeserver.kit.randomness import Randomness
-from homeserver.matrix import event_auth
+from homeserver.matrix import event_auth, signing
 from homeserver.matrix.canonical import CanonicalJsonError
 from homeserver.matrix.event_auth import AuthError
 from homeserver.matrix.event_content import BadContent, check_content
@@ -125,6 +125,11 @@ class Author:
                 create=None if version.create_in_auth_events else state("m.room.create", ""),
             )
         return template
+
+    def countersign(self, event: Event) -> Event:
+        """An event of another server with our signature beside those that it has. Raises `TooLarge`."""
+        with _refusals():
+            return signing.sign_event(event, self.server_name, self.key)
 
     def _fields(self, room: HotRoom, draft: Draft, latest: list[Event], auth_events: list[Event]) -> dict[str, Any]:
         version = room.version

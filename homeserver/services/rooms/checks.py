@@ -5,13 +5,14 @@ gone through in groups, several at a time and in threads, so that everybody else
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from homeserver.matrix.events import Event, receive_events
 from homeserver.matrix.identifiers import EventId, RoomId
 from homeserver.matrix.room_versions import RoomVersion
 from homeserver.services.rooms.signatures import Doubt, Signatures
+from homeserver.storage.server_keys import KeyName
 
 MAX_PREV_EVENTS = 20
 MAX_AUTH_EVENTS = 10
@@ -85,18 +86,32 @@ class Checks:
             for some, is_quick in zip(judged, quick, strict=True)
         ]
 
+    async def keys_lacking(self, room_id: RoomId, version: RoomVersion, pdus: Sequence[bytes]) -> Mapping[KeyName, int]:
+        """The keys that are needed, if not all of them are at hand, with the times at which they must be good."""
+        judged = await self._judge_all(room_id, version, pdus, False)
+        return await self._signatures.keys_lacking([event for event, _ in judged if isinstance(event, Event)])
+
+    async def ask_for_keys(self, keys: Mapping[KeyName, int]) -> None:
+        """Ask for keys, and wait until they are there or cannot be had."""
+        await self._signatures.ask_for_keys(keys)
+
     async def _check(
         self, room_id: RoomId, version: RoomVersion, pdus: Sequence[bytes], is_old: bool, patience_s: float | None
     ) -> list[Event | Unfit]:
-        if len(pdus) <= _FEW:
-            received = receive_events(list(pdus), version.identifier)
-        else:
-            received = await asyncio.to_thread(receive_events, list(pdus), version.identifier)
-        judged = [_judge(one, room_id, is_old) for one in received]
+        judged = await self._judge_all(room_id, version, pdus, is_old)
         found = [event for event, _ in judged if isinstance(event, Event)]
         doubts = await self._signatures.check(found, patience_s=patience_s)
         wrong = dict(zip(map(id, found), doubts, strict=True))
         return [_outcome(event, matches, wrong.get(id(event))) for event, matches in judged]
+
+    async def _judge_all(
+        self, room_id: RoomId, version: RoomVersion, pdus: Sequence[bytes], is_old: bool
+    ) -> list[tuple[Event | Unfit, bool]]:
+        if len(pdus) <= _FEW:
+            received = receive_events(list(pdus), version.identifier)
+        else:
+            received = await asyncio.to_thread(receive_events, list(pdus), version.identifier)
+        return [_judge(one, room_id, is_old) for one in received]
 
 
 def _receive(

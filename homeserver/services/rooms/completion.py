@@ -18,7 +18,7 @@ from homeserver.matrix.identifiers import EventId, RoomId, ServerName, UserId, d
 from homeserver.services.rooms.checks import Checks, Unfit
 from homeserver.services.rooms.hot import HotRoom, HotRooms, parse
 from homeserver.services.rooms.inbox import Inbox
-from homeserver.services.rooms.landing import Standing
+from homeserver.services.rooms.landing import Membership
 from homeserver.services.rooms.outliers import Outliers, by_auth
 from homeserver.services.rooms.persist import Superseded
 from homeserver.services.rooms.replay import Replay
@@ -102,7 +102,9 @@ class Completion:
 
     def is_due(self, room: PartialRoom) -> bool:
         """Whether the rest of the room should be asked for now."""
-        return room.retry_ts <= self._clock.now()
+        now = self._clock.now()
+        # No pause ends so far ahead: the clock was wrong when that was written down.
+        return not now < room.retry_ts <= now + _LONGEST_PAUSE_MS
 
     async def tidy(self) -> None:
         """Remove what was prepared for rooms that have become whole otherwise, or have gone."""
@@ -276,7 +278,7 @@ class Completion:
         given = await self._database.snapshot(self._given, partial)
         additions: dict[int, int] = {}
         others: list[Pair] = []
-        people: dict[UserId, Standing] = {}
+        people: dict[UserId, Membership] = {}
         standings: dict[EventId, events.Standing] = {}
         for part in chunks(state, 2 * _GROUP):
             standings |= await self._database.read(events.find_standings_by_id, part)
@@ -357,13 +359,13 @@ def _find_sources(tx: ReadTx, partial: PartialRoom) -> tuple[EventId, list[Serve
     return row.event_id, list(dict.fromkeys(servers)), partial_rooms.list_left_out(tx, partial.room_nid)
 
 
-def _read_state(rows: Mapping[int, events.StoredEvent], version: str) -> dict[int, tuple[Pair, Standing | None]]:
+def _read_state(rows: Mapping[int, events.StoredEvent], version: str) -> dict[int, tuple[Pair, Membership | None]]:
     """Where in the state events are, by position, and what those of them that are member events say."""
-    read: dict[int, tuple[Pair, Standing | None]] = {}
+    read: dict[int, tuple[Pair, Membership | None]] = {}
     for position, row in rows.items():
         event = parse(row, version)
         if event.state_key is not None:
             is_member = event.type == _MEMBER
-            standing = Standing(event.membership or "leave", UserId(event.sender), position) if is_member else None
+            standing = Membership(event.membership or "leave", UserId(event.sender), position) if is_member else None
             read[position] = (event.type, event.state_key), standing
     return read

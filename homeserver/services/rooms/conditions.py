@@ -13,7 +13,7 @@ from homeserver.matrix.identifiers import RoomId, UserId
 from homeserver.services.rooms.author import Drafts
 from homeserver.services.rooms.power import may_act
 from homeserver.services.rooms.send import is_local
-from homeserver.storage import members, rooms
+from homeserver.storage import members, partial_rooms, rooms
 from homeserver.storage.engine import ReadTx
 
 AUTHORISED = "join_authorised_via_users_server"
@@ -55,11 +55,11 @@ def find_whereabouts(tx: ReadTx, user_id: UserId, allowed: list[RoomId], server_
         return Whereabouts(frozenset(), frozenset())
     by_nid = {room.room_nid: room_id for room_id, room in rooms.find_many_by_id(tx, allowed).items()}
     inhabited = members.find_rooms_of_server(tx, by_nid, server_name, ["join"])
+    # Of a room that is known in part, somebody may be a member who is not known.
+    whole = inhabited - partial_rooms.find_many(tx, inhabited).keys()
     joined = {member.room_nid for member in members.list_of_user(tx, user_id, ["join"])}
     # What was known of a room when this server left it is not known any more.
-    return Whereabouts(
-        frozenset(by_nid[nid] for nid in joined & inhabited), frozenset(by_nid[nid] for nid in inhabited)
-    )
+    return Whereabouts(frozenset(by_nid[nid] for nid in joined & inhabited), frozenset(by_nid[nid] for nid in whole))
 
 
 def is_restricted(drafts: Drafts) -> bool:

@@ -6,8 +6,6 @@ import msgspec
 
 from homeserver.errors import NotFound
 from homeserver.kit.clock import Clock
-from homeserver.matrix import event_auth
-from homeserver.matrix.event_auth import AuthError
 from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import EventId, RoomId
 from homeserver.matrix.room_versions import ROOM_VERSIONS
@@ -15,6 +13,7 @@ from homeserver.services.rooms.checks import Checks
 from homeserver.services.rooms.hot import HotRoom
 from homeserver.services.rooms.persist import EventWriter
 from homeserver.services.rooms.placement import Batch, NewEvent
+from homeserver.services.rooms.verdicts import refusal
 from homeserver.storage import events
 from homeserver.storage.engine import Database
 
@@ -36,7 +35,7 @@ class Founding:
                 continue
             [event] = await self._checks.check(room_id, ROOM_VERSIONS[version], [pdu])
             # An event of this id may be in another room.
-            if isinstance(event, Event) and _is_allowed(event) and not await self._is_known(event):
+            if isinstance(event, Event) and not refusal(event, []) and not await self._is_known(event):
                 room = HotRoom(room_id, ROOM_VERSIONS[version])
                 await self._writer.write(Batch(room, [NewEvent(event)], now=self._clock.now()))
                 return room
@@ -57,11 +56,3 @@ def _version_of_create(pdu: bytes) -> str | None:
     content = value.get("content")
     version = content.get("room_version", "1") if isinstance(content, dict) else None
     return version if isinstance(version, str) and version in ROOM_VERSIONS else None
-
-
-def _is_allowed(event: Event) -> bool:
-    try:
-        event_auth.check_auth(event, [])
-    except AuthError:
-        return False
-    return True

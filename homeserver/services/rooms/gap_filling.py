@@ -10,6 +10,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from homeserver.errors import NotFound, RemoteFailure
+from homeserver.kit.concurrency import contained
+from homeserver.kit.logs import report
 from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import EventId, ServerName
 from homeserver.outbound.federation import FederationClient
@@ -26,6 +28,7 @@ _AT_ONCE = 100
 _MOST_EVENTS = 1000
 _MOST_BYTES = 32 << 20
 _STUCK = 100
+_STUCK_OF_STRANGERS = 30
 _LATEST = 20
 _JUMPS = 20
 _ROUNDS = 3
@@ -94,10 +97,8 @@ class GapFilling:
         for _ in range(_ROUNDS):
             before = {one.event_id for one in stuck}
             for one in stuck[:_JUMPS]:
-                try:
-                    await self._jump(room, server, one, is_whole=is_whole)
-                except (RemoteFailure, NotFound):
-                    continue  # Something else may be had.
+                # Whatever becomes of it, something else may be had.
+                await contained(self._jump(room, server, one, is_whole=is_whole), _tell)
             stuck = await self._stuck(room, wanted)
             if not stuck:
                 # It took more than going back: whoever wants to can make that happen with every event.
@@ -162,11 +163,21 @@ class GapFilling:
             await self._database.write(event_graph.end_waiting, ended)
 
 
+def _tell(error: BaseException) -> None:
+    """Report what is neither another server's fault, nor a sign that the room is gone."""
+    if not isinstance(error, (RemoteFailure, NotFound)):
+        report(error)
+
+
 def _look(tx: ReadTx, room: HotRoom, event_ids: Collection[EventId] | None) -> list[_Stuck]:
     """Behind what these events wait, or all events of the room."""
     assert room.room_nid is not None
     if event_ids is None:
-        waiting = event_graph.list_stuck(tx, room.room_nid, limit=_STUCK)
+        strangers = event_graph.measure_waiting(tx, room.room_nid).keys() - room.servers
+        waiting = event_graph.list_stuck(tx, room.room_nid, but=strangers, limit=_STUCK)
+        if strangers:
+            # Anybody can have events wait. Of theirs a few are looked for: behind one that joins, others may wait.
+            waiting |= event_graph.list_stuck(tx, room.room_nid, only=strangers, limit=_STUCK_OF_STRANGERS)
     else:
         waiting = event_graph.list_stuck_behind(tx, room.room_nid, event_ids, limit=_STUCK)
     missing = {event_id for _, ids in waiting.values() for event_id in ids}

@@ -97,7 +97,7 @@ class Gaps:
             if self._server_name not in by_server:
                 if by_server and not self._searches.is_resting((room_id, self._server_name)):
                     # What was delivered lately is looked for first.
-                    self._searches.rest((room_id, self._server_name), _LATER_MS)
+                    self._searches.rest((room_id, self._server_name), _LATER_MS / 1000)
                 by_server[self._server_name] = Wanted(None)
             for server in list(by_server):
                 if self._searches.count < _SEARCHES_AGAIN and not self._searches.is_resting((room_id, server)):
@@ -152,14 +152,18 @@ class Gaps:
     async def _fill(self, room_id: RoomId, server: ServerName, wanted: Wanted) -> bool:
         """Ask one server after the other, this one first; whether none of the events waits any more."""
         room = await self._hot.find(room_id)
+        if server != self._server_name and server not in room.servers:
+            # Who is not in the room is no reason to ask anybody. It may come to be, by an event of others.
+            return False
         # Then those who delivered what waits, the last one first.
-        candidates = self._askable.servers(room, [server, *reversed(self._wanted_in(room_id))])
+        deliverers = [one for one in reversed(self._wanted_in(room_id)) if one in room.servers]
+        candidates = self._askable.servers(room, [server, *deliverers])
         # What cannot be verified now may be later; but nobody can keep an event waiting for ever.
         is_whole = self._searches.failures((room_id, server)) < _PATIENCE
         for one in candidates:
             pause_ms = await self._filling.ask(room, one, wanted, is_whole=is_whole)
             if pause_ms is not None:
-                self._searches.rest((room_id, server), pause_ms)
+                self._searches.rest((room_id, server), pause_ms / 1000)
                 return True
         log.info("what is missing in a room could not be had", room_id=room_id, asked=candidates)
         return False

@@ -52,7 +52,7 @@ class Glances:
 
     async def _find_elsewhere(self, viewer: Viewer, room_id: RoomId, servers: Sequence[ServerName]) -> Json | None:
         others = [server for server in servers if server != self._server_name]
-        if others and not self._elsewhere.is_known(room_id):
+        if others and not self._elsewhere.is_known(room_id, others):
             await self._elsewhere.ask({room_id: others})
         space = self._elsewhere.find(room_id)
         if space is None or not viewer.may_see_elsewhere(space.room):

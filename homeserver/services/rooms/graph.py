@@ -8,8 +8,6 @@ states after the forward extremities, with the room held alone meanwhile.
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from homeserver.matrix import event_auth
-from homeserver.matrix.event_auth import AuthError
 from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import EventId
 from homeserver.services.rooms.hot import HotRoom, HotRooms, parse
@@ -18,6 +16,7 @@ from homeserver.services.rooms.redactions import Redactions, find_pending
 from homeserver.services.rooms.resolution import Resolver, Unstored
 from homeserver.services.rooms.state import StateTrees
 from homeserver.services.rooms.states import find_in_state
+from homeserver.services.rooms.verdicts import auth_keys, refusal, state_refusal
 from homeserver.storage import event_graph, events
 from homeserver.storage.engine import Database, ReadTx, WriteTx
 from homeserver.storage.events import StoredEvent
@@ -178,10 +177,10 @@ class Graph:
         found = events.find_many_by_id(tx, {own_id, *prev_ids, *auth_ids, *redacts})
         # What is of another room is as good as not known: nothing in this room can stand on it.
         found = {event_id: self._now(row) for event_id, row in found.items() if row.room_nid == room.room_nid}
-        missing_prev = frozenset(one for one in prev_ids if one not in found or not has_state(found[one]))
+        missing_prev = frozenset(one for one in prev_ids if one not in found or not found[one].has_state)
         return _Around(
             own=found.get(own_id),
-            prev=[found[one] for one in prev_ids if one in found and has_state(found[one])],
+            prev=[found[one] for one in prev_ids if one in found and found[one].has_state],
             auth=[found[one] for one in auth_ids if one in found],
             target=found.get(redacts[0]) if redacts else None,
             redactions=find_pending(tx, room, [own_id]).get(own_id, []),
@@ -261,11 +260,8 @@ class Graph:
         if await self._is_current(room, event):
             return events.OK, ""
         current = await self._current(room, auth_keys(event), before if beyond_gap else None)
-        try:
-            event_auth.check_state_auth(event, list({**current, **told}.values()), create=room.create)
-        except AuthError as error:
-            return events.SOFT_FAILED, str(error)
-        return events.OK, ""
+        reason = state_refusal(event, {**current, **told}.values(), room.create)
+        return (events.SOFT_FAILED, reason) if reason else (events.OK, "")
 
     async def _is_current(self, room: HotRoom, event: Event) -> bool:
         """Whether the current state has the event already, from before the room was known here."""
@@ -408,35 +404,6 @@ def follows_all(room: HotRoom, event: Event) -> bool:
     if room.is_held or event.type == "m.room.redaction":
         return False
     return set(event.prev_events) == {tip.event_id for tip in room.latest}
-
-
-def has_state(row: StoredEvent) -> bool:
-    """Whether the state at the event is known; before a create event there is none, and after it there is."""
-    return row.state_before is not None or row.state_after is not None
-
-
-def auth_keys(event: Event) -> list[Pair]:
-    """The pieces of state that decide whether the event is allowed."""
-    return event_auth.auth_event_keys(
-        event.room_version,
-        type=event.type,
-        sender=event.sender,
-        state_key=event.state_key,
-        content=event.content_json,
-    )
-
-
-def refusal(
-    event: Event, cited: list[Event], state: list[Event] | None, create: Event | None, rejected: Collection[str]
-) -> str:
-    """Why the event is not allowed by its auth events, or by the state before it; nothing if it is."""
-    try:
-        event_auth.check_auth(event, cited, create=create, rejected=set(rejected))
-        if state is not None:
-            event_auth.check_state_auth(event, state, create=create)
-    except AuthError as error:
-        return str(error)
-    return ""
 
 
 def _first(root: int | None, roots: Sequence[int | None]) -> list[State]:

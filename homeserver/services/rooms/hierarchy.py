@@ -187,7 +187,7 @@ class Hierarchy:
         told: dict[RoomId, RoomElsewhere | None],
     ) -> None:
         """Find a room that this server is not in among what others told, or note that they are to be asked."""
-        is_known = self._elsewhere.is_known(room_id)
+        is_known = self._elsewhere.is_known(room_id, servers)
         space = self._elsewhere.find(room_id) if is_known else None
         room = space.room if space is not None else told.get(room_id)
         # The space that a room is in tells enough of it, unless that is a space itself.

@@ -6,16 +6,17 @@ the lock. A room whose commit failed is marked stale, dropped, and read again fr
 """
 
 import asyncio
-from collections import Counter, deque
+from collections import deque
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
-from homeserver.errors import HomeserverError, NotFound
+from homeserver.errors import NotFound
 from homeserver.kit.concurrency import SingleFlight
 from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import DeviceId, RoomId, ServerName, UserId, domain_of
 from homeserver.matrix.room_versions import ROOM_VERSIONS, RoomVersion
+from homeserver.services.rooms.room_state import FEW, RoomState
 from homeserver.services.rooms.state import StateTrees
 from homeserver.storage import events, members, partial_rooms, room_servers, rooms, stream_rows
 from homeserver.storage.engine import Database, ReadTx
@@ -24,19 +25,7 @@ from homeserver.storage.partial_rooms import PartialRoom
 from homeserver.storage.state import Pair
 
 _RECENT = 64
-_FEW = 500
-"""Up to so many members, their events are in memory with the room; of larger rooms those that were needed."""
 _RECENT_BYTES = 2500
-_MEMBER_BYTES = 250
-"""What a user id and its membership cost in memory."""
-
-
-class NotLoaded(HomeserverError):
-    """Member events of a large room are not in memory; `HotRooms.load` brings them."""
-
-    def __init__(self, pairs: Iterable[Pair]) -> None:
-        super().__init__()
-        self.pairs = frozenset(pairs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,116 +46,6 @@ class Recent:
     event: Event
     transaction: Transaction | None
     """By which it was sent, for the device that sent it."""
-
-
-class RoomState:
-    """The current state of a room: all of it, but for the member events of large rooms, which come when needed."""
-
-    def __init__(
-        self, loaded: Mapping[Pair, Event], memberships: Mapping[UserId, str], unseen: Iterable[ServerName] = ()
-    ) -> None:
-        """`memberships` are those of everybody who has a member event.
-
-        `unseen` are servers which are known to be in the room, although it is not known by which users.
-        """
-        self._loaded = dict(loaded)
-        self._memberships = dict(memberships)
-        self.joined: set[UserId] = {user_id for user_id, kind in memberships.items() if kind == "join"}
-        self._by_server = Counter(domain_of(user_id) for user_id in self.joined)
-        self._by_server.update(unseen)  # As one user each, who is never seen to leave.
-        self._servers: frozenset[ServerName] | None = None
-        self.size = sum(_weight(event) for event in loaded.values()) + _MEMBER_BYTES * len(memberships)
-        """In bytes, about."""
-
-    @property
-    def servers(self) -> frozenset[ServerName]:
-        """The servers whose users are in the room, this one included; the same object as long as they are the same."""
-        if self._servers is None:
-            self._servers = frozenset(map(ServerName, self._by_server))
-        return self._servers
-
-    def get(self, pair: Pair) -> Event | None:
-        """The event, or None if the state has none. Raises `NotLoaded`."""
-        event = self._loaded.get(pair)
-        if event is None and pair[0] == "m.room.member" and pair[1] in self._memberships:
-            raise NotLoaded([pair])
-        return event
-
-    def items(self) -> list[tuple[Pair, Event]]:
-        """All that is in memory: everything, but for members of large rooms."""
-        return list(self._loaded.items())
-
-    def membership_of(self, user_id: str) -> str:
-        """The user's membership; `leave` for somebody who was never here."""
-        return self._memberships.get(UserId(user_id), "leave")
-
-    def knows(self, user_id: str) -> bool:
-        """Whether the user ever had to do with the room, as far as is known."""
-        return user_id in self._memberships
-
-    def not_loaded(self, pairs: Iterable[Pair]) -> set[Pair]:
-        """Those of the pairs whose events are in the state and not in memory."""
-        return {
-            pair
-            for pair in pairs
-            if pair not in self._loaded and pair[0] == "m.room.member" and pair[1] in self._memberships
-        }
-
-    def add(self, found: Mapping[Pair, Event]) -> None:
-        """Events that were read from the database; what the room has itself is newer."""
-        for pair, event in found.items():
-            if self.not_loaded([pair]):
-                self._keep(pair, event)
-
-    def set(self, pair: Pair, event: Event | None) -> None:
-        """Put an event in the place of what was there, or nothing."""
-        old = self._loaded.pop(pair, None)
-        if old is not None:
-            self.size -= _weight(old)
-        if event is not None:
-            self._keep(pair, event)
-        if pair[0] == "m.room.member":
-            self._set_member(UserId(pair[1]), event)
-
-    def forget_members(self) -> None:
-        """Keep of a large room no member events but those that are needed again; nothing may be under way for it."""
-        if len(self._memberships) > _FEW:
-            for pair in [pair for pair in self._loaded if pair[0] == "m.room.member"]:
-                self.size -= _weight(self._loaded.pop(pair))
-
-    def replace(self, redacted: Mapping[str, Event]) -> None:
-        """Put the redacted form, by event id, in the place of events."""
-        for pair, event in list(self._loaded.items()):
-            if event.event_id in redacted:
-                self._loaded[pair] = redacted[event.event_id]
-
-    def _keep(self, pair: Pair, event: Event) -> None:
-        self._loaded[pair] = event
-        self.size += _weight(event)
-
-    def _set_member(self, user_id: UserId, event: Event | None) -> None:
-        self.size -= _MEMBER_BYTES * len(self._memberships)
-        if event is None:
-            self._memberships.pop(user_id, None)
-        else:
-            self._memberships[user_id] = event.membership or "leave"
-        self.size += _MEMBER_BYTES * len(self._memberships)
-        is_joined = event is not None and event.membership == "join"
-        if is_joined and user_id not in self.joined:
-            self.joined.add(user_id)
-            self._count(domain_of(user_id), 1)
-        elif not is_joined and user_id in self.joined:
-            self.joined.remove(user_id)
-            self._count(domain_of(user_id), -1)
-
-    def _count(self, server: str, change: int) -> None:
-        """So many more users of a server are in the room. What all of its users are is never gone through again."""
-        before = self._by_server[server]
-        self._by_server[server] = before + change
-        if before + change == 0:
-            del self._by_server[server]
-        if before == 0 or before + change == 0:
-            self._servers = None
 
 
 class HotRoom:
@@ -318,7 +197,7 @@ class HotRooms:
         return room
 
     async def load(self, room: HotRoom, pairs: Iterable[Pair]) -> None:
-        """Bring member events of a large room into memory."""
+        """Bring member events of a large room, or others with keys, into memory."""
         missing = room.state.not_loaded(pairs)
         if missing:
             # What is not in memory is not among what is being written either, so the committed state has it.
@@ -377,8 +256,12 @@ class HotRooms:
         tips = rooms.list_extremities(tx, room_nid)
         memberships = {member.user_id: member.membership for member in members.list_in_room(tx, room_nid)}
         joined_servers = {domain_of(user_id) for user_id, kind in memberships.items() if kind == "join"}
-        if len(memberships) > _FEW:
+        if len(memberships) > FEW:
             positions = {pair: position for pair, position in positions.items() if pair[0] != "m.room.member"}
+        keyed = [pair for pair in positions if pair[1] and pair[0] != "m.room.member"]
+        elsewhere = keyed if len(keyed) > FEW else []
+        for pair in elsewhere:
+            del positions[pair]
         stored = events.find_many(tx, {*positions.values(), *tips})
         parsed = {position: parse(event, room.version) for position, event in stored.items()}
         return HotRoom(
@@ -391,6 +274,7 @@ class HotRooms:
                 {pair: parsed[position] for pair, position in positions.items()},
                 memberships,
                 unseen=room_servers.list_open(tx, room_nid) - joined_servers,
+                elsewhere=elsewhere,
             ),
             tips=[(position, parsed[position]) for position in sorted(tips)],
             arrived_at=room.arrived_at,
@@ -410,7 +294,7 @@ class HotRooms:
         if self._size <= self._budget:
             return
         if not room.pending and not room.is_held:
-            room.state.forget_members()
+            room.state.forget()
             self._note_size(room.room_nid, room.size)
         # A room that is ahead of the database, or that somebody has alone, must not be read from there.
         idle = [nid for nid, one in self._rooms.items() if one is not room and not one.pending and not one.is_held]
@@ -426,11 +310,6 @@ class HotRooms:
     def _remove(self, room_nid: int) -> None:
         del self._nids[self._rooms.pop(room_nid).room_id]
         self._size -= self._sizes.pop(room_nid)
-
-
-def _weight(event: Event) -> int:
-    """What a parsed event costs in memory, about: its bytes, and the same again as a tree of values."""
-    return 3 * event.size + 500
 
 
 def parse(stored: StoredEvent, version: str) -> Event:

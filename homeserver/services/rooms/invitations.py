@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import msgspec
 
 from homeserver.errors import Forbidden, InvalidParam, NotFound, Unsupported
-from homeserver.matrix import identifiers, signing
+from homeserver.matrix import identifiers
 from homeserver.matrix.canonical import CanonicalJsonError
 from homeserver.matrix.events import Event, MalformedEvent
 from homeserver.matrix.identifiers import EventId, InvalidIdentifier, Origin, RoomId, ServerName, UserId, domain_of
@@ -101,7 +101,7 @@ class Invitations:
         await self._check_wanted(user_id)
         if len(event.stripped_json()) > _LARGEST:
             raise InvalidParam("The invite is too large.")
-        signed = signing.sign_event(event, self._author.server_name, self._author.key)
+        signed = self._author.countersign(event)
         if room is not None and self._author.server_name in room.servers:
             # It comes again, among the events of the room, and is taken then.
             if room.membership_of(user_id) in ("join", "ban"):
@@ -114,7 +114,8 @@ class Invitations:
         """Take an event that withdraws an invite to a room that this server is not in, or turns down a knock on it.
 
         None if it is nothing of the kind. The rules of the room cannot be asked here, so it has to come from whoever
-        sent the invite, or from a server through which the room was reached.
+        sent the invite, or from a server through which the room was reached, or else to cite the invite or the knock,
+        as it should: of that only those know who are in the room.
         """
         try:
             head = _decode_head(pdu)
@@ -132,7 +133,8 @@ class Invitations:
             return None
         if event.room_id != room_id or event.membership not in ("leave", "ban") or not event.content_hash_matches():
             return None
-        if domain_of(event.sender) != origin or not (event.sender == held.sender or origin in held.servers):
+        is_to_be_heard = event.sender == held.sender or origin in held.servers or before.event_id in event.auth_events
+        if domain_of(event.sender) != origin or not is_to_be_heard:
             return None
         # What the invite stands on came before it.
         if event.event_id in before.auth_events or await self._signatures.check_one(event, signers_of(event)):

@@ -136,9 +136,10 @@ class Joining:
 
     async def _check_open_to_guests(self, room_id: RoomId, servers: Sequence[str]) -> None:
         """Raise `GuestForbidden` unless a server in the room says that guests may join it."""
-        if not self._elsewhere.is_known(room_id):
-            names = [ServerName(server) for server in dict.fromkeys(servers) if identifiers.is_server_name(server)]
-            await self._elsewhere.ask({room_id: [name for name in names if name != self._server_name]})
+        names = [ServerName(server) for server in dict.fromkeys(servers) if identifiers.is_server_name(server)]
+        others = [name for name in names if name != self._server_name]
+        if not self._elsewhere.is_known(room_id, others):
+            await self._elsewhere.ask({room_id: others})
         found = self._elsewhere.find(room_id)
         if found is None or not found.room.guest_can_join:
             raise GuestForbidden(_NO_GUESTS)

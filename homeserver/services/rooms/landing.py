@@ -39,7 +39,7 @@ _ROWS = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class Membership:
     """What a user's member event makes of the user."""
 
     membership: str
@@ -61,7 +61,7 @@ class Landing:
     auth: Sequence[int]
     state: Mapping[int, int]
     """The state before the event: positions by pair id."""
-    members: Mapping[UserId, Standing]
+    members: Mapping[UserId, Membership]
     """The members by this state."""
     missing: Sequence[EventId]
     """The events before it that are not known."""
@@ -111,7 +111,7 @@ def land(tx: WriteTx, trees: StateTrees, landing: Landing, server_name: str, com
         rooms.set_gapped(tx, [(nid, position)])
     rooms.set_arrived(tx, nid, position)
     rooms.replace_extremities(tx, [(nid, tip) for tip in landing.tips], [(nid, position)])
-    own = Standing("join", UserId(event.sender), position)
+    own = Membership("join", UserId(event.sender), position)
     changed = write_members(tx, nid, {**landing.members, UserId(event.state_key): own}, position)
     servers = servers_by(landing.members, server_name)
     originals.remove_of_room(tx, nid)  # What happened before is not judged again.
@@ -124,7 +124,7 @@ def land(tx: WriteTx, trees: StateTrees, landing: Landing, server_name: str, com
     room_servers.replace(tx, nid, servers, position)
     if servers:
         introductions.add_many(tx, [Introduction(position, UserId(event.state_key), nid)])
-    tx.wake([landing.room_id, *(user_id for user_id in changed if domain_of(user_id) == server_name)])
+    tx.wake([landing.room_id, members.GUESTS, *(user_id for user_id in changed if domain_of(user_id) == server_name)])
 
     def settle() -> None:
         crash.point("K4")
@@ -147,13 +147,13 @@ def change_to(states: StateWriter, root: int | None, state: Mapping[int, int], p
     return states.change(root, changes, page)
 
 
-def servers_by(members_: Mapping[UserId, Standing], server_name: str) -> set[ServerName]:
+def servers_by(members_: Mapping[UserId, Membership], server_name: str) -> set[ServerName]:
     """The other servers of those who are in the room."""
     servers = {ServerName(domain_of(user_id)) for user_id, one in members_.items() if one.membership == "join"}
     return servers - {server_name}
 
 
-def write_members(tx: WriteTx, room_nid: int, now: Mapping[UserId, Standing], position: int) -> set[UserId]:
+def write_members(tx: WriteTx, room_nid: int, now: Mapping[UserId, Membership], position: int) -> set[UserId]:
     """Let the table of memberships say this and nothing else of a room; who is another than before."""
     old = {member.user_id: member for member in members.list_in_room(tx, room_nid)}
     changed = [

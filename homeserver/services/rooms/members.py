@@ -25,6 +25,7 @@ from homeserver.errors import (
 from homeserver.kit.concurrency import contained
 from homeserver.kit.logs import report
 from homeserver.matrix import identifiers
+from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import EventId, RoomId, ServerName, UserId
 from homeserver.services.auth.sessions import Requester
 from homeserver.services.rooms.author import Draft, Drafts
@@ -205,9 +206,9 @@ class Members:
         return {target: {**member_content("invite", found.get(target, {}), reason), **more} for target in checked}
 
     async def have_invites_signed(self, drafts: Drafts) -> None:
-        """Have the invites of a room that is being made signed by the servers of whom they are for.
+        """Have the invites of a room that is being made signed by the servers of whom they are for, some at a time.
 
-        Raises what the first of them that refuses has to say.
+        Raises what the first of them that refuses has to say; there will be no room, so nobody is asked any more then.
         """
         invites = {
             index: new.event
@@ -215,12 +216,26 @@ class Members:
             if new.event.membership == "invite" and not is_local(new.event.state_key or "", self._server_name)
         }
         about = stripped_state(drafts)
-        signing = [self._remote.invite(event, _with_inviter(drafts, about, event.sender)) for event in invites.values()]
-        outcomes = await asyncio.gather(*signing, return_exceptions=True)
-        for index, outcome in zip(invites, outcomes, strict=True):
-            if isinstance(outcome, BaseException):
-                raise outcome
-            drafts.replace(index, outcome)
+        waiting = deque(invites.items())
+        signed: dict[int, Event] = {}
+        refusals: list[HomeserverError] = []
+
+        async def work() -> None:
+            while waiting:
+                index, event = waiting.popleft()
+                try:
+                    signed[index] = await self._remote.invite(event, _with_inviter(drafts, about, event.sender))
+                except HomeserverError as error:
+                    refusals.append(error)
+                    waiting.clear()
+
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(min(_AT_ONCE, len(waiting))):
+                tasks.create_task(work())
+        if refusals:
+            raise refusals[0]
+        for index, event in signed.items():
+            drafts.replace(index, event)
 
     async def follow_account(self, user_id: UserId) -> bool:
         """Take the user's name and picture into the rooms where they are out of date; who is no more, leaves them.

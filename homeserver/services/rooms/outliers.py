@@ -11,14 +11,13 @@ from dataclasses import dataclass, replace
 
 from homeserver.kit.clock import Clock
 from homeserver.kit.ordering import in_topological_order
-from homeserver.matrix import event_auth
-from homeserver.matrix.event_auth import AuthError
 from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import EventId
 from homeserver.services.rooms.hot import HotRoom, parse
 from homeserver.services.rooms.persist import EventWriter
 from homeserver.services.rooms.placement import Batch, NewEvent, Placement
 from homeserver.services.rooms.redactions import Redactions, find_pending
+from homeserver.services.rooms.verdicts import refusal
 from homeserver.storage import event_graph, events
 from homeserver.storage.engine import Database, ReadTx, WriteTx
 from homeserver.storage.events import StoredEvent
@@ -144,11 +143,7 @@ def _settle(new: Sequence[NewEvent]) -> Callable[[WriteTx, int], None] | None:
 
 def _refusal(event: Event, cited: Sequence[_Cited], create: Event | None) -> str:
     rejected = {one.event.event_id for one in cited if one.is_rejected}
-    try:
-        event_auth.check_auth(event, [one.event for one in cited], create=create, rejected=rejected)
-    except AuthError as error:
-        return str(error)
-    return ""
+    return refusal(event, [one.event for one in cited], create=create, rejected=rejected)
 
 
 def _find_cited(tx: ReadTx, room: HotRoom, event_ids: Sequence[EventId]) -> dict[str, _Cited]:

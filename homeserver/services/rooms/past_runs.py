@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 
 from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import EventId
-from homeserver.services.rooms.graph import auth_keys, has_state, refusal
 from homeserver.services.rooms.hot import HotRoom, parse
 from homeserver.services.rooms.past_plan import Planned
 from homeserver.services.rooms.placement import NewEvent, Placement, Resolved, State
 from homeserver.services.rooms.redactions import find_pending
 from homeserver.services.rooms.state import StateTrees
+from homeserver.services.rooms.verdicts import auth_keys, refusal
 from homeserver.storage import events
 from homeserver.storage.engine import ReadTx
 from homeserver.storage.events import StoredEvent
@@ -104,7 +104,7 @@ def _state_before(event: Event, known: Mapping[EventId, StoredEvent], after: Map
         row = known.get(event_id)
         if event_id in after:
             states.append(after[event_id])
-        elif row is not None and has_state(row):
+        elif row is not None and row.has_state:
             states.append(State(row.state_after))
         else:
             return None

@@ -30,6 +30,10 @@ from homeserver.storage.events import StoredEvent
 _GROUP = 200
 
 
+ATTEMPTS = 5
+"""So often something is built again before it is said that the room changes too quickly."""
+
+
 class Superseded(HomeserverError):
     """The room is no longer as it was when this was built; build again."""
 

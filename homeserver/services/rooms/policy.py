@@ -20,6 +20,7 @@ from homeserver.matrix.events import Event, EventTooLarge, MalformedEvent
 from homeserver.matrix.identifiers import EventId, ServerName, is_server_name
 from homeserver.outbound.federation import FederationClient
 from homeserver.services.rooms.hot import HotRoom
+from homeserver.services.rooms.refusals import for_client, words_of
 
 KEY_ID = "ed25519:policy_server"
 _POLICY = ("m.room.policy", "")
@@ -30,7 +31,6 @@ _BUDGET_S = 10.0
 """So long events that came together wait for it; what has no signature then is not recommended."""
 _ANSWERS = 10_000
 _AT_ONCE = 10
-_LONGEST_MESSAGE = 500
 _LONGEST_WAIT_MS = 60_000
 
 
@@ -75,8 +75,8 @@ class PolicyServers:
     async def sign(self, room: HotRoom, event: Event) -> Event:
         """An event of ours with the signature that the room wants of it.
 
-        Raises `Forbidden` with the words of the policy server where it refuses, `LimitExceeded`, or `RemoteFailure`
-        where it does not answer.
+        Raises a `RequestError` with what the policy server says where it refuses, of them `LimitExceeded`, or
+        `RemoteFailure` where it does not answer.
         """
         policy = self.of(room)
         if policy is None or not _is_asked_about(event):
@@ -172,12 +172,12 @@ def _signed(event: Event, policy: PolicyServer, answer: _Answer) -> Event | None
 
 
 def _in_own_words(refusal: Refused) -> RequestError | RemoteFailure:
-    """What a client is told: the words of the policy server, and no code that would make it act."""
-    words = "".join(char for char in refusal.message[:_LONGEST_MESSAGE] if char.isprintable())
+    """What a client is told: what the policy server says, but with no code that would make the client act."""
     if refusal.status == 429:
         wait_ms = refusal.body.get("retry_after_ms")
         is_sane = isinstance(wait_ms, int) and 0 < wait_ms < _LONGEST_WAIT_MS
         return LimitExceeded(wait_ms if is_sane and isinstance(wait_ms, int) else _LONGEST_WAIT_MS)
     if refusal.status >= 500 or refusal.status == 401:
         return refusal
-    return Forbidden(words or "The policy server of the room refuses the event.")
+    told = for_client(refusal)
+    return told if isinstance(told, RequestError) else Forbidden(words_of(refusal))

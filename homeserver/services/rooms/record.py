@@ -352,7 +352,9 @@ class Recorder:
         gone = [key for key, member in self._changed.items() if member is None]
         if gone:
             members.remove_many(self._tx, gone)
-        self._tx.wake(user_id for _, user_id in self._changed)
+        self._tx.wake(user_id for _, user_id in self._changed if domain_of(user_id) == self._own)
+        if any(one.event.type == "m.room.guest_access" for batch in self._group for one in batch.events):
+            self._tx.wake([members.GUESTS])
         # A server may come and go within a group: in the order of what happened.
         if self._come or self._gone:
             room_servers.change(self._tx, self._come, self._gone)

@@ -5,14 +5,13 @@ what it says of itself was held to what was asked for (server-server API, Joinin
 to help is asked in turn, for a bounded time.
 """
 
-import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
 import msgspec
 
-from homeserver.errors import BadAnswer, NotFound, Refused, RemoteFailure, RequestError, TooLarge, Unsupported
+from homeserver.errors import BadAnswer, NotFound, Refused, RemoteFailure, RequestError, TooLarge
 from homeserver.kit.clock import Clock
 from homeserver.matrix import signing
 from homeserver.matrix.canonical import CanonicalJsonError
@@ -25,6 +24,7 @@ from homeserver.services.rooms.arrival import Arrivals
 from homeserver.services.rooms.author import Author
 from homeserver.services.rooms.checks import MAX_AUTH_EVENTS, MAX_PREV_EVENTS
 from homeserver.services.rooms.conditions import AUTHORISED
+from homeserver.services.rooms.refusals import for_client, tells
 from homeserver.services.rooms.signatures import Signatures
 from homeserver.services.rooms.stripped import Stripper
 from homeserver.storage import out_of_room, stream_rows
@@ -40,22 +40,6 @@ Sign = Callable[[Event], Awaitable[Event]]
 _MOST_SERVERS = 10
 _PATIENCE_S = 120.0
 """After so long no further server is asked."""
-_LONGEST_MESSAGE = 500
-_ERRCODE = re.compile(r"[A-Z][A-Z0-9_.]{0,99}")
-_NOT_FOR_CLIENTS = {
-    "M_INVALID_PARAM",
-    "M_MISSING_PARAM",
-    "M_MISSING_TOKEN",
-    "M_UNAUTHORIZED",
-    "M_UNKNOWN_TOKEN",
-    "M_UNRECOGNIZED",
-    "M_USER_DEACTIVATED",
-    "M_USER_LOCKED",
-    "M_USER_SUSPENDED",
-}
-"""What these say is about our request, or could be taken to be about the client's own session."""
-_TELLING = {403: 3, 400: 2, 404: 1}
-"""Of several refusals that one is passed on which says most."""
 
 _encode = msgspec.json.encode
 
@@ -213,7 +197,7 @@ class RemoteMembers:
             try:
                 return await attempt(server)
             except RemoteFailure as error:
-                if failure is None or _tells(error) > _tells(failure):
+                if failure is None or tells(error) > tells(failure):
                     failure = error
                 if isinstance(error, Refused) and error.errcode == "M_INCOMPATIBLE_ROOM_VERSION":
                     break  # The room has one version, whoever is asked.
@@ -316,21 +300,6 @@ def put_outsider(tx: WriteTx, outsider: Outsider) -> None:
     """Record it as what is new for the user."""
     out_of_room.put(tx, replace(outsider, position=stream_rows.advance(tx)))
     tx.wake([outsider.user_id])
-
-
-def for_client(failure: RemoteFailure) -> RequestError | RemoteFailure:
-    """The failure as our client is told of it: a refusal with its reason, all else as trouble between servers."""
-    if not isinstance(failure, Refused) or failure.status not in _TELLING or failure.errcode in _NOT_FOR_CLIENTS:
-        return failure
-    if _ERRCODE.fullmatch(failure.errcode) is None:
-        return failure
-    version = failure.body.get("room_version")
-    details = {"room_version": version} if isinstance(version, str) and version.isprintable() else {}
-    return Unsupported(failure.errcode, failure.message[:_LONGEST_MESSAGE], status=failure.status, **details)
-
-
-def _tells(failure: RemoteFailure) -> int:
-    return _TELLING.get(failure.status, 0) if isinstance(failure, Refused) else 0
 
 
 def _checked(template: Template, server: ServerName, room_id: RoomId, user_id: UserId, membership: str) -> _Proposed:

@@ -10,18 +10,18 @@ from dataclasses import dataclass, field, replace
 
 from homeserver.errors import BadAnswer
 from homeserver.kit import crash
-from homeserver.matrix import event_auth
-from homeserver.matrix.event_auth import AuthError
 from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import EventId, UserId, domain_of
-from homeserver.services.rooms.graph import Graph, Placed, auth_keys
-from homeserver.services.rooms.hot import HotRoom, HotRooms, NotLoaded, RoomState, parse
-from homeserver.services.rooms.landing import Standing, servers_by
+from homeserver.services.rooms.graph import Graph, Placed
+from homeserver.services.rooms.hot import HotRoom, HotRooms, parse
+from homeserver.services.rooms.landing import Membership, servers_by
 from homeserver.services.rooms.partial import COMPLETED
 from homeserver.services.rooms.placement import UNSTORED, NewEvent, Placement, Resolved
 from homeserver.services.rooms.record import relation_of
 from homeserver.services.rooms.resolution import Resolver
+from homeserver.services.rooms.room_state import NotLoaded, RoomState
 from homeserver.services.rooms.state import StateTrees, StateWriter
+from homeserver.services.rooms.verdicts import auth_keys, refusal
 from homeserver.storage import (
     coming_members,
     event_graph,
@@ -67,8 +67,8 @@ class _Shadow:
     """The room as it would be, had everything been known from the beginning."""
 
     room: HotRoom
-    members: dict[UserId, Standing]
-    prepared: Mapping[UserId, Standing]
+    members: dict[UserId, Membership]
+    prepared: Mapping[UserId, Membership]
     """The members that were written down beforehand."""
     anew: dict[int, StoredEvent]
     """The events as they will be, by position."""
@@ -84,8 +84,6 @@ class _Shadow:
     """By event that is redacted: its redacted form, by redaction."""
     redacting: dict[int, bool] = field(default_factory=dict)
     """The redactions that were judged, and whether they say what they redact."""
-    awaited: list[tuple[int, EventId, int]] = field(default_factory=list)
-    """Redactions that count by now and wait for their targets: room, target and redaction."""
     resolutions: list[Resolution] = field(default_factory=list)
 
 
@@ -101,7 +99,7 @@ class Replay:
         self._resolver = resolver
         self._server_name = server_name
 
-    async def prepare(self, room_nid: int, members: Mapping[UserId, Standing]) -> None:
+    async def prepare(self, room_nid: int, members: Mapping[UserId, Membership]) -> None:
         """Write the members down, some at a time, so that little is left to be written when the room becomes whole."""
         await self.unprepare(room_nid)
         for part in chunks(members.items(), _STEP):
@@ -114,7 +112,7 @@ class Replay:
             pass
 
     async def run(
-        self, partial: PartialRoom, whole: int, members: Mapping[UserId, Standing], others: Collection[Pair]
+        self, partial: PartialRoom, whole: int, members: Mapping[UserId, Membership], others: Collection[Pair]
     ) -> int:
         """Make a room whole: `whole` is the state before the join event, with these members. How much was replayed.
 
@@ -141,7 +139,7 @@ class Replay:
             return len(shadow.anew)
 
     async def _begin(
-        self, partial: PartialRoom, whole: int, members: Mapping[UserId, Standing], others: Collection[Pair]
+        self, partial: PartialRoom, whole: int, members: Mapping[UserId, Membership], others: Collection[Pair]
     ) -> _Shadow:
         room = await self._hot.get(partial.room_nid)
         row, event, gapped = await self._database.snapshot(_find_join, room, partial)
@@ -158,11 +156,8 @@ class Replay:
         cited = await self._database.snapshot(_cited, room, event)
         rejected = {one.event_id for one, is_rejected in cited if is_rejected}
         needed = [state[pair] for pair in auth_keys(event) if pair in state]
-        try:
-            event_auth.check_auth(event, [one for one, _ in cited], create=shadow.create, rejected=rejected)
-            event_auth.check_state_auth(event, needed, create=shadow.create)
-        except AuthError as error:
-            raise BadAnswer(f"Upon this state nobody of this server could have joined: {error}") from None
+        if reason := refusal(event, [one for one, _ in cited], needed, shadow.create, rejected):
+            raise BadAnswer(f"Upon this state nobody of this server could have joined: {reason}")
         roots = await self._database.write(self._write_roots, shadow, row, event, None, events.OK)
         begun = _Shadow(shadow, dict(members), members, {}, gapped, row.timeline_place, row.room_root)
         self._take_over(begun, row, event, None, roots, events.OK)
@@ -185,7 +180,7 @@ class Replay:
                 if row.state_before is not None and not places.is_past(row.timeline_place):
                     await self._judge(shadow, graph, row)
                 shadow.place = row.timeline_place
-            shadow.room.state.forget_members()
+            shadow.room.state.forget()
 
     async def _judge(self, shadow: _Shadow, graph: Graph, row: StoredEvent) -> None:
         room = shadow.room
@@ -216,8 +211,6 @@ class Replay:
         if new.redaction is not None:
             by = shadow.redactions.setdefault(new.redaction.target, {})
             by[row.position] = new.redaction.redacted.pdu
-        elif new.awaited is not None and row.status != events.OK:
-            shadow.awaited.append((row.room_nid, new.awaited, row.position))
 
     async def _place(self, shadow: _Shadow, graph: Graph, row: StoredEvent, event: Event) -> Placed:
         # What was soft-failed may have been so by the word of a policy server, and stays as it is.
@@ -299,7 +292,7 @@ class Replay:
                 changes.append((change.pair, change.event, at))
         for pair, changed, at in changes:
             if pair[0] == _MEMBER and changed is not None:
-                shadow.members[UserId(pair[1])] = Standing(changed.membership or "leave", UserId(changed.sender), at)
+                shadow.members[UserId(pair[1])] = Membership(changed.membership or "leave", UserId(changed.sender), at)
             elif pair[0] == _MEMBER:
                 shadow.members.pop(UserId(pair[1]), None)
 
@@ -336,7 +329,7 @@ class Replay:
         room_servers.replace(tx, nid, servers_by(shadow.members, self._server_name), position)
         partial_rooms.remove(tx, nid)
         local = [user_id for user_id in changed if domain_of(user_id) == self._server_name]
-        tx.wake([room.room_id, COMPLETED, *local])
+        tx.wake([room.room_id, COMPLETED, members.GUESTS, *local])
 
         def settle() -> None:
             crash.point("K4")
@@ -373,8 +366,6 @@ class Replay:
             # Clients have to read again what they have read already.
             rooms.set_gapped(tx, [(nid, position)])
             tx.wake([outgoing.FEDERATION])
-        there = events.find_positions(tx, [target for _, target, _ in shadow.awaited])
-        event_graph.add_pending_redactions(tx, [one for one in shadow.awaited if one[1] not in there])
         originals.remove_of_room(tx, nid)
 
     def _relate_again(self, tx: WriteTx, shadow: _Shadow, restored: Sequence[tuple[StoredEvent, bytes]]) -> None:

@@ -12,9 +12,7 @@ from typing import Any
 import msgspec
 
 from homeserver.errors import Forbidden, InvalidParam, NotFound, Unsupported
-from homeserver.matrix import event_auth, signing
 from homeserver.matrix.canonical import CanonicalJsonError
-from homeserver.matrix.event_auth import AuthError
 from homeserver.matrix.events import Event, MalformedEvent
 from homeserver.matrix.identifiers import EventId, Origin, RoomId, ServerName, UserId, domain_of
 from homeserver.services.rooms.auth_chain import auth_chain
@@ -36,6 +34,7 @@ from homeserver.services.rooms.server_acl import ServerAcls
 from homeserver.services.rooms.signatures import Signatures, signers_of
 from homeserver.services.rooms.state import StateTrees
 from homeserver.services.rooms.stripped import stripped_state
+from homeserver.services.rooms.verdicts import auth_keys, state_refusal
 from homeserver.storage import events, members, rooms
 from homeserver.storage.engine import Database, ReadTx
 from homeserver.storage.state import Pair
@@ -219,7 +218,7 @@ class Resident:
         if domain_of(authoriser) != self._author.server_name:
             return None
         whereabouts = await self._whereabouts(room, user_id)
-        signed = signing.sign_event(event, self._author.server_name, self._author.key)
+        signed = self._author.countersign(event)
 
         def see(drafts: Drafts) -> None:
             authoriser_of(drafts, user_id, whereabouts, self._author.server_name)
@@ -237,6 +236,9 @@ class Resident:
 
     async def _take(self, room: HotRoom, event: Event) -> None:
         """Take in an event that was checked. Raises `Forbidden` where the room does not allow it."""
+        has_ended = room.membership_of(UserId(event.sender)) in ("leave", "ban") and event.membership != "leave"
+        if not has_ended and await self._database.read(_is_accepted, room, event):
+            return  # It was handed over before, and the answer did not arrive: the room as it is now is no judge of it.
         if not await self._database.read(_has_place, room, event):
             raise InvalidParam("The event follows, or cites, events that this server does not know in the room.")
         await self._sender.look(room.room_id, lambda drafts: _check_auth(drafts, event))
@@ -316,18 +318,16 @@ def _check_version(room: HotRoom, versions: Collection[str]) -> None:
 
 def _check_auth(drafts: Drafts, event: Event) -> None:
     """Raise `Forbidden` unless the room as it is now allows the event."""
-    keys = event_auth.auth_event_keys(
-        event.room_version,
-        type=event.type,
-        sender=event.sender,
-        state_key=event.state_key,
-        content=event.content_json,
-    )
-    found = [one for key in keys if (one := drafts.state(*key)) is not None]
-    try:
-        event_auth.check_state_auth(event, found, create=drafts.state("m.room.create"))
-    except AuthError as error:
-        raise Forbidden(str(error)) from None
+    found = [one for key in auth_keys(event) if (one := drafts.state(*key)) is not None]
+    if reason := state_refusal(event, found, drafts.state("m.room.create")):
+        raise Forbidden(reason)
+
+
+def _is_accepted(tx: ReadTx, room: HotRoom, event: Event) -> bool:
+    """Whether the event has been taken into the room already."""
+    event_id = EventId(event.event_id)
+    standing = events.find_standings_by_id(tx, [event_id]).get(event_id)
+    return standing is not None and standing.room_nid == room.room_nid and standing.status == events.OK
 
 
 def _has_place(tx: ReadTx, room: HotRoom, event: Event) -> bool:

@@ -15,22 +15,23 @@ from homeserver.errors import NotFound, Unavailable
 from homeserver.kit.caching import Lru
 from homeserver.kit.clock import Clock
 from homeserver.kit.concurrency import Background
+from homeserver.kit.logs import report
 
 log = structlog.get_logger()
 
 K = TypeVar("K", bound=Hashable)
 
 _LONGEST_S = 180.0
-_PAUSE_MS = 30_000
-_LONGEST_PAUSE_MS = 60 * 60 * 1000
+_PAUSE_S = 30.0
+_LONGEST_PAUSE_S = 3600.0
 _REMEMBERED = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class _Pause:
-    """Until when a thing is left alone, and how often nothing came of it."""
+    """Until when a thing is left alone, by the monotonic clock, and how often nothing came of it."""
 
-    until: int
+    until: float
     failures: int
 
 
@@ -59,16 +60,16 @@ class Searches(Generic[K]):
     def is_resting(self, key: K) -> bool:
         """Whether it is to be left alone now."""
         pause = self._pauses.get(key)
-        return pause is not None and pause.until > self._clock.now()
+        return pause is not None and pause.until > self._clock.monotonic()
 
     def failures(self, key: K) -> int:
         """How often nothing came of it, since something did."""
         pause = self._pauses.get(key)
         return 0 if pause is None else pause.failures
 
-    def rest(self, key: K, pause_ms: int) -> None:
-        """Leave it alone for a while; there was no failure."""
-        self._pauses.put(key, _Pause(self._clock.now() + pause_ms, 0))
+    def rest(self, key: K, seconds: float) -> None:
+        """Leave it alone for so long; there was no failure."""
+        self._pauses.put(key, _Pause(self._clock.monotonic() + seconds, 0))
 
     def wake(self, key: K) -> None:
         """Forget that it should be left alone."""
@@ -95,9 +96,11 @@ class Searches(Generic[K]):
 
     async def _run(self, key: K, search: Callable[[], Coroutine[Any, Any, bool]]) -> bool:
         has_found = False
+        outcome: bool | BaseException
         try:
             async with asyncio.timeout(_LONGEST_S):
-                has_found = await search()
+                [outcome] = await asyncio.gather(search(), return_exceptions=True)
+            has_found = _has_found(outcome)
         except TimeoutError:
             log.info("a search for what a room lacks took too long", key=key)
         except (NotFound, Unavailable):
@@ -106,6 +109,16 @@ class Searches(Generic[K]):
             del self._under_way[key]
         if not has_found:
             failures = self.failures(key)
-            pause_ms = min(_PAUSE_MS << min(failures, 20), _LONGEST_PAUSE_MS)
-            self._pauses.put(key, _Pause(self._clock.now() + pause_ms, failures + 1))
+            pause_s = min(_PAUSE_S * 2 ** min(failures, 20), _LONGEST_PAUSE_S)
+            self._pauses.put(key, _Pause(self._clock.monotonic() + pause_s, failures + 1))
         return has_found
+
+
+def _has_found(outcome: bool | BaseException) -> bool:
+    """Whether a search has found what it was for; one that failed by a fault of ours is as one in vain."""
+    if isinstance(outcome, (NotFound, Unavailable)):
+        raise outcome
+    if isinstance(outcome, BaseException):
+        report(outcome)
+        return False
+    return outcome

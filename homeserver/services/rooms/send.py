@@ -18,12 +18,13 @@ from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import EventId, RoomId, UserId, domain_of
 from homeserver.services.auth.sessions import Requester
 from homeserver.services.rooms.author import Author, Draft, Drafts
-from homeserver.services.rooms.hot import HotRoom, HotRooms, NotLoaded, Transaction, parse
+from homeserver.services.rooms.hot import HotRoom, HotRooms, Transaction, parse
 from homeserver.services.rooms.merge import Merger
-from homeserver.services.rooms.persist import EventWriter, Superseded
+from homeserver.services.rooms.persist import ATTEMPTS, EventWriter, Superseded
 from homeserver.services.rooms.placement import Batch, Redaction
 from homeserver.services.rooms.policy import PolicyServers
 from homeserver.services.rooms.power import may_act
+from homeserver.services.rooms.room_state import NotLoaded
 from homeserver.storage import events, transactions, users
 from homeserver.storage.engine import Database, ReadTx, WriteTx
 from homeserver.storage.events import StoredEvent
@@ -31,7 +32,6 @@ from homeserver.storage.transactions import Repeated
 
 T = TypeVar("T")
 
-_ATTEMPTS = 5
 _SENT = 10_000
 
 Build = Callable[[Drafts], None]
@@ -177,7 +177,7 @@ class Sender:
     async def _upon(self, room_id: RoomId, act: Callable[[Drafts], Awaitable[T]]) -> T:
         """Act upon the room while nobody has it alone and an event can follow all its ends."""
         room_nid = await self.nid_of(room_id)
-        for _ in range(_ATTEMPTS):
+        for _ in range(ATTEMPTS):
             room = await self.free(room_nid)
             if not room.latest:
                 raise Forbidden("You are not in this room.")  # Nor is anybody of this server: it was joined half way.

@@ -2,6 +2,7 @@
 
 from homeserver.errors import Forbidden
 from homeserver.kit.caching import Lru
+from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import RoomId, ServerName
 from homeserver.matrix.server_acl import ServerAcl
 from homeserver.services.rooms.hot import HotRoom, HotRooms
@@ -14,7 +15,7 @@ class ServerAcls:
 
     def __init__(self, hot: HotRooms) -> None:
         self._hot = hot
-        self._parsed: Lru[str, ServerAcl] = Lru(_KEPT)
+        self._parsed: Lru[str, tuple[Event, ServerAcl]] = Lru(_KEPT)
 
     async def check(self, room_id: RoomId, server: ServerName) -> None:
         """Raise `Forbidden` if the room keeps the server out; `NotFound` if the room is not known."""
@@ -26,8 +27,9 @@ class ServerAcls:
         event = room.state.get(("m.room.server_acl", ""))
         if event is None:
             return True
-        acl = self._parsed.get(event.event_id)
-        if acl is None:
-            acl = ServerAcl(event.content_json)
-            self._parsed.put(event.event_id, acl)
-        return acl.allows(server)
+        known = self._parsed.get(event.event_id)
+        # Redacted it has another content, and the same id. As it names nobody then, nobody is let in.
+        if known is None or known[0] is not event:
+            known = event, ServerAcl(event.content_json)
+            self._parsed.put(event.event_id, known)
+        return known[1].allows(server)

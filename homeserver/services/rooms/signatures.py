@@ -1,7 +1,7 @@
 """Whether events are signed by those who must sign them (server-server API, Validating hashes and signatures)."""
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,11 +72,24 @@ class Signatures:
 
     def is_quick(self, events: Sequence[Event]) -> bool:
         """Whether all keys are in memory by which the events say they are signed, so that nobody has to be asked."""
-        return self._keys.recalls(_wanted(events, [_signed(event, signers_of(event)) for event in events]))
+        return self._keys.recalls(_wanted_by(events))
+
+    async def keys_lacking(self, events: Sequence[Event]) -> Mapping[KeyName, int]:
+        """The keys by which the events say they are signed, if not all of them are at hand."""
+        wanted = _wanted_by(events)
+        return {} if await self._keys.is_kept(wanted) else wanted
+
+    async def ask_for_keys(self, keys: Mapping[KeyName, int]) -> None:
+        """Ask for keys, and wait until they are there or cannot be had."""
+        await self._keys.find(keys)
 
 
 def _is_wrong(doubt: Doubt | None) -> bool:
     return doubt is not None and doubt.is_wrong
+
+
+def _wanted_by(events: Sequence[Event]) -> dict[KeyName, int]:
+    return _wanted(events, [_signed(event, signers_of(event)) for event in events])
 
 
 def _wanted(events: Sequence[Event], signed: Sequence[dict[str, list[str]]]) -> dict[KeyName, int]:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import msgspec
@@ -77,6 +77,8 @@ class SpaceElsewhere:
 class _Kept:
     until: float
     space: SpaceElsewhere | None
+    asked: frozenset[ServerName] = frozenset()
+    """The servers that had nothing to tell."""
 
 
 class SpacesElsewhere:
@@ -86,12 +88,16 @@ class SpacesElsewhere:
         self._federation = federation
         self._clock = clock
         self._kept: Lru[RoomId, _Kept] = Lru(_KEPT)
-        self._asking: SingleFlight[RoomId, SpaceElsewhere | None] = SingleFlight()
+        self._asking: SingleFlight[tuple[RoomId, tuple[ServerName, ...]], SpaceElsewhere | None] = SingleFlight()
 
-    def is_known(self, room_id: RoomId) -> bool:
-        """Whether it was found out of late what others tell of the room."""
+    def is_known(self, room_id: RoomId, servers: Sequence[ServerName]) -> bool:
+        """Whether it was found out of late what others tell of the room, or that these servers tell nothing."""
+        kept = self._recent(room_id)
+        return kept is not None and (kept.space is not None or kept.asked.issuperset(servers[:_MOST_SERVERS]))
+
+    def _recent(self, room_id: RoomId) -> _Kept | None:
         kept = self._kept.get(room_id)
-        return kept is not None and kept.until > self._clock.monotonic()
+        return None if kept is None or kept.until <= self._clock.monotonic() else kept
 
     def find(self, room_id: RoomId) -> SpaceElsewhere | None:
         """The room, if it was found of late."""
@@ -103,12 +109,17 @@ class SpacesElsewhere:
         await asyncio.gather(*(self._find(room_id, servers) for room_id, servers in wanted.items()))
 
     async def _find(self, room_id: RoomId, servers: Sequence[ServerName]) -> None:
-        space = await self._asking.run(room_id, lambda: self._ask(room_id, servers))
-        good_for_s = _FAILURE_FOR_S if space is None else _GOOD_FOR_S
-        self._kept.put(room_id, _Kept(self._clock.monotonic() + good_for_s, space))
+        asked = tuple(servers[:_MOST_SERVERS])
+        space = await self._asking.run((room_id, asked), lambda: self._ask(room_id, asked))
+        if space is not None:
+            self._kept.put(room_id, _Kept(self._clock.monotonic() + _GOOD_FOR_S, space))
+            return
+        known = self._recent(room_id) or _Kept(self._clock.monotonic() + _FAILURE_FOR_S, None)
+        # Whoever names the wrong servers keeps nobody from being told by others, nor takes away what was told.
+        self._kept.put(room_id, replace(known, asked=known.asked | set(asked)))
 
     async def _ask(self, room_id: RoomId, servers: Sequence[ServerName]) -> SpaceElsewhere | None:
-        for server in servers[:_MOST_SERVERS]:
+        for server in servers:
             try:
                 answer = await self._federation.hierarchy(server, room_id, suggested_only=False, timeout_s=_TIMEOUT_S)
             except RemoteFailure:

@@ -19,8 +19,8 @@ from homeserver.storage.tables import chunks
 MOST_STATE = 200_000
 MOST_CHAIN = 400_000
 """So many events may a state consist of, and may it rest on."""
-_LARGEST = 512 << 20
-_LARGEST_IDS = 64 << 20
+LARGEST_STATE = 512 << 20
+LARGEST_IDS = 64 << 20
 _FEW = 20
 """Up to so many events are asked for singly where the state may be of any size."""
 _AT_ONCE = 10
@@ -59,9 +59,11 @@ class StateRequests:
     def __init__(self, client: FederationClient) -> None:
         self._client = client
 
-    async def ids(self, room: HotRoom, server: ServerName, event_id: EventId) -> StateIds:
+    async def ids(
+        self, room: HotRoom, server: ServerName, event_id: EventId, *, largest: int = LARGEST_IDS
+    ) -> StateIds:
         """Of which events the state before an event is."""
-        answer = await self._client.state_ids(server, room.room_id, event_id, largest=_LARGEST_IDS)
+        answer = await self._client.state_ids(server, room.room_id, event_id, largest=largest)
         is_cut = len(answer.pdu_ids) > MOST_STATE or len(answer.auth_chain_ids) > MOST_CHAIN
         return StateIds(_ids(answer.pdu_ids[:MOST_STATE]), _ids(answer.auth_chain_ids[:MOST_CHAIN]), is_cut)
 
@@ -83,16 +85,24 @@ class StateRequests:
                 tasks.create_task(ask(event_id))
         return found
 
-    async def whole(self, room: HotRoom, server: ServerName, event_id: EventId, choose: Choose) -> GivenState:
+    async def whole(
+        self,
+        room: HotRoom,
+        server: ServerName,
+        event_id: EventId,
+        choose: Choose,
+        *,
+        largest: int = LARGEST_STATE,
+    ) -> GivenState:
         """The state before an event with what it rests on; of the events, those that `choose` takes, some at a time."""
-        answer = await self._client.state(server, room.room_id, event_id, largest=_LARGEST)
+        answer = await self._client.state(server, room.room_id, event_id, largest=largest)
         chosen: dict[EventId, bytes] = {}
         chain = await _sift(room, answer.auth_chain[:MOST_CHAIN], choose, chosen)
         state = await _sift(room, answer.pdus[:MOST_STATE], choose, chosen)
         return GivenState(state, len({*chain, *state}), chosen)
 
     async def these(
-        self, room: HotRoom, server: ServerName, event_id: EventId, wanted: Collection[EventId]
+        self, room: HotRoom, server: ServerName, event_id: EventId, wanted: Collection[EventId], *, largest: int
     ) -> Mapping[EventId, bytes]:
         """Events of the state before an event or of what it rests on, as far as they are given."""
         if len(wanted) <= _FEW:
@@ -102,11 +112,11 @@ class StateRequests:
         async def choose(event_ids: Collection[EventId]) -> Collection[EventId]:
             return unknown.intersection(event_ids)
 
-        return (await self.whole(room, server, event_id, choose)).chosen
+        return (await self.whole(room, server, event_id, choose, largest=largest)).chosen
 
-    async def auth_chain(self, room: HotRoom, server: ServerName, event_id: EventId) -> list[bytes]:
+    async def auth_chain(self, room: HotRoom, server: ServerName, event_id: EventId, *, largest: int) -> list[bytes]:
         """What an event rests on."""
-        answer = await self._client.event_auth(server, room.room_id, event_id, largest=_LARGEST)
+        answer = await self._client.event_auth(server, room.room_id, event_id, largest=largest)
         return [bytes(pdu) for pdu in answer.auth_chain[:MOST_CHAIN]]
 
 

@@ -8,6 +8,7 @@ lest they should come to different rooms.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 from urllib.parse import quote
 
@@ -27,7 +28,7 @@ from homeserver.services.rooms.author import Drafts
 from homeserver.services.rooms.hot import HotRoom, parse
 from homeserver.services.rooms.members import Members
 from homeserver.services.rooms.power import may_act
-from homeserver.services.rooms.remote_members import for_client
+from homeserver.services.rooms.refusals import for_client
 from homeserver.services.rooms.send import Sender, is_local
 from homeserver.services.rooms.server_acl import ServerAcls
 from homeserver.storage import events, members, users
@@ -40,10 +41,15 @@ Json = dict[str, Any]
 MOST_INVITES = 50
 _OFFER = "m.room.third_party_invite"
 _MOST_KEYS = 20
+_MOST_SIGNATURES = 10
+"""More are not tried, each with every key of the offer: who asks chooses their number."""
 _MOST_CHANGES = 200
 """So many of a user's memberships are looked through for one that came of the same offer."""
 _TIMEOUT_S = 10.0
 _LARGEST = 1 << 14
+_LARGEST_SIGNED = 1 << 13
+_STANDARD_ALPHABET = str.maketrans("-_", "+/")
+"""The public keys of an offer may be in either alphabet of base64."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +62,12 @@ class Proof:
 
     @classmethod
     def parse(cls, value: Any) -> "Proof":
-        """The proof, of the fields that it may have. Raises `InvalidParam`; nothing is verified."""
+        """The proof. Raises `InvalidParam`; nothing is verified."""
         if not isinstance(value, dict):
             raise InvalidParam("`signed` is an object.")
-        signed = {key: value[key] for key in ("mxid", "token", "sender", "signatures") if key in value}
+        signed = value  # All of it was signed, whatever it is.
+        if len(msgspec.json.encode(signed)) > _LARGEST_SIGNED:
+            raise InvalidParam("`signed` is too large.")
         texts = [signed.get("mxid"), signed.get("token"), signed.get("sender", "")]
         if not all(isinstance(text, str) and "\0" not in text for text in texts):
             raise InvalidParam("`signed` has a `mxid` and a `token`, which are texts.")
@@ -192,7 +200,11 @@ class _Validity(msgspec.Struct, frozen=True):
 
 
 def _offer(drafts: Drafts, sender: UserId, proof: Proof) -> Event:
-    """The offer, if who made it may still make good on it. Raises `Forbidden`."""
+    """The offer, if who made it may still make good on it. Raises `Forbidden`.
+
+    The rules of the room would allow more: the offer stands though who made it has left, or lost the power to invite.
+    This server does not speak for such users.
+    """
     offer = drafts.state(_OFFER, proof.token)
     if offer is None or offer.sender != sender:
         raise Forbidden("The room has no such offer.")
@@ -208,14 +220,15 @@ def _offer(drafts: Drafts, sender: UserId, proof: Proof) -> Event:
 def _signing_key(offer: Event, proof: Proof) -> _Key:
     """The key of the offer by which the proof is signed. Raises `Forbidden`."""
     signed = _canonical(proof.signed)
+    named = ((signer, key_id) for signer, signatures in proof.signed["signatures"].items() for key_id in signatures)
+    tried = list(islice(named, _MOST_SIGNATURES))
     for key in _keys(offer.content):
-        for signer, signatures in list(proof.signed["signatures"].items())[:_MOST_KEYS]:
-            for key_id in list(signatures)[:_MOST_KEYS]:
-                try:
-                    verify_json(signed, signer, key_id, key.public_key)
-                except (SignatureError, CanonicalJsonError):
-                    continue
-                return key
+        for signer, key_id in tried:
+            try:
+                verify_json(signed, signer, key_id, key.public_key.translate(_STANDARD_ALPHABET))
+            except (SignatureError, CanonicalJsonError):
+                continue
+            return key
     raise Forbidden("What was signed is signed by no key of the offer.")
 
 

@@ -13,15 +13,15 @@ from homeserver.services.auth.sessions import Requester
 from homeserver.services.rooms.author import Author, Draft, Drafts
 from homeserver.services.rooms.create import RoomCreation, with_tombstone_level
 from homeserver.services.rooms.directory import named_aliases, without_aliases
-from homeserver.services.rooms.hot import HotRoom, NotLoaded
+from homeserver.services.rooms.hot import HotRoom
 from homeserver.services.rooms.members import Members
-from homeserver.services.rooms.persist import Superseded
+from homeserver.services.rooms.persist import ATTEMPTS, Superseded
+from homeserver.services.rooms.room_state import NotLoaded
 from homeserver.services.rooms.send import Sender
 from homeserver.services.rooms.succession import inherit
 from homeserver.storage import aliases, rooms
 from homeserver.storage.engine import Database, ReadTx, WriteTx
 
-_ATTEMPTS = 5
 _ADMINISTRATOR = 100
 _MOST = 2**53 - 1
 _CANONICAL = "m.room.canonical_alias"
@@ -74,7 +74,7 @@ class RoomUpgrade:
         creators = _parse_creators(additional_creators) if version.creators_have_infinite_power else []
         member = await self._members.own_content(who.user_id, "join")
         room_nid = await self._sender.nid_of(room_id)
-        for _ in range(_ATTEMPTS):
+        for _ in range(ATTEMPTS):
             moving, is_public = await self._database.snapshot(_read_names, room_nid)
             given = _Given(version, creators, member, moving, is_public)
             room = await self._sender.free(room_nid)
@@ -151,9 +151,9 @@ def _add_state(new: Drafts, user_id: UserId, room: HotRoom, given: _Given) -> No
     for type_ in _COPIED:
         if (event := room.state.get((type_, ""))) is not None:
             add(type_, _join_rules(event.content, given.version) if type_ == "m.room.join_rules" else event.content)
-    for (type_, state_key), event in room.state.items():
-        if type_ == "m.space.child" and event.content.get("via"):
-            add(type_, event.content, state_key)
+    for state_key, event in room.state.list_of("m.space.child").items():
+        if event.content.get("via"):
+            add("m.space.child", event.content, state_key)
     canonical = _moved_names(room, given)
     if canonical:
         add(_CANONICAL, canonical)

@@ -23,7 +23,8 @@ from homeserver.services.live.presence import Presence
 from homeserver.services.live.receipts import receipts_key
 from homeserver.services.live.typing import Typing
 from homeserver.services.rooms.client_events import with_unsigned
-from homeserver.services.rooms.hot import HotRoom, HotRooms, NotLoaded, Recent
+from homeserver.services.rooms.hot import HotRoom, HotRooms, Recent
+from homeserver.services.rooms.room_state import NotLoaded
 from homeserver.services.rooms.state import StateTrees
 from homeserver.services.sync import extensions
 from homeserver.services.sync import rooms as room_sync

@@ -12,7 +12,8 @@ from homeserver.services.auth.interactive import AuthData, Check
 from homeserver.services.auth.limits import Limits
 from homeserver.services.auth.passwords import Passwords
 from homeserver.services.auth.sessions import Requester, Sessions, Tokens, hash_token
-from homeserver.services.users.devices import Devices
+from homeserver.services.users import device_lists
+from homeserver.services.users.devices import Devices, check_name
 from homeserver.services.users.profiles import CHANGES, set_in
 from homeserver.storage import (
     account_data,
@@ -113,7 +114,8 @@ class Accounts:
             users.insert(tx, user_id, password_hash=hashed, is_guest=is_guest, is_admin=is_admin, now=self._clock.now())
             if display_name:
                 set_in(tx, user_id, "displayname", display_name)
-            return self._login(tx, user_id, device)[0] if device else None
+            # Nobody shares a room with a new account.
+            return self._login(tx, user_id, device, is_told=False)[0] if device else None
 
         return user_id, await self._database.write(write)
 
@@ -252,14 +254,20 @@ class Accounts:
         if token is not None and not registration_tokens.use(tx, token, now=self._clock.now()):
             raise Forbidden("The registration token is not valid any more.")
 
-    def _login(self, tx: WriteTx, user_id: UserId, device: NewDevice) -> tuple[NewSession, list[bytes]]:
+    def _login(
+        self, tx: WriteTx, user_id: UserId, device: NewDevice, *, is_told: bool = True
+    ) -> tuple[NewSession, list[bytes]]:
+        """Begin a session, and end those that the device had; others are told of a new device."""
         device_id = self._device_id(device)
+        check_name(device.display_name)
         users.lock(tx, user_id)
         if any(key.public_key == device_id for key in e2e_keys.find_cross_signing(tx, [user_id]).values()):
             raise Forbidden("A device cannot be named like a cross-signing key.")
         # A known device is taken over: the tokens that it had end.
         ended = self._sessions.end(tx, user_id, device_id=device_id)
-        devices.ensure(tx, user_id, device_id, display_name=device.display_name, now=self._clock.now())
+        is_new = devices.ensure(tx, user_id, device_id, display_name=device.display_name, now=self._clock.now())
+        if is_new and is_told:
+            device_lists.note_devices(tx, user_id, [device_id])
         tokens = self._sessions.issue(tx, user_id, device_id, refreshable=device.refreshable)
         return NewSession(user_id, device_id, tokens), ended
 

@@ -38,8 +38,7 @@ class Devices:
 
     async def rename(self, user_id: UserId, device_id: DeviceId, name: str) -> None:
         """Give a device a name, which others see. Raises `NotFound`."""
-        if len(name) > _LONGEST_NAME:
-            raise InvalidParam(f"The name of a device has at most {_LONGEST_NAME} characters.")
+        check_name(name)
         await self.get(user_id, device_id)
         await self._database.write(_rename, user_id, device_id, name)
 
@@ -62,6 +61,12 @@ class Devices:
         devices.remove_many(tx, user_id, device_ids)
         device_lists.note_devices(tx, user_id, device_ids)
         return ended
+
+
+def check_name(name: str | None) -> None:
+    """Raise `InvalidParam` for what no device may be called: other servers are told each name."""
+    if name is not None and len(name) > _LONGEST_NAME:
+        raise InvalidParam(f"The name of a device has at most {_LONGEST_NAME} characters.")
 
 
 def _rename(tx: WriteTx, user_id: UserId, device_id: DeviceId, name: str) -> None:

@@ -44,10 +44,11 @@ class Profiles:
 
     async def get_field(self, user_id: UserId, name: str) -> Any:
         """One field. Raises `NotFound` if it is not set."""
-        fields = await self.get(user_id)
-        if name not in fields:
-            raise NotFound("The profile has no such field.")
-        return fields[name]
+        return _field(await self.get(user_id), name)
+
+    async def get_own_field(self, user_id: UserId, name: str) -> Any:
+        """One field of a user of this server. Raises `NotFound` if it is not set."""
+        return _field(await self.get_own(user_id), name)
 
     async def set_field(self, who: Requester, user_id: UserId, name: str, value: Any) -> None:
         """Set a field of one's own profile; those that rooms show are taken there soon."""
@@ -85,6 +86,12 @@ def set_in(tx: WriteTx, user_id: UserId, name: str, value: Any) -> None:
         raise Unsupported("M_PROFILE_TOO_LARGE", f"A profile has at most {LARGEST} bytes.")
     if changed != fields:
         _put(tx, user_id, name, changed)
+
+
+def _field(fields: Json, name: str) -> Any:
+    if name not in fields:
+        raise NotFound("The profile has no such field.")
+    return fields[name]
 
 
 def _get(tx: ReadTx, user_id: UserId) -> Json:

@@ -1,6 +1,8 @@
 """Rooms whose history has branches: what people here see of what servers elsewhere say (server-server API, PDUs)."""
 
+import asyncio
 import json
+import threading
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -10,12 +12,13 @@ import pytest
 from homeserver.matrix.events import Event
 from homeserver.matrix.identifiers import EventId, RoomId
 from homeserver.matrix.signing import sign_pdu
+from homeserver.services.rooms.intake import FirstWrite
 from homeserver.services.rooms.receipts import Outcome, Receipt
 from homeserver.storage import event_graph, event_log, events, rooms, server_keys
-from homeserver.storage.engine import ReadTx
+from homeserver.storage.engine import ReadTx, WriteTx
 from tests import room_graphs
 from tests.room_graphs import Graph
-from tests.world import User, World
+from tests.world import User, World, until
 
 BOB = "@bob:b.example"
 DAN = "@dan:c.example"
@@ -293,3 +296,49 @@ async def test_a_gap_is_bridged_by_state_from_elsewhere_and_filled_later(scene: 
     assert await scene.tips() == {said.event_id}
     sent = await scene.alice.send(scene.room_id, "all of it")
     assert await scene.tips() == {sent}
+
+
+@pytest.mark.trust("F30", "F47")
+async def test_what_was_looked_at_is_looked_at_again_after_somebody_elses_turn(scene: Scene) -> None:
+    inbox, hot = scene.world.container.inbox, scene.world.container.hot
+    graph = await scene.graph()
+    first = graph.say(BOB, "m.room.message", {"body": "first"}, [graph.events[-1]])
+    second = graph.say(BOB, "m.room.message", {"body": "second"}, [first])
+    room = await hot.find(RoomId(scene.room_id))
+    [looked_at] = await inbox.look_at({room: [first.pdu]})
+    # The room stays as it is, but somebody waits now.
+    assert await scene.outcomes(second) == [Outcome.WAITING]
+    assert [receipt.outcome for receipt in await inbox.take(looked_at)] == [Outcome.ACCEPTED]
+    assert await scene.bodies() == ["first", "second"]
+
+
+@pytest.mark.trust("F30", "F47")
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_room_is_not_taken_to_be_calm_while_an_event_begins_to_wait(scene: Scene) -> None:
+    inbox, hot = scene.world.container.inbox, scene.world.container.hot
+    graph = await scene.graph()
+    tip = graph.events[-1]
+    first = graph.say(BOB, "m.room.message", {"body": "first"}, [tip])
+    second = graph.say(BOB, "m.room.message", {"body": "second"}, [first])
+    other = graph.say(BOB, "m.room.message", {"body": "beside"}, [tip])
+    is_writing, may_write = threading.Event(), threading.Event()
+
+    def hold(tx: WriteTx) -> None:
+        is_writing.set()
+        assert may_write.wait(timeout=60)
+
+    async def look() -> None:
+        await until(is_writing.is_set)
+        try:
+            # What is being written is not to be seen yet.
+            await inbox.look_at({await hot.find(RoomId(scene.room_id)): [other.pdu]})
+        finally:
+            may_write.set()
+
+    receipts, _ = await asyncio.gather(
+        inbox.receive(RoomId(scene.room_id), [second.pdu], first=FirstWrite(hold)), look()
+    )
+    assert [receipt.outcome for receipt in receipts] == [Outcome.WAITING]
+    [looked_at] = await inbox.look_at({await hot.find(RoomId(scene.room_id)): [first.pdu]})
+    await inbox.take(looked_at)
+    assert await scene.bodies() == ["first", "second"]

@@ -593,6 +593,7 @@ def test_every_table_that_names_rooms_is_known_here() -> None:
         "introductions",
         "left_out",
         "memberships",
+        "originals",
         "out_of_room",
         "outgoing_events",
         "partial_rooms",

@@ -8,13 +8,12 @@ from homeserver.errors import InvalidParam, Unsupported
 from homeserver.http.bodies import Body, Query
 from homeserver.http.endpoint import USER, Endpoint
 from homeserver.matrix.identifiers import RoomId
-from homeserver.services.auth.limits import RATES, Limits
+from homeserver.services.auth.limits import Limits
 from homeserver.services.auth.sessions import Requester
 from homeserver.services.rooms.create import InitialState, NewRoom, RoomCreation
 from homeserver.services.rooms.hierarchy import DEEPEST, DEFAULT_LIMIT, MOST_ROOMS, Hierarchy, View
+from homeserver.services.rooms.members import MOST_INVITEES
 from homeserver.services.rooms.upgrade import RoomUpgrade
-
-MOST_INVITED = RATES["invite"].burst
 
 
 class StateEvent(Struct, frozen=True):
@@ -54,8 +53,9 @@ async def create(body: CreateRoom, who: Requester, creation: RoomCreation, limit
     if body.invite_3pid:
         raise Unsupported("M_THREEPID_DENIED", "This server invites nobody by e-mail or telephone.", status=403)
     invited = {*body.invite, *(state.state_key for state in body.initial_state if state.type == "m.room.member")}
-    if len(invited) > MOST_INVITED:
-        raise InvalidParam(f"At most {MOST_INVITED} people can be invited with the room; invite the others later.")
+    # Whoever may invite some at a time would wait in vain for more than a bucket holds.
+    if len(invited) > (most := limits.most("invite", MOST_INVITEES)):
+        raise InvalidParam(f"At most {most} people can be invited with the room; invite the others later.")
     limits.take("invite", who.user_id, len(invited))
     is_public = body.visibility == "public"
     wish = NewRoom(

@@ -26,8 +26,10 @@ async def directory(query: AliasQuery, origin: Origin, directory: Directory) -> 
 
 
 async def profile(query: ProfileQuery, origin: Origin, profiles: Profiles) -> dict[str, Any]:
-    found = await profiles.get_own(identifier(identifiers.user_id, query.user_id))
-    return {name: value for name, value in found.items() if query.field in (None, name)}
+    user_id = identifier(identifiers.user_id, query.user_id)
+    if query.field is None:
+        return await profiles.get_own(user_id)
+    return {query.field: await profiles.get_own_field(user_id, query.field)}
 
 
 async def other(query_type: str, origin: Origin) -> None:

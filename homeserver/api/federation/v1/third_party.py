@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, ValidationError, convert
 from starlette.requests import Request
 
 from homeserver.errors import InvalidParam
@@ -10,7 +10,7 @@ from homeserver.http.auth import address_of
 from homeserver.http.bodies import Body, Empty, identifier
 from homeserver.http.endpoint import NOBODY, SERVER, Endpoint
 from homeserver.matrix import identifiers
-from homeserver.matrix.identifiers import Origin, RoomId
+from homeserver.matrix.identifiers import InvalidIdentifier, Origin, RoomId
 from homeserver.services.auth.limits import Limits, network_of
 from homeserver.services.rooms.third_party import MOST_INVITES, Proof, ThirdPartyInvites
 
@@ -40,7 +40,7 @@ class PendingInvite(Struct, frozen=True):
 
 class Binding(Body, frozen=True):
     mxid: str
-    invites: list[PendingInvite]
+    invites: list[Any]
 
 
 async def exchange(room_id: RoomId, body: Exchange, origin: Origin, third_party: ThirdPartyInvites) -> Empty:
@@ -53,15 +53,21 @@ async def exchange(room_id: RoomId, body: Exchange, origin: Origin, third_party:
 
 async def on_bind(body: Binding, third_party: ThirdPartyInvites, limits: Limits, request: Request) -> Empty:
     user_id = identifier(identifiers.user_id, body.mxid)
-    if len(body.invites) > MOST_INVITES:
-        raise InvalidParam(f"At most {MOST_INVITES} invites come with one address.")
-    invites = [
-        (identifier(identifiers.room_id, one.room_id), one.sender, Proof.parse(one.signed)) for one in body.invites
-    ]
+    found = map(_pending, body.invites[:MOST_INVITES])
+    invites = [one for one in found if one is not None]
     # One was taken with the request.
     limits.take("invite", network_of(address_of(request)), max(0, len(invites) - 1))
     await third_party.bind(user_id, invites)
     return Empty()
+
+
+def _pending(value: Any) -> tuple[RoomId, str, Proof] | None:
+    """Room, sender and proof of an invite; None if it is none. The others are not told again: they must not suffer."""
+    try:
+        one = convert(value, PendingInvite)
+        return identifiers.room_id(one.room_id), one.sender, Proof.parse(one.signed)
+    except (InvalidIdentifier, InvalidParam, ValidationError):
+        return None
 
 
 ENDPOINTS = [

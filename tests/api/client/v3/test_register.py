@@ -123,6 +123,26 @@ async def test_a_nul_in_stored_text_is_refused_and_nothing_is_kept(client: Clien
     assert (await register(client, initial_device_display_name="Jungle Phone")).status_code == 200
 
 
+@pytest.mark.trust("C20", "R6")
+async def test_the_name_of_a_device_is_short_however_it_gets_it(client: Client) -> None:
+    short, long = "\N{GRINNING FACE}" * 100, "\N{GRINNING FACE}" * 101
+    assert (await register(client, initial_device_display_name=long)).status_code == 400
+    assert (await register(client, initial_device_display_name=short)).status_code == 200
+    login = {"type": "m.login.password", "user": "alice", "password": "sesame street"}
+
+    async def name(method: str, path: str, body: Any, token: str = "") -> int:
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        answer = await client.send(method, f"/_matrix/client/v3{path}", headers=headers, json=body)
+        assert answer.status_code == 200 or answer.json()["errcode"] == "M_INVALID_PARAM"
+        return answer.status_code
+
+    assert await name("POST", "/login", login | {"initial_device_display_name": long}) == 400
+    assert await name("POST", "/login", login | {"initial_device_display_name": short}) == 200
+    session = (await client.send("POST", "/_matrix/client/v3/login", json=login | {"device_id": "D"})).json()
+    assert await name("PUT", "/devices/D", {"display_name": long}, session["access_token"]) == 400
+    assert await name("PUT", "/devices/D", {"display_name": short}, session["access_token"]) == 200
+
+
 @pytest.mark.trust("C24")
 async def test_a_nul_in_a_session_or_token_is_no_server_error(client: Client) -> None:
     auth = {"type": "m.login.dummy", "session": "a\0b"}
