@@ -291,9 +291,9 @@ async def test_a_chain_that_never_ends_is_given_up_and_stops_nobody(stage: Stage
     assert await stage.scene.bodies() == ["here"]
     assert len(stage.peer.seen) == before
     # Then the next event is a reason to ask again.
-    stage.network.clock.time += 31_000
+    stage.network.clock.advance(31)
     await stage.peer.send("a.test", "5", chain[501].pdu)
-    await eventually(lambda: searches(stage, "left"), lambda count: count == 2)
+    await eventually(lambda: searches(stage, "left"), lambda count: count >= 2)
     assert asked() > 10
 
 

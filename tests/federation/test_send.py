@@ -737,6 +737,30 @@ async def test_what_was_staged_by_a_process_that_died_is_taken_in(held: Held, tm
         await again.fsck()
 
 
+@pytest.mark.trust("R5", "F22")
+async def test_event_that_cannot_be_processed_takes_none_of_those_staged_with_it_along(held: Held) -> None:
+    graph = await held.graph()
+    [joined] = [event for event in graph.events if (event.type, event.state_key) == ("m.room.member", CAT)]
+    await held.wait_for_keys()
+    cats = graph.say(CAT, "m.room.message", {"body": "of cat"}, [graph.events[-1]])
+    bobs = graph.say(BOB, "m.room.message", {"body": "beside"}, [joined])
+    for number, event in enumerate((cats, bobs)):
+        assert await held.peer.send("a.test", f"{number}", event.pdu) == {event.event_id: {}}
+    assert await held.staged() == 4
+    database = held.scene.world.container.database
+    stored = text("UPDATE events SET pdu = :pdu WHERE event_id = :event_id")
+
+    def store(tx: WriteTx, pdu: bytes) -> None:
+        tx.connection.execute(stored, {"pdu": pdu, "event_id": joined.event_id})
+
+    # What cat's event rests on was damaged on the disk.
+    await database.write(store, b"\xff")
+    held.other.awake.set()
+    await eventually(held.staged, lambda count: count == 0)
+    await database.write(store, joined.pdu)
+    assert await held.scene.bodies() == ["after", "beside"]
+
+
 @pytest.mark.parametrize("stage", [Federation(staged_per_server=2)], indirect=True)
 @pytest.mark.trust("R6", "C18")
 async def test_server_of_which_too_much_is_staged_has_to_wait(held: Held) -> None:
