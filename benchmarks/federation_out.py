@@ -5,7 +5,7 @@
 One server in this process, joined in memory to others that take everything after 50 ms, or are never reached. A user of
 each is in one room, in which somebody here says something once a second. The CPU time is that of this whole process:
 sending the event, finding out for whom it is, signing and handing over the transactions, and writing down how it goes.
-Sockets and TLS are not in it.
+Sockets and TLS are not in it. The event loop is that of the server.
 """
 
 import argparse
@@ -15,6 +15,8 @@ import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
+
+import uvloop
 
 from homeserver.app.application import Application
 from homeserver.app.migrations import migrate
@@ -153,7 +155,7 @@ def main() -> None:
         url = server.sqlite_url(Path(folder) / "bench.db")
         if options.postgres:
             url = stack.enter_context(stack.enter_context(postgres.started(durable=True)).database())
-        asyncio.run(run(options.live, options.dead, options.seconds, url, folder))
+        uvloop.run(run(options.live, options.dead, options.seconds, url, folder))
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ staged_pdus = Table(
     Column("origin", Text, nullable=False),  # The server that delivered it.
     Column("staged_ts", BigInteger, nullable=False),
     Column("pdu", Pdu, nullable=False),
-    Index("ix_staged_pdus_room_nid_number", "room_nid", "number"),
+    Index("ix_staged_pdus_room_nid_origin_number", "room_nid", "origin", "number"),
 )
 
 answered_deliveries = Table(

@@ -6,7 +6,6 @@ import signal
 import socket
 import ssl
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -55,13 +54,6 @@ def status_of(connection: http.client.HTTPSConnection) -> int:
     return answer.status
 
 
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 @pytest.mark.parametrize("how", ["signal", "change of the files"])
 def test_a_renewed_certificate_is_served_and_open_connections_go_on(tmp_path: Path, how: str) -> None:
     authority = Authority(tmp_path / "authority")
@@ -80,7 +72,7 @@ def test_a_renewed_certificate_is_served_and_open_connections_go_on(tmp_path: Pa
         authority.issue("a.test", HOST, to="served")
         if how == "signal":
             send(server, signal.SIGHUP)
-        until(serves_another)
+        wait_until(server, serves_another)
         assert status_of(before) == 200
         assert serial_of(before) == old
 
@@ -98,7 +90,7 @@ def test_files_that_are_no_certificate_change_nothing(tmp_path: Path) -> None:
                 first.private_key.write_bytes(change())
             said = server.log.count("The certificate stays as it was.")
             send(server, signal.SIGHUP)
-            until(lambda said=said: server.log.count("The certificate stays as it was.") > said)  # type: ignore[misc]
+            wait_until(server, lambda said=said: server.log.count("The certificate stays as it was.") > said)  # type: ignore[misc]
             assert served(authority, port) == old
 
 
@@ -123,6 +115,11 @@ def test_serve_without_a_good_certificate_says_so_and_ends(tmp_path: Path) -> No
     result = subprocess.run([PROGRAM, "serve"], env=settings, capture_output=True, text=True, timeout=20)
     assert result.returncode == 1
     assert "none.pem cannot be served: " in result.stderr
+
+
+def wait_until(server: Server, condition: Callable[[], bool]) -> None:
+    assert server.process is not None
+    server.process.wait_until(condition, 30)
 
 
 def send(server: Server, what: signal.Signals) -> None:

@@ -71,7 +71,6 @@ class Sending:
                 content = {"msgtype": "m.text", "body": str(self._number)}
                 connection.call("PUT", f"/rooms/{quote(self.room_id)}/send/m.room.message/t{self._number}", content)
                 self.acknowledged.append(self._number)
-                time.sleep(0.005)
         except (OSError, http.client.HTTPException):
             pass
 

@@ -1,8 +1,12 @@
 import asyncio
+from dataclasses import replace
 
 import pytest
 
-from homeserver.storage import stream_rows
+from homeserver.errors import InvalidParam
+from homeserver.matrix.identifiers import ServerName
+from homeserver.storage import deliveries, stream_rows
+from homeserver.storage.deliveries import Answered
 from homeserver.storage.engine import Database, WriteTx
 
 
@@ -43,3 +47,24 @@ async def test_a_cancelled_write_has_finished_before_the_caller_goes_on(database
         await asyncio.wait({task})
         assert await database.read(stream_rows.current) in (before, before + 1)
     await database.ping()
+
+
+@pytest.mark.trust("C24")
+async def test_what_is_run_past_the_layers_of_the_library_is_checked_and_undone_like_all_else(
+    database: Database,
+) -> None:
+    good = Answered(ServerName("b.example"), 1, b"n" * deliveries.NAME, b"{}", 5)
+    bad = replace(good, number=2, origin=ServerName("b\0.example"))
+    with pytest.raises(InvalidParam):
+        await database.write(deliveries.keep_answers, [good, bad])
+    assert await database.read(deliveries.list_answers, good.origin) == []
+    with pytest.raises(Refused):
+        await database.write(_keep_and_fail, good)
+    assert await database.read(deliveries.list_answers, good.origin) == []
+    await database.write(deliveries.keep_answers, [good, replace(good, number=2)])
+    assert await database.read(deliveries.list_answers, good.origin) == [good, replace(good, number=2)]
+
+
+def _keep_and_fail(tx: WriteTx, answered: Answered) -> None:
+    deliveries.keep_answers(tx, [answered])
+    raise Refused

@@ -22,6 +22,7 @@ LONG_TIMEOUT_S = 180.0
 """For answers that hold the state of a large room."""
 LARGEST_STATE = 1 << 30
 LARGEST_KEYS = 1 << 20
+LARGEST_SPACE = 4 << 20
 V1 = "/_matrix/federation/v1"
 V2 = "/_matrix/federation/v2"
 KEY = "/_matrix/key/v2"

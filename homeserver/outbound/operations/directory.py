@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import msgspec
 
 from homeserver.matrix.identifiers import RoomAlias, RoomId, ServerName
-from homeserver.outbound.operations.asking import TIMEOUT_S, V1, Asking, Json, part
+from homeserver.outbound.operations.asking import LARGEST_SPACE, TIMEOUT_S, V1, Asking, Json, part
 
 
 class Resolved(msgspec.Struct, frozen=True):
@@ -24,7 +24,16 @@ class Directory(Asking):
         """A space and its children, as that server knows them."""
         query = [("suggested_only", "true" if suggested_only else "false")]
         target = f"{V1}/hierarchy/{part(room_id)}"
-        return await self._call("getSpaceHierarchy", destination, "GET", target, Json, query=query, timeout_s=timeout_s)
+        return await self._call(
+            "getSpaceHierarchy",
+            destination,
+            "GET",
+            target,
+            Json,
+            query=query,
+            timeout_s=timeout_s,
+            largest=LARGEST_SPACE,
+        )
 
     async def public_rooms(self, destination: ServerName, query: Sequence[tuple[str, str]]) -> Json:
         """That server's directory."""

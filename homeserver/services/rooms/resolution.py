@@ -29,7 +29,9 @@ from homeserver.storage.state import Pair
 
 _KNOWN = 2000
 _NODES = 20_000
-_EVENTS = 5_000
+_EVENTS_BYTES = 16 << 20
+_EVENT = 500
+"""What is kept besides the event as it is sent, roughly."""
 _SMALL = 200
 """So many conflicted events are resolved at once; with more of them others have their turn meanwhile."""
 
@@ -78,7 +80,7 @@ class _Memory:
 
     def __init__(self) -> None:
         self.rows: Lru[int, AuthNode] = Lru(_NODES)
-        self.events: Lru[int, _Known] = Lru(_EVENTS)
+        self.events: Lru[int, _Known] = Lru(_EVENTS_BYTES, lambda known: _EVENT + known.event.size)
 
 
 class Resolver:

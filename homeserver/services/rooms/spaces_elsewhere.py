@@ -17,7 +17,9 @@ from homeserver.matrix.identifiers import InvalidIdentifier, RoomId, ServerName
 from homeserver.outbound.federation import FederationClient
 from homeserver.services.rooms.directories_elsewhere import PublicRoom
 
-_KEPT = 5000
+_KEPT_BYTES = 64 << 20
+_WEIGHT = 500
+"""What is kept besides the answer itself, roughly."""
 _GOOD_FOR_S = 300
 _FAILURE_FOR_S = 60
 _MOST_CHILDREN = 2000
@@ -87,7 +89,7 @@ class SpacesElsewhere:
     def __init__(self, federation: FederationClient, clock: Clock) -> None:
         self._federation = federation
         self._clock = clock
-        self._kept: Lru[RoomId, _Kept] = Lru(_KEPT)
+        self._kept: Lru[RoomId, _Kept] = Lru(_KEPT_BYTES, _weigh)
         self._asking: SingleFlight[tuple[RoomId, tuple[ServerName, ...]], SpaceElsewhere | None] = SingleFlight()
 
     def is_known(self, room_id: RoomId, servers: Sequence[ServerName]) -> bool:
@@ -128,6 +130,10 @@ class SpacesElsewhere:
             if space is not None:
                 return space
         return None
+
+
+def _weigh(kept: _Kept) -> int:
+    return _WEIGHT + (0 if kept.space is None else len(msgspec.json.encode(kept.space)))
 
 
 def child_of(content: Mapping[str, Any], *, state_key: str, origin_server_ts: int, shown: bytes) -> Child | None:

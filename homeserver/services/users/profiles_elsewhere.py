@@ -14,7 +14,9 @@ from homeserver.outbound.federation import FederationClient
 
 LARGEST = 65_535
 """In bytes, of the JSON of a profile."""
-_KEPT = 5000
+_KEPT_BYTES = 16 << 20
+_WEIGHT = 500
+"""What is kept besides the profile itself, roughly."""
 _GOOD_FOR_S = 300
 _FAILURE_FOR_S = 60
 _TEXTS = ("displayname", "avatar_url", "m.tz")
@@ -35,7 +37,7 @@ class ProfilesElsewhere:
     def __init__(self, federation: FederationClient, clock: Clock) -> None:
         self._federation = federation
         self._clock = clock
-        self._kept: Lru[UserId, _Kept] = Lru(_KEPT)
+        self._kept: Lru[UserId, _Kept] = Lru(_KEPT_BYTES, _weigh)
         self._asking: SingleFlight[UserId, _Kept] = SingleFlight()
 
     async def get(self, user_id: UserId) -> Json:
@@ -57,6 +59,10 @@ class ProfilesElsewhere:
         kept = _Kept(self._clock.monotonic() + lifetime_s, profile, failure)
         self._kept.put(user_id, kept)
         return kept
+
+
+def _weigh(kept: _Kept) -> int:
+    return _WEIGHT + (0 if kept.profile is None else len(msgspec.json.encode(kept.profile)))
 
 
 def _in_own_words(error: RemoteFailure) -> HomeserverError:
