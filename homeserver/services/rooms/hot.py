@@ -198,12 +198,15 @@ class HotRooms:
 
     async def load(self, room: HotRoom, pairs: Iterable[Pair]) -> None:
         """Bring member events of a large room, or others with keys, into memory."""
-        missing = room.state.not_loaded(pairs)
-        if missing:
+        while missing := room.state.not_loaded(pairs):
+            times = room.state.times_forgotten
             # What is not in memory is not among what is being written either, so the committed state has it.
             found = await self._database.snapshot(self._read_state, room, missing)
-            self.weigh(room)  # Before, so that it does not forget again what is needed now.
-            room.state.add(found)
+            if room.state.times_forgotten == times:
+                self.weigh(room)  # Before, so that it does not forget again what is needed now.
+                room.state.add(found)
+                return
+            # What was forgotten meanwhile may be newer than what was found.
 
     async def nid_of(self, room_id: RoomId) -> int:
         """The room's number. Raises `NotFound`."""

@@ -48,6 +48,9 @@ class RoomState:
         self._by_server = Counter(domain_of(user_id) for user_id in self.joined)
         self._by_server.update(unseen)  # As one user each, who is never seen to leave.
         self._servers: frozenset[ServerName] | None = None
+        self._redacted: dict[str, Event] = {}
+        """Redacted forms, by event id, of what was not in memory: they may not be in the database yet."""
+        self.times_forgotten = 0
         others = len(memberships) + len(self._elsewhere)
         self.size = sum(_weight(event) for event in loaded.values()) + _MEMBER_BYTES * others
         """In bytes, about."""
@@ -89,7 +92,7 @@ class RoomState:
         """Events that were read from the database; what the room has itself is newer."""
         for pair, event in found.items():
             if self.not_loaded([pair]):
-                self._keep(pair, event)
+                self._keep(pair, self._redacted.get(event.event_id, event))
 
     def set(self, pair: Pair, event: Event | None) -> None:
         """Put an event in the place of what was there, or nothing."""
@@ -106,16 +109,21 @@ class RoomState:
 
     def forget(self) -> None:
         """Keep of a large room no events but those that are needed again; nothing may be under way for it."""
+        self.times_forgotten += 1
+        self._redacted.clear()
         has_many = len(self._memberships) > FEW
         for pair in list(self._loaded):
             if pair in self._elsewhere or (has_many and pair[0] == "m.room.member"):
                 self.size -= _weight(self._loaded.pop(pair))
 
     def replace(self, redacted: Mapping[str, Event]) -> None:
-        """Put the redacted form, by event id, in the place of events."""
+        """Put the redacted form, by event id, in the place of events, be they in memory or still to come."""
         for pair, event in list(self._loaded.items()):
             if event.event_id in redacted:
                 self._loaded[pair] = redacted[event.event_id]
+        for event in redacted.values():
+            if event.state_key is not None and self.not_loaded([(event.type, event.state_key)]):
+                self._redacted[event.event_id] = event
 
     def _is_elsewhere(self, pair: Pair) -> bool:
         return pair in self._elsewhere or (pair[0] == "m.room.member" and pair[1] in self._memberships)

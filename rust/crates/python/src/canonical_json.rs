@@ -28,8 +28,8 @@ fn check_canonical(raw: &[u8]) -> PyResult<()> {
 #[pyfunction]
 #[pyo3(signature = (raw, /, *, strict=true))]
 fn canonicalize<'py>(py: Python<'py>, raw: &[u8], strict: bool) -> PyResult<Bound<'py, PyBytes>> {
-    let make = || parse(raw, numbers(strict)).map(|value| value.to_bytes());
-    let made = if raw.len() < LARGE { make() } else { py.detach(make) };
+    let canonical = || parse(raw, numbers(strict)).map(|value| value.to_bytes());
+    let made = if raw.len() < LARGE { canonical() } else { py.detach(canonical) };
     Ok(PyBytes::new(py, &made.map_err(errors::json)?))
 }
 
