@@ -100,7 +100,7 @@ async def test_delivery_over_the_limits_is_refused(stage: Stage) -> None:
     edu = {"edu_type": "org.example.nothing", "content": {}}
     assert (await stage.put("1", stage.body(*[said.pdu] * 51)))[0] == 413
     assert (await stage.put("2", stage.body(edus=[edu] * 101)))[0] == 413
-    assert (await stage.put("3", stage.body(said.pdu, edus=[{**edu, "content": {"a": "b" * (17 << 20)}}])))[0] == 413
+    assert (await stage.put("3", stage.body(said.pdu, edus=[{**edu, "content": {"a": "b" * (10 << 20)}}])))[0] == 413
     assert await stage.scene.bodies() == []
     status, answer = await stage.put("4", stage.body(*[said.pdu] * 50, edus=[edu] * 100))
     assert (status, answer) == (200, {"pdus": {said.event_id: {}}})

@@ -10,7 +10,7 @@ from homeserver.matrix.canonical import CanonicalJsonError, items
 from homeserver.matrix.identifiers import Origin
 from homeserver.services.federation.transactions import MOST_EDUS, MOST_PDUS, Sent, Transactions
 
-_LARGEST = 16 << 20
+_LARGEST = (10 << 20) - 1
 """50 events of 64 KiB, and 100 pieces of data of the same size, as messages to devices are; and something besides."""
 
 
