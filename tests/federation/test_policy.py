@@ -346,12 +346,12 @@ async def test_join_that_another_server_allows_is_signed_by_the_policy_server_fi
     room_id = await restricted_room(ann, other, power_level_content_override={"invite": 50})
     for user in (bob, ben):
         assert (await join_by(user, other, "a.test")).status_code == 200
+    await eventually(lambda: members_of(ann, other), lambda found: ben.user_id in found)
     await bring_in(policy, "a.test", other, BOB)
     await bring_in(policy, "a.test", room_id, BOB)
     assert (await join_by(bob, room_id, "a.test")).status_code == 200
     policy.on("POST", SIGN, lambda seen: Reply(400, {}, b'{"errcode": "M_FORBIDDEN", "error": "Not them."}'))
     await ann.set_state(room_id, "m.room.policy", POLICY)
-    await eventually(lambda: members_of(ann, other), lambda found: ben.user_id in found)
     await eventually(
         lambda: bob.get(f"/rooms/{q(room_id)}/state/m.room.policy"), lambda answer: answer.status_code == 200
     )
