@@ -19,7 +19,8 @@ await scenario(() =>
         assert.deepEqual([half.status, half.body.completed], [401, ["m.login.terms"]]);
 
         const given = await inPopUp(context, stagePage("m.login.registration_token", session), async (page) => {
-            await page.keyboard.type("a-guess"); // The field has the focus.
+            await page.locator("input:focus").waitFor(); // The field has the focus by itself.
+            await page.keyboard.type("a-guess");
             await page.keyboard.press("Enter");
             await page.getByRole("alert").waitFor();
             await page.getByLabel("The token that you were given").fill("let-me-in");
