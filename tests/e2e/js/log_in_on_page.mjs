@@ -11,7 +11,8 @@ await scenario(() =>
         });
         await page.goto(`${baseUrl}/_matrix/static/client/login/?device_id=TABLET&initial_device_display_name=Alice%27s%20tablet&refresh_token=true`);
         assert.equal(await page.title(), "Log in");
-        await page.keyboard.type(alice.username); // The first field has the focus.
+        await page.locator("input:focus").waitFor(); // The first field has the focus by itself.
+        await page.keyboard.type(alice.username);
         await page.keyboard.press("Tab");
         await page.keyboard.type("a guess");
         await page.keyboard.press("Enter");
