@@ -23,7 +23,6 @@ import asyncio
 import itertools
 import multiprocessing
 import statistics
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -44,8 +43,6 @@ from homeserver.matrix.events import Event
 from homeserver.storage import server_keys
 from homeserver.storage.engine import Database
 from tests import room_graphs
-from tests.processes import postgres
-from tests.processes import server as server_process
 from tests.room_graphs import Graph
 
 FLOODER, QUIET = "b.example", "c.example"
@@ -311,12 +308,7 @@ def main() -> None:
     parser.add_argument("--sqlite", action="store_true", help="on SQLite")
     arguments = parser.parse_args()
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        if arguments.sqlite:
-            url = server_process.sqlite_url(folder / "homeserver.db")
-        else:
-            url = stack.enter_context(stack.enter_context(postgres.started(durable=True)).database())
-        server_process.migrate(url, folder)
+        folder, url = subjects.new_database(stack, is_sqlite=arguments.sqlite)
         asyncio.run(_know_the_senders(url))
         subject = stack.enter_context(subjects.ours(folder / "data", url))
         asyncio.run(run(subject, url, arguments.only, arguments.seconds))

@@ -10,12 +10,10 @@ delivery of 50 events for 20 rooms each room has two or three. CPU is that of th
 import argparse
 import asyncio
 import statistics
-import tempfile
 import time
 import urllib.request
 from collections.abc import Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -31,8 +29,6 @@ from homeserver.matrix.request_signing import sign_request
 from homeserver.storage import event_log, rooms, server_keys
 from homeserver.storage.engine import Database, ReadTx
 from tests import room_graphs
-from tests.processes import postgres
-from tests.processes import server as server_process
 from tests.room_graphs import Graph, key_of
 
 ORIGIN = "b.example"
@@ -157,12 +153,7 @@ def main() -> None:
     parser.add_argument("--sqlite", action="store_true", help="on SQLite")
     arguments = parser.parse_args()
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        if arguments.sqlite:
-            url = server_process.sqlite_url(folder / "homeserver.db")
-        else:
-            url = stack.enter_context(stack.enter_context(postgres.started(durable=True)).database())
-        server_process.migrate(url, folder)
+        folder, url = subjects.new_database(stack, is_sqlite=arguments.sqlite)
         asyncio.run(_know_the_sender(url))
         subject = stack.enter_context(subjects.ours(folder / "data", url))
         asyncio.run(measure(subject, url, arguments))

@@ -8,14 +8,16 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from urllib.parse import parse_qs, urlsplit
 
-from tests.processes.server import HOST, REPOSITORY, environment, free_port
+from tests.processes import postgres
+from tests.processes.server import HOST, REPOSITORY, environment, free_port, migrate, sqlite_url
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -95,6 +97,17 @@ level = "warning"
 time_cost = 1
 memory_kib = 8
 """
+
+
+def new_database(stack: ExitStack, *, is_sqlite: bool) -> tuple[Path, str]:
+    """A folder and the URL of a migrated database, durable if it is PostgreSQL; both go with the stack."""
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    if is_sqlite:
+        url = sqlite_url(folder / "homeserver.db")
+    else:
+        url = stack.enter_context(stack.enter_context(postgres.started(durable=True)).database())
+    migrate(url, folder)
+    return folder, url
 
 
 def ours(folder: Path, database_url: str | None) -> Subject:
